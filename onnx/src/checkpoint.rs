@@ -1,0 +1,1 @@
+//! Reader of published checkpoints: sharded safetensors, validated completely before use.

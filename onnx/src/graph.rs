@@ -1,0 +1,1 @@
+//! Builds the graph, one function per target.

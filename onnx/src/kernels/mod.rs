@@ -1,0 +1,1 @@
+//! Numerical kernels of the custom operators, chosen at run time by instruction set.

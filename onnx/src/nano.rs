@@ -1,0 +1,1 @@
+//! The embedded model `nano`: a tiny trained checkpoint of the same architecture.

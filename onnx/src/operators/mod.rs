@@ -1,0 +1,1 @@
+//! The custom operators `gptoss:*`, registered through ort.

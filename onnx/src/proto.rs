@@ -1,0 +1,1 @@
+//! The ONNX messages the writer needs, as prost structs.

@@ -1,0 +1,1 @@
+//! Quantizers: int8 and int4 blocks, symmetric.

@@ -1,0 +1,5 @@
+//! `gptoss-ctl`: the model manager and command-line client.
+
+fn main() -> std::process::ExitCode {
+    gptoss::cli::main()
+}

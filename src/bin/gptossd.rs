@@ -1,0 +1,5 @@
+//! `gptossd`: the inference daemon.
+
+fn main() -> std::process::ExitCode {
+    gptoss::daemon::main()
+}

@@ -1,0 +1,15 @@
+//! `gptoss-ctl eval`.
+
+use super::{CliError, ExitStatus, Global};
+
+/// Arguments of `gptoss-ctl eval`.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
+/// Runs the command.
+pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
+    Err(CliError::new(
+        ExitStatus::Failed,
+        "this build has no eval yet",
+    ))
+}

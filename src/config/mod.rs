@@ -1,0 +1,1 @@
+//! TOML settings, drop-ins, precedence.

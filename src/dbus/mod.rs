@@ -1,0 +1,1 @@
+//! D-Bus adaptor: decode, authorise, one call, encode. One file per object.

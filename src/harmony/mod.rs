@@ -1,0 +1,1 @@
+//! Harmony, the chat format of gpt-oss: render, incremental parse, recovery; the tokenizer.

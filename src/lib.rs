@@ -1,0 +1,24 @@
+//! gptoss runs OpenAI's gpt-oss models on one's own machine.
+//!
+//! The library behind two thin binaries: `gptossd`, the inference daemon that
+//! local applications reach over D-Bus, and `gptoss-ctl`, the model manager.
+//! `ARCHITECTURE.md` has the map; `tests/architecture.rs` holds it.
+
+pub mod client;
+pub mod config;
+pub mod engine;
+pub mod harmony;
+pub mod model;
+pub mod runtime;
+
+#[cfg(feature = "daemon")]
+pub mod daemon;
+#[cfg(feature = "daemon")]
+pub mod dbus;
+#[cfg(feature = "daemon")]
+pub mod session;
+
+#[cfg(feature = "ctl")]
+pub mod cli;
+#[cfg(feature = "ctl")]
+pub mod fetch;

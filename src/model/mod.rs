@@ -1,0 +1,1 @@
+//! The model store: catalog, manifest, verification, atomic installation.

@@ -1,0 +1,1 @@
+//! A conversation: history, rendering, generation as typed events, token budget.
