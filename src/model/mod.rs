@@ -1,1 +1,36 @@
 //! The model store: catalog, manifest, verification, atomic installation.
+//!
+//! - [`Catalog`]: which bytes a model's name stands for.
+//! - [`Store`]: what is installed, and where ([`Store`] draws the folder tree).
+//! - [`Staging`]: a model on its way in; [`Staging::commit`] installs it at once
+//!   or not at all.
+//! - [`Manifest`]: what an installed model consists of, byte for byte.
+//! - [`verify`]: proves an installed model's bytes again.
+//!
+//! Nothing here opens a socket.
+
+mod catalog;
+mod digest;
+mod durable;
+mod error;
+mod manifest;
+mod name;
+mod plan;
+mod staging;
+mod store;
+mod timestamp;
+mod verify;
+
+pub use catalog::{Catalog, CatalogModel, Published};
+pub use digest::{sha256_file, to_hex};
+pub use durable::{
+    DIRECTORY_MODE, FILE_MODE, create_file, fsync_directory, fsync_path, is_no_space,
+};
+pub use error::StoreError;
+pub use manifest::{FileEntry, Manifest, SCHEMA};
+pub use name::{check_file_name, check_model_name, check_revision, sanitize_model_name};
+pub use plan::{Dimensions, available_space, human_size, require_space};
+pub use staging::Staging;
+pub use store::{Installed, Store};
+pub use timestamp::now_rfc3339;
+pub use verify::{FileState, Report, VerifiedFile, verify, verify_with};

@@ -1,0 +1,303 @@
+//! Which bytes a model's name stands for.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{FileEntry, Manifest, StoreError, check_file_name, check_model_name, check_revision};
+
+/// Largest catalog that is read: a bound against nonsense, not a real limit.
+const CATALOG_MAX: u64 = 8 << 20;
+
+/// Models by name, each pinned to the bytes of every file.
+///
+/// ```toml
+/// [models.20b]
+/// repo = "openai/gpt-oss-20b"
+/// revision = "6cee5e81ee83917806bbde320786a8fb61efebee"
+/// license = "Apache-2.0"
+/// files = [
+///   { path = "config.json", size = 1806, sha256 = "3a2a26de…" },
+/// ]
+/// ```
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    origin: String,
+    models: BTreeMap<String, CatalogModel>,
+}
+
+/// One model of a catalog.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct CatalogModel {
+    /// `OWNER/NAME` on the hub.
+    pub repo: String,
+    /// Revision on the hub: a commit in the built-in catalog.
+    pub revision: String,
+    /// SPDX expression of the licence.
+    #[serde(default)]
+    pub license: Option<String>,
+    /// Every file, pinned.
+    pub files: Vec<FileEntry>,
+}
+
+impl CatalogModel {
+    /// Bytes of all files.
+    pub fn total_size(&self) -> u64 {
+        self.files.iter().map(|f| f.size).sum()
+    }
+}
+
+/// How an installed model's files relate to what was published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Published {
+    /// Name in the built-in catalog.
+    pub name: String,
+    /// `OWNER/NAME` on the hub.
+    pub repo: String,
+    /// Commit on the hub.
+    pub revision: String,
+    /// Published files that are there, byte for byte.
+    pub matching: Vec<String>,
+    /// Published files that are absent or hold other bytes.
+    pub differing: Vec<String>,
+}
+
+impl Published {
+    /// Whether every published file is there, byte for byte.
+    pub fn complete(&self) -> bool {
+        self.differing.is_empty()
+    }
+}
+
+impl Catalog {
+    /// Origin of the built-in catalog.
+    pub const BUILTIN: &'static str = "built-in";
+
+    /// The catalog compiled into the program.
+    pub fn builtin() -> Self {
+        Self::parse(include_str!("catalog.toml"), Self::BUILTIN)
+            .expect("a test reads the built-in catalog")
+    }
+
+    /// A site's own catalog.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::BadCatalog`].
+    pub fn from_file(path: &Path) -> Result<Self, StoreError> {
+        let bad = |why: String| StoreError::BadCatalog {
+            origin: path.display().to_string(),
+            why,
+        };
+        let size = path
+            .metadata()
+            .map_err(StoreError::io("read the catalog", path))?
+            .len();
+        if size > CATALOG_MAX {
+            return Err(bad(format!("it is larger than {CATALOG_MAX} bytes")));
+        }
+        let text =
+            std::fs::read_to_string(path).map_err(StoreError::io("read the catalog", path))?;
+        Self::parse(&text, &path.display().to_string())
+    }
+
+    fn parse(text: &str, origin: &str) -> Result<Self, StoreError> {
+        #[derive(Deserialize)]
+        struct File {
+            models: BTreeMap<String, CatalogModel>,
+        }
+        let bad = |why: String| StoreError::BadCatalog {
+            origin: origin.to_owned(),
+            why,
+        };
+        let mut file: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
+        for (name, model) in &mut file.models {
+            for entry in &mut model.files {
+                entry.sha256.make_ascii_lowercase();
+            }
+            check_model_name(name).map_err(|e| bad(e.to_string()))?;
+            check_model(model).map_err(|why| bad(format!("model {name}: {why}")))?;
+        }
+        Ok(Self {
+            origin: origin.to_owned(),
+            models: file.models,
+        })
+    }
+
+    /// `built-in`, or the file's path.
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Names of all models.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.models.keys().map(String::as_str)
+    }
+
+    /// The model of that name.
+    pub fn get(&self, name: &str) -> Option<&CatalogModel> {
+        self.models.get(name)
+    }
+
+    /// The model that pins this commit of this repository.
+    pub fn pinned(&self, repo: &str, revision: &str) -> Option<(&str, &CatalogModel)> {
+        self.models
+            .iter()
+            .find(|(_, m)| m.repo == repo && m.revision == revision)
+            .map(|(name, model)| (name.as_str(), model))
+    }
+
+    /// The model most of whose weights or other files these are, if any is.
+    pub fn recognise(&self, files: &[FileEntry]) -> Option<Published> {
+        let have: HashMap<&str, &str> = files
+            .iter()
+            .map(|f| (f.path.as_str(), f.sha256.as_str()))
+            .collect();
+        let compare = |(name, model): (&String, &CatalogModel)| {
+            let (same, other): (Vec<_>, Vec<_>) = model
+                .files
+                .iter()
+                .partition(|f| have.get(f.path.as_str()) == Some(&f.sha256.as_str()));
+            let paths = |entries: Vec<&FileEntry>| entries.iter().map(|e| e.path.clone()).collect();
+            let bytes: u64 = same.iter().map(|f| f.size).sum();
+            let published = Published {
+                name: name.clone(),
+                repo: model.repo.clone(),
+                revision: model.revision.clone(),
+                matching: paths(same),
+                differing: paths(other),
+            };
+            (bytes, published)
+        };
+        self.models
+            .iter()
+            .map(compare)
+            .filter(|(_, p)| p.matching.iter().any(|path| path.ends_with(".safetensors")))
+            .max_by_key(|(bytes, _)| *bytes)
+            .map(|(_, published)| published)
+    }
+
+    /// Files of `manifest` that this catalog pins to other bytes; empty when the
+    /// catalog does not know this revision.
+    pub fn contradictions(&self, manifest: &Manifest) -> Vec<String> {
+        let Some(model) = self
+            .get(&manifest.name)
+            .filter(|m| m.revision == manifest.revision)
+        else {
+            return Vec::new();
+        };
+        let agrees = |f: &&FileEntry| !manifest.files.contains(f);
+        let wrong = model.files.iter().filter(agrees);
+        wrong.map(|f| f.path.clone()).collect()
+    }
+}
+
+/// `OWNER/NAME`, each a plain path component.
+fn check_repo(repo: &str) -> Result<(), String> {
+    match repo.split_once('/') {
+        Some((owner, name))
+            if check_model_name(owner).is_ok() && check_model_name(name).is_ok() =>
+        {
+            Ok(())
+        }
+        _ => Err(format!(
+            "\"{}\" is not OWNER/NAME",
+            repo.escape_default().take(120).collect::<String>()
+        )),
+    }
+}
+
+fn check_model(model: &CatalogModel) -> Result<(), String> {
+    check_repo(&model.repo)?;
+    check_revision(&model.revision).map_err(|e| e.to_string())?;
+    let mut seen = HashSet::new();
+    for file in &model.files {
+        check_file_name(&file.path).map_err(|e| e.to_string())?;
+        if file.sha256.len() != 64 || !file.sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(format!("{} has no SHA-256 of 64 digits", file.path));
+        }
+        if !seen.insert(file.path.as_str()) {
+            return Err(format!("{} is listed twice", file.path));
+        }
+    }
+    let total = model
+        .files
+        .iter()
+        .try_fold(0u64, |sum, f| sum.checked_add(f.size));
+    if total.is_none() {
+        return Err("the sizes are absurd".into());
+    }
+    if !seen.contains("config.json") {
+        return Err("config.json is not among its files".into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_builtin_catalog_pins_both_published_models() {
+        let catalog = Catalog::builtin();
+        assert_eq!(catalog.names().collect::<Vec<_>>(), ["120b", "20b"]);
+        let small = catalog.get("20b").unwrap();
+        assert_eq!(small.files.len(), 12);
+        assert_eq!(small.total_size(), 13_789_256_009);
+        let large = catalog.get("120b").unwrap();
+        assert_eq!(large.files.len(), 24);
+        assert_eq!(
+            catalog.pinned(&large.repo, &large.revision).unwrap().0,
+            "120b"
+        );
+    }
+
+    #[test]
+    fn published_files_are_recognised() {
+        let catalog = Catalog::builtin();
+        let mut files = catalog.get("20b").unwrap().files.clone();
+        assert!(catalog.recognise(&files).unwrap().complete());
+        let last = files.last_mut().unwrap();
+        last.sha256 = "0".repeat(64);
+        let path = last.path.clone();
+        let published = catalog.recognise(&files).unwrap();
+        assert_eq!(published.name, "20b");
+        assert_eq!(published.differing, [path]);
+        let licence = &catalog.get("20b").unwrap().files[..1];
+        assert_eq!(catalog.recognise(licence), None, "anybody has that file");
+    }
+
+    fn one(line: &str) -> String {
+        let digest = "a".repeat(64);
+        format!(
+            "[models.m]\nrepo = \"a/b\"\nrevision = \"r\"\nfiles = [\n{}\n]\n{line}",
+            format_args!("{{ path = \"config.json\", size = 1, sha256 = \"{digest}\" }},")
+        )
+    }
+
+    #[test]
+    fn a_sites_catalog() {
+        let catalog = Catalog::parse(&one(""), "test").unwrap();
+        assert_eq!(catalog.get("m").unwrap().license, None);
+    }
+
+    #[test]
+    fn broken_catalogs_say_why() {
+        let good = one("");
+        for (from, to, why) in [
+            ("[models.m]", "[models.\"../m\"]", "model name"),
+            ("a/b", "a", "OWNER/NAME"),
+            ("a/b", "../b", "OWNER/NAME"),
+            ("\"r\"", "\"x/y\"", "revision"),
+            ("config.json", "../config.json", "file name"),
+            ("config.json", "other.json", "config.json is not among"),
+            ("aaaa\"", "aaa\"", "SHA-256"),
+            ("size = 1", "size = -1", "invalid"),
+            ("revision = \"r\"", "", "revision"),
+        ] {
+            let text = good.replace(from, to);
+            let error = Catalog::parse(&text, "test").unwrap_err().to_string();
+            assert!(error.contains(why), "{from} -> {to}: {error}");
+        }
+    }
+}

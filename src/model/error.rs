@@ -1,0 +1,125 @@
+//! What can go wrong in the store.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::plan::human_size;
+
+/// An error of the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such model is installed.
+    #[error("model {wanted} is not installed in {}; `gptoss-ctl list` shows what is, `gptoss-ctl pull {wanted}` fetches one", root.display())]
+    NotInstalled {
+        /// The name asked for.
+        wanted: String,
+        /// The store's folder.
+        root: PathBuf,
+    },
+    /// A revision's beginning that several revisions share.
+    #[error("{wanted} may mean {}; give more of the revision", candidates.join(" or "))]
+    Ambiguous {
+        /// The name asked for.
+        wanted: String,
+        /// `NAME@REVISION` of each candidate.
+        candidates: Vec<String>,
+    },
+    /// A name that is not a plain path component.
+    #[error("{what} \"{name}\" is refused: {why}")]
+    BadName {
+        /// Which kind of name.
+        what: &'static str,
+        /// The name, escaped.
+        name: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Another process works on the same model.
+    #[error("another gptoss-ctl is working on {model}; wait for it to end and try again")]
+    Busy {
+        /// `NAME@REVISION`.
+        model: String,
+    },
+    /// The same revision was installed meanwhile.
+    #[error("{model} is installed already")]
+    AlreadyInstalled {
+        /// `NAME@REVISION`.
+        model: String,
+    },
+    /// A manifest that cannot be used.
+    #[error("{} is not a usable manifest: {why}", path.display())]
+    BadManifest {
+        /// The manifest's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A catalog that cannot be used.
+    #[error("catalog {origin} cannot be used: {why}")]
+    BadCatalog {
+        /// The catalog's file, or `built-in`.
+        origin: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A complete staging folder lacks a file of its manifest, or holds another size.
+    #[error("{} was to be installed but {why}; nothing was installed", path.display())]
+    Incomplete {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Less free space than the work needs.
+    #[error("{} has {} free and {what} needs {}; free some space or name a store on another disk with --store", path.display(), human_size(*available), human_size(*needed))]
+    NoSpace {
+        /// A folder on the file system in question.
+        path: PathBuf,
+        /// What needs the space.
+        what: String,
+        /// Bytes wanted.
+        needed: u64,
+        /// Bytes free for this user.
+        available: u64,
+    },
+    /// An operation of the file system failed.
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source, path))]
+    Io {
+        /// What was tried, as a verb.
+        action: &'static str,
+        /// On which file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl StoreError {
+    /// An [`StoreError::Io`], for use in `map_err`.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}
+
+/// What to do about a failed operation, where that is known.
+fn advice(error: &io::Error, path: &Path) -> String {
+    match error.kind() {
+        _ if super::is_no_space(error) => {
+            "; free some space or name a store on another disk with --store".into()
+        }
+        io::ErrorKind::PermissionDenied => format!(
+            "; the store belongs to another user: run as that user, or use a store of your own with --store (now {})",
+            path.display()
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; the store is read-only here: name another one with --store".into()
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,257 @@
+//! What an installed model consists of.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::durable::write_atomically;
+use super::{StoreError, check_file_name, check_model_name, check_revision};
+
+/// Version of the manifest's schema this program reads and writes.
+pub const SCHEMA: u32 = 1;
+
+/// Largest manifest that is read: a bound against nonsense, not a real limit.
+const MANIFEST_MAX: u64 = 8 << 20;
+
+/// One file: its path below the revision's folder, size in bytes, SHA-256 in
+/// lower-case hexadecimal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Path below the revision's folder, with `/`: `config.json`, `cpu/model.onnx`.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+}
+
+/// `manifest.json` of an installed model, schema 1.
+///
+/// ```json
+/// {
+///   "schema": 1,
+///   "name": "20b",
+///   "revision": "6cee5e81ee83917806bbde320786a8fb61efebee",
+///   "source": "https://huggingface.co/openai/gpt-oss-20b",
+///   "catalog": "built-in",
+///   "license": "Apache-2.0",
+///   "tool_version": "0.1.0",
+///   "installed_at": "2025-08-05T17:00:00Z",
+///   "verified_at": "2025-08-05T17:00:00Z",
+///   "files": [{"path": "config.json", "size": 1806, "sha256": "3a2a…"}],
+///   "targets": {"cpu": [{"path": "cpu/model.onnx", "size": 90210, "sha256": "…"}]}
+/// }
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`SCHEMA`].
+    pub schema: u32,
+    /// The model's name in the store.
+    pub name: String,
+    /// The checkpoint's revision: a commit, or `sha256-…` over its files.
+    pub revision: String,
+    /// Where the bytes came from, for people.
+    pub source: String,
+    /// The catalog that pinned the digests: `built-in`, a file's path, or none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog: Option<String>,
+    /// SPDX expression of the checkpoint's licence, where known.
+    #[serde(default)]
+    pub license: Option<String>,
+    /// Version of the program that exported the targets.
+    pub tool_version: String,
+    /// When the model was installed, RFC 3339.
+    #[serde(default)]
+    pub installed_at: String,
+    /// When every file's bytes were last proven, RFC 3339.
+    pub verified_at: String,
+    /// The checkpoint's own files.
+    pub files: Vec<FileEntry>,
+    /// Files of each exported target, paths beginning with the target's name.
+    #[serde(default)]
+    pub targets: BTreeMap<String, Vec<FileEntry>>,
+}
+
+impl Manifest {
+    /// Name of the manifest's file.
+    pub const FILE: &'static str = "manifest.json";
+
+    /// Reads and checks the manifest of a revision's folder.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`], or [`StoreError::BadManifest`] for one that is broken,
+    /// of another schema, or names files outside its folder.
+    pub fn read(dir: &Path) -> Result<Self, StoreError> {
+        let path = dir.join(Self::FILE);
+        let mut text = Vec::new();
+        fs::File::open(&path)
+            .and_then(|file| file.take(MANIFEST_MAX).read_to_end(&mut text))
+            .map_err(StoreError::io("read", &path))?;
+        let bad = |why: String| StoreError::BadManifest {
+            path: path.clone(),
+            why,
+        };
+        #[derive(Deserialize)]
+        struct Version {
+            schema: u32,
+        }
+        let version: Version = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        if version.schema != SCHEMA {
+            return Err(bad(format!(
+                "it has schema {} and this version of gptoss reads schema {SCHEMA}; \
+                 upgrade gptoss, or remove the model and pull it again",
+                version.schema
+            )));
+        }
+        let manifest: Self = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        manifest.check().map_err(|e| bad(e.to_string()))?;
+        Ok(manifest)
+    }
+
+    /// Writes the manifest into a folder, as a whole.
+    pub(super) fn write(&self, dir: &Path) -> Result<(), StoreError> {
+        let path = dir.join(Self::FILE);
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| StoreError::BadManifest {
+            path: path.clone(),
+            why: e.to_string(),
+        })?;
+        text.push(b'\n');
+        write_atomically(&path, &text)
+    }
+
+    /// Checks names and paths.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        check_model_name(&self.name)?;
+        check_revision(&self.revision)?;
+        for entry in &self.files {
+            check_file_name(&entry.path)?;
+        }
+        for (target, entries) in &self.targets {
+            check_file_name(target)?;
+            for entry in entries {
+                check_target_path(target, &entry.path)?;
+            }
+        }
+        let mut seen = HashSet::new();
+        match self.all_files().find(|e| !seen.insert(e.path.as_str())) {
+            Some(entry) => Err(StoreError::BadName {
+                what: "file name",
+                name: entry.path.clone(),
+                why: "it is listed twice",
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// Every file, the targets' included.
+    pub fn all_files(&self) -> impl Iterator<Item = &FileEntry> {
+        self.files.iter().chain(self.targets.values().flatten())
+    }
+
+    /// Bytes of every file, the targets' included.
+    pub fn total_size(&self) -> u64 {
+        self.all_files().map(|e| e.size).sum()
+    }
+
+    /// `NAME@REVISION`.
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.revision)
+    }
+}
+
+/// Accepts `TARGET/FILE`.
+fn check_target_path(target: &str, path: &str) -> Result<(), StoreError> {
+    let mut parts = Path::new(path).components();
+    let inside = parts.next() == Some(Component::Normal(target.as_ref()))
+        && parts.next().is_some()
+        && parts.next().is_none();
+    let file = path.split_once('/').map_or("", |(_, file)| file);
+    if !inside {
+        return Err(StoreError::BadName {
+            what: "file name",
+            name: path.escape_default().take(120).collect(),
+            why: "it is not inside its target's folder",
+        });
+    }
+    check_file_name(file)
+}
+
+/// The folders of every file of a manifest, its own included.
+pub(super) fn folders(manifest: &Manifest, dir: &Path) -> Vec<PathBuf> {
+    let targets = manifest.targets.keys().map(|target| dir.join(target));
+    targets.chain([dir.to_owned()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(path: &str) -> FileEntry {
+        FileEntry {
+            path: path.into(),
+            size: 1,
+            sha256: "0".repeat(64),
+        }
+    }
+
+    fn manifest() -> Manifest {
+        Manifest {
+            schema: SCHEMA,
+            name: "m".into(),
+            revision: "r1".into(),
+            source: "test".into(),
+            catalog: None,
+            license: None,
+            tool_version: "0.1.0".into(),
+            installed_at: "2025-08-05T17:00:00Z".into(),
+            verified_at: "2025-08-05T17:00:00Z".into(),
+            files: vec![entry("config.json")],
+            targets: BTreeMap::from([("cpu".into(), vec![entry("cpu/model.onnx")])]),
+        }
+    }
+
+    #[test]
+    fn it_reads_what_it_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest().write(dir.path()).unwrap();
+        assert_eq!(Manifest::read(dir.path()).unwrap(), manifest());
+    }
+
+    #[test]
+    fn another_schema_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(Manifest::FILE), r#"{"schema":2,"later":1}"#).unwrap();
+        let error = Manifest::read(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("schema 2"), "{error}");
+    }
+
+    #[test]
+    fn paths_outside_are_refused() {
+        let cases: [fn(&mut Manifest); 6] = [
+            |m| m.files.push(entry("../x")),
+            |m| m.files.push(entry("/etc/x")),
+            |m| m.files.push(entry("config.json")),
+            |m| m.files.push(entry("cpu/x")),
+            |m| {
+                m.targets
+                    .entry("cpu".into())
+                    .or_default()
+                    .push(entry("cpu/../../x"))
+            },
+            |m| {
+                m.targets
+                    .entry("cpu".into())
+                    .or_default()
+                    .push(entry("portable/x"))
+            },
+        ];
+        for (i, spoil) in cases.iter().enumerate() {
+            let mut m = manifest();
+            spoil(&mut m);
+            assert!(m.check().is_err(), "case {i}");
+        }
+    }
+}

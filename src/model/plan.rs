@@ -1,0 +1,159 @@
+//! How much disk the work needs, before it begins.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::StoreError;
+
+/// `13.79 GB`, in powers of ten, as disks are sold.
+pub fn human_size(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let (mut value, mut unit) = (bytes as f64, 0);
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    match unit {
+        0 => format!("{bytes} B"),
+        1 => format!("{value:.0} kB"),
+        2 => format!("{value:.1} MB"),
+        _ => format!("{value:.2} {}", UNITS[unit]),
+    }
+}
+
+/// Bytes this user may still write where `path` is, or will be.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn available_space(path: &Path) -> Result<u64, StoreError> {
+    let existing = path.ancestors().find(|p| p.exists()).unwrap_or(path);
+    let stat = rustix::fs::statvfs(existing)
+        .map_err(|e| StoreError::io("ask for the free space of", existing)(e.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Refuses work that needs more space than there is.
+///
+/// # Errors
+/// [`StoreError::NoSpace`] with the numbers.
+pub fn require_space(path: &Path, what: &str, needed: u64) -> Result<(), StoreError> {
+    let available = available_space(path)?;
+    if needed <= available {
+        return Ok(());
+    }
+    Err(StoreError::NoSpace {
+        path: path.to_owned(),
+        what: what.to_owned(),
+        needed,
+        available,
+    })
+}
+
+/// The numbers of a `config.json` that decide how large an export is.
+///
+/// Values from outside: all arithmetic saturates.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub struct Dimensions {
+    hidden_size: u64,
+    intermediate_size: u64,
+    num_hidden_layers: u64,
+    num_attention_heads: u64,
+    num_key_value_heads: u64,
+    head_dim: u64,
+    num_local_experts: u64,
+    vocab_size: u64,
+}
+
+impl Dimensions {
+    /// Reads them from a `config.json`; none where it does not have them, which
+    /// the checkpoint reader reports better.
+    pub fn from_config(json: &[u8]) -> Option<Self> {
+        serde_json::from_slice(json).ok()
+    }
+
+    /// Weights outside the experts: embedding, output head, attention, router.
+    fn dense(&self) -> u64 {
+        let heads = self.num_attention_heads.saturating_mul(2);
+        let per_position = heads
+            .saturating_add(self.num_key_value_heads.saturating_mul(2))
+            .saturating_mul(self.head_dim);
+        // The router stays in float32: four times the bytes of int8.
+        let per_layer = per_position.saturating_add(self.num_local_experts.saturating_mul(4));
+        per_layer
+            .saturating_mul(self.num_hidden_layers)
+            .saturating_add(self.vocab_size.saturating_mul(2))
+            .saturating_mul(self.hidden_size)
+    }
+
+    /// Weights of the experts.
+    fn experts(&self) -> u64 {
+        [
+            self.intermediate_size,
+            self.hidden_size,
+            self.num_local_experts,
+            self.num_hidden_layers,
+        ]
+        .into_iter()
+        .fold(3, u64::saturating_mul)
+    }
+
+    /// Upper estimate of the bytes an export for `target` writes.
+    ///
+    /// `cpu`: int8 with a float32 scale for 64 weights; the experts stay where
+    /// they are. Others: the experts too, as int4 with their scales.
+    pub fn export_bytes(&self, target: &str) -> u64 {
+        let dense = self.dense();
+        let bytes = match target {
+            "cpu" => dense.saturating_add(dense / 16),
+            _ => dense
+                .saturating_add(dense / 4)
+                .saturating_add(self.experts() / 8 * 5),
+        };
+        // Norms, biases, sinks and the graph itself.
+        bytes.saturating_add(bytes / 50).saturating_add(4 << 20)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_for_people() {
+        assert_eq!(human_size(0), "0 B");
+        assert_eq!(human_size(999), "999 B");
+        assert_eq!(human_size(36_355), "36 kB");
+        assert_eq!(human_size(13_761_316_904), "13.76 GB");
+        assert_eq!(human_size(u64::MAX), "18446.74 PB");
+    }
+
+    #[test]
+    fn the_export_of_20b_for_cpu() {
+        let config = br#"{"hidden_size":2880,"intermediate_size":2880,"num_hidden_layers":24,
+            "num_attention_heads":64,"num_key_value_heads":8,"head_dim":64,
+            "num_local_experts":32,"vocab_size":201088}"#;
+        let needed = Dimensions::from_config(config).unwrap().export_bytes("cpu");
+        assert!((1_900_000_000..2_100_000_000).contains(&needed), "{needed}");
+    }
+
+    #[test]
+    fn absurd_dimensions_do_not_overflow() {
+        let config = format!(
+            r#"{{"hidden_size":{0},"intermediate_size":{0},"num_hidden_layers":{0},
+            "num_attention_heads":{0},"num_key_value_heads":{0},"head_dim":{0},
+            "num_local_experts":{0},"vocab_size":{0}}}"#,
+            u64::MAX
+        );
+        let dimensions = Dimensions::from_config(config.as_bytes()).unwrap();
+        assert_eq!(dimensions.export_bytes("cpu"), u64::MAX);
+    }
+
+    #[test]
+    fn too_little_space_is_refused_with_numbers() {
+        let error = require_space(Path::new("/"), "the test", u64::MAX).unwrap_err();
+        assert!(matches!(error, StoreError::NoSpace { .. }));
+        assert!(error.to_string().contains("18446.74 PB"), "{error}");
+        require_space(Path::new("/no/such/folder/yet"), "the test", 0).unwrap();
+    }
+}

@@ -1,0 +1,338 @@
+//! A model on its way into the store.
+
+use std::collections::HashSet;
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+
+use super::durable::{DIRECTORY_MODE, create_directory, create_file, fsync_directory, fsync_path};
+use super::{FileEntry, Installed, Manifest, Store, StoreError, manifest};
+
+/// An advisory lock on one model, held by a process at work on it.
+///
+/// The file is removed with the lock. Whoever locks a file that was removed
+/// meanwhile notices and tries again, so that two never both hold it.
+#[derive(Debug)]
+pub(super) struct Lock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lock {
+    pub(super) fn acquire(store: &Store, label: &str) -> Result<Self, StoreError> {
+        let path = store.staging_dir().join(format!("{label}.lock"));
+        loop {
+            let file = create_file(&path).map_err(StoreError::io("lock", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    return Err(StoreError::Busy {
+                        model: label.to_owned(),
+                    });
+                }
+                Err(TryLockError::Error(e)) => return Err(StoreError::io("lock", &path)(e)),
+            }
+            let ours = file.metadata().map_err(StoreError::io("lock", &path))?;
+            match fs::metadata(&path) {
+                Ok(now) if (now.dev(), now.ino()) == (ours.dev(), ours.ino()) => {
+                    return Ok(Self { path, _file: file });
+                }
+                _ => continue,
+            }
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// A staging folder, locked. Dropping it keeps the folder for a later attempt.
+#[derive(Debug)]
+pub struct Staging {
+    /// The folder: the checkpoint's files at its top, one folder a target.
+    pub dir: PathBuf,
+    store: Store,
+    name: String,
+    revision: String,
+    _lock: Lock,
+}
+
+impl Staging {
+    pub(super) fn open(
+        store: Store,
+        name: &str,
+        revision: &str,
+        lock: Lock,
+    ) -> Result<Self, StoreError> {
+        let dir = store.staging_dir().join(format!("{name}@{revision}"));
+        if fs::symlink_metadata(&dir).is_ok_and(|m| !m.is_dir()) {
+            fs::remove_file(&dir).map_err(StoreError::io("remove", &dir))?;
+        }
+        create_directory(&dir)?;
+        Ok(Self {
+            dir,
+            store,
+            name: name.to_owned(),
+            revision: revision.to_owned(),
+            _lock: lock,
+        })
+    }
+
+    /// Empties the folder.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn clear(&self) -> Result<(), StoreError> {
+        discard_folder(&self.store, &self.dir)?;
+        create_directory(&self.dir)
+    }
+
+    /// Gives the work up: the folder is removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn discard(self) -> Result<(), StoreError> {
+        discard_folder(&self.store, &self.dir)
+    }
+
+    /// Installs the folder under the manifest's name and revision.
+    ///
+    /// Everything the manifest does not list is removed first; everything it
+    /// lists must be there in its size, and is flushed to the disk.
+    ///
+    /// # Errors
+    /// [`StoreError::AlreadyInstalled`], [`StoreError::Incomplete`],
+    /// [`StoreError::Io`]. The store is then as it was.
+    pub fn commit(self, manifest: Manifest) -> Result<Installed, StoreError> {
+        self.seal(&manifest)?;
+        let parent = self.store.models_dir().join(&manifest.name);
+        let dir = self.store.revision_dir(&manifest.name, &manifest.revision);
+        create_directory(&parent)?;
+        rename_new(&self.dir, &dir).map_err(|e| match e.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
+                StoreError::AlreadyInstalled {
+                    model: manifest.label(),
+                }
+            }
+            _ => StoreError::io("install", &dir)(e),
+        })?;
+        self.flush_folders(&parent)?;
+        Ok(installed(dir, manifest))
+    }
+
+    /// Installs the folder in the place of an installed model.
+    ///
+    /// The folder holds what is new; every other file of the manifest is taken
+    /// over from the old folder by a hard link. The two folders then change
+    /// places in one step, so that there is never a mixture. Where the file
+    /// system cannot do that, see [`Staging::replace_in_steps`].
+    ///
+    /// # Errors
+    /// As [`Staging::commit`].
+    pub fn replace(self, old: &Installed, manifest: Manifest) -> Result<Installed, StoreError> {
+        manifest.check()?;
+        if !self.link_missing(old, &manifest) {
+            return self.replace_in_steps(old, manifest);
+        }
+        self.seal(&manifest)?;
+        match renameat_with(CWD, &self.dir, CWD, &old.dir, RenameFlags::EXCHANGE) {
+            Ok(()) => {}
+            Err(
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
+            ) => {
+                return self.replace_in_steps(old, manifest);
+            }
+            Err(e) => return Err(StoreError::io("replace", &old.dir)(e.into())),
+        }
+        self.flush_folders(&self.store.models_dir().join(&self.name))?;
+        // What the folder holds now is the old state.
+        discard_folder(&self.store, &self.dir)?;
+        Ok(installed(old.dir.clone(), manifest))
+    }
+
+    /// Takes over from `old` what the folder lacks; false where links don't work.
+    fn link_missing(&self, old: &Installed, manifest: &Manifest) -> bool {
+        manifest.all_files().all(|entry| {
+            let (from, to) = (old.dir.join(&entry.path), self.dir.join(&entry.path));
+            if to.exists() {
+                return true;
+            }
+            let parent = to.parent().map(create_directory);
+            parent.is_none_or(|made| made.is_ok()) && fs::hard_link(from, to).is_ok()
+        })
+    }
+
+    /// [`Staging::replace`] without exchange or hard links: first the manifest
+    /// forgets the targets that change, then their folders are replaced, then
+    /// the manifest names them. A crash in between leaves a sound model that
+    /// lacks a target, never one with mixed files.
+    pub(super) fn replace_in_steps(
+        self,
+        old: &Installed,
+        new: Manifest,
+    ) -> Result<Installed, StoreError> {
+        let changed: Vec<_> = new
+            .targets
+            .keys()
+            .filter(|t| new.targets.get(*t) != old.manifest.targets.get(*t))
+            .cloned()
+            .collect();
+        for target in &changed {
+            for entry in &new.targets[target] {
+                check_staged(&self.dir, entry)?;
+            }
+            fsync_directory(&self.dir.join(target))?;
+        }
+        let mut without = new.clone();
+        without.targets.retain(|t, _| !changed.contains(t));
+        without.write(&old.dir)?;
+        for target in &changed {
+            let place = old.dir.join(target);
+            if place.exists() {
+                discard_folder(&self.store, &place)?;
+            }
+            rename_new(&self.dir.join(target), &place)
+                .map_err(StoreError::io("install", &place))?;
+        }
+        fsync_directory(&old.dir)?;
+        new.write(&old.dir)?;
+        discard_folder(&self.store, &self.dir)?;
+        Ok(installed(old.dir.clone(), new))
+    }
+
+    /// Writes the manifest, removes what it does not list, checks and flushes
+    /// what it does.
+    fn seal(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        manifest.check()?;
+        manifest.write(&self.dir)?;
+        self.prune(manifest)?;
+        for entry in manifest.all_files() {
+            check_staged(&self.dir, entry)?;
+        }
+        for folder in manifest::folders(manifest, &self.dir) {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(DIRECTORY_MODE))
+                .map_err(StoreError::io("set the mode of", &folder))?;
+            fsync_directory(&folder)?;
+        }
+        Ok(())
+    }
+
+    /// Removes everything the manifest does not list.
+    fn prune(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        let mut keep: HashSet<PathBuf> = manifest::folders(manifest, &self.dir)
+            .into_iter()
+            .chain(manifest.all_files().map(|e| self.dir.join(&e.path)))
+            .collect();
+        keep.insert(self.dir.join(Manifest::FILE));
+        for folder in manifest::folders(manifest, &self.dir) {
+            let entries = fs::read_dir(&folder).map_err(StoreError::io("read", &folder))?;
+            for entry in entries {
+                let entry = entry.map_err(StoreError::io("read", &folder))?;
+                let path = entry.path();
+                if keep.contains(&path) {
+                    continue;
+                }
+                let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+                let removed = if is_dir {
+                    fs::remove_dir_all(&path)
+                } else {
+                    fs::remove_file(&path)
+                };
+                removed.map_err(StoreError::io("remove", &path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn flush_folders(&self, parent: &Path) -> Result<(), StoreError> {
+        fsync_directory(parent)?;
+        fsync_directory(&self.store.models_dir())?;
+        fsync_directory(self.store.root())?;
+        fsync_directory(&self.store.staging_dir())
+    }
+
+    /// `NAME@REVISION` this folder was opened for.
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.revision)
+    }
+}
+
+fn installed(dir: PathBuf, manifest: Manifest) -> Installed {
+    Installed {
+        name: manifest.name.clone(),
+        revision: manifest.revision.clone(),
+        dir,
+        manifest,
+    }
+}
+
+/// A staged file must be a regular file of its size; it is flushed.
+fn check_staged(dir: &Path, entry: &FileEntry) -> Result<(), StoreError> {
+    let path = dir.join(&entry.path);
+    let why = match fs::symlink_metadata(&path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => "it is not there".to_owned(),
+        Err(e) => return Err(StoreError::io("read", &path)(e)),
+        Ok(m) if !m.is_file() => "it is no regular file".to_owned(),
+        Ok(m) if m.len() != entry.size => {
+            format!("it has {} bytes instead of {}", m.len(), entry.size)
+        }
+        Ok(_) => return fsync_path(&path),
+    };
+    Err(StoreError::Incomplete { path, why })
+}
+
+/// Renames to a name that must be free.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A plain rename of a folder refuses to replace one that is not empty.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(from, to),
+        result => result.map_err(Into::into),
+    }
+}
+
+/// Removes a folder from sight in one step, then deletes it.
+pub(super) fn discard_folder(store: &Store, dir: &Path) -> Result<(), StoreError> {
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let trash = loop {
+        let trash = store.staging_dir().join(format!(
+            ".trash-{}-{}",
+            std::process::id(),
+            COUNTER.fetch_add(1, Ordering::Relaxed)
+        ));
+        match rename_new(dir, &trash) {
+            Ok(()) => break trash,
+            // A process of the same number left it.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => continue,
+            Err(e) => return Err(StoreError::io("remove", dir)(e)),
+        }
+    };
+    if let Some(parent) = dir.parent() {
+        fsync_directory(parent)?;
+    }
+    match fs::remove_dir_all(&trash) {
+        // Another process may be emptying the trash as well.
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &trash)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes what interrupted removals left.
+pub(super) fn empty_trash(store: &Store) {
+    let Ok(entries) = fs::read_dir(store.staging_dir()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        if entry.file_name().to_string_lossy().starts_with(".trash-") {
+            // The next attempt tries again.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Proves an installed model's bytes again.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Mutex;
+use std::thread;
+
+use serde::Serialize;
+
+use super::digest::sha256_file;
+use super::{Catalog, FileEntry, Installed, Published, StoreError};
+
+/// What became of one file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "kebab-case")]
+pub enum FileState {
+    /// Size and SHA-256 are the manifest's.
+    Proven,
+    /// It is not there.
+    Missing,
+    /// It has another size.
+    WrongSize {
+        /// Bytes there are.
+        found: u64,
+    },
+    /// It has the right size and other bytes.
+    WrongDigest {
+        /// Its SHA-256.
+        found: String,
+    },
+    /// It cannot be read, or is no regular file.
+    Unreadable {
+        /// The system's reason.
+        why: String,
+    },
+    /// The built-in catalog pins other bytes than the manifest lists.
+    NotPublished,
+}
+
+/// One file of a [`Report`].
+#[derive(Debug, Clone, Serialize)]
+pub struct VerifiedFile {
+    /// Path below the revision's folder.
+    pub path: String,
+    /// Bytes it must have.
+    pub size: u64,
+    /// What became of it.
+    #[serde(flatten)]
+    pub state: FileState,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// Every file of the manifest, in its order.
+    pub files: Vec<VerifiedFile>,
+    /// The published model these bytes are, by the built-in catalog.
+    pub published: Option<Published>,
+}
+
+impl Report {
+    /// Whether every file is proven.
+    pub fn is_sound(&self) -> bool {
+        self.wrong().next().is_none()
+    }
+
+    /// Every file that is not.
+    pub fn wrong(&self) -> impl Iterator<Item = &VerifiedFile> {
+        self.files.iter().filter(|f| f.state != FileState::Proven)
+    }
+}
+
+/// Hashes every file of an installed model again, on all cores.
+///
+/// `progress` hears of the bytes done and of all bytes, from several threads.
+///
+/// # Errors
+/// None today; wrong and unreadable files are in the report.
+pub fn verify(
+    model: &Installed,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Report, StoreError> {
+    let threads = thread::available_parallelism().map_or(1, usize::from);
+    verify_with(model, threads, progress)
+}
+
+/// [`verify`] on a given number of threads.
+///
+/// # Errors
+/// As [`verify`].
+pub fn verify_with(
+    model: &Installed,
+    threads: usize,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Report, StoreError> {
+    let entries: Vec<&FileEntry> = model.manifest.all_files().collect();
+    let total = model.manifest.total_size();
+    // The largest first, so that no thread is left with one at the end.
+    let mut order: Vec<usize> = (0..entries.len()).collect();
+    order.sort_by_key(|&i| std::cmp::Reverse(entries[i].size));
+    let queue = Mutex::new(VecDeque::from(order));
+    let done = Mutex::new(0u64);
+    let states = Mutex::new(vec![FileState::Missing; entries.len()]);
+    let advance = |bytes: u64| {
+        let mut done = done.lock().unwrap_or_else(|e| e.into_inner());
+        *done += bytes;
+        progress(*done, total);
+    };
+    let work = || {
+        loop {
+            let next = queue.lock().unwrap_or_else(|e| e.into_inner()).pop_front();
+            let Some(i) = next else { return };
+            let state = examine(model, entries[i], advance);
+            states.lock().unwrap_or_else(|e| e.into_inner())[i] = state;
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads.clamp(1, entries.len().max(1)) {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let states = states.into_inner().unwrap_or_else(|e| e.into_inner());
+    Ok(report(model, entries.into_iter().zip(states)))
+}
+
+fn report<'a>(
+    model: &Installed,
+    states: impl Iterator<Item = (&'a FileEntry, FileState)>,
+) -> Report {
+    let catalog = Catalog::builtin();
+    let pinned = model.manifest.catalog.as_deref() == Some(Catalog::BUILTIN);
+    let contradictions = if pinned {
+        catalog.contradictions(&model.manifest)
+    } else {
+        Vec::new()
+    };
+    let mut files: Vec<VerifiedFile> = states
+        .map(|(entry, state)| VerifiedFile {
+            path: entry.path.clone(),
+            size: entry.size,
+            state: match state {
+                FileState::Proven if contradictions.contains(&entry.path) => {
+                    FileState::NotPublished
+                }
+                state => state,
+            },
+        })
+        .collect();
+    for path in contradictions {
+        if !files.iter().any(|f| f.path == path) {
+            files.push(VerifiedFile {
+                path,
+                size: 0,
+                state: FileState::NotPublished,
+            });
+        }
+    }
+    let sound = |path: &str| {
+        files
+            .iter()
+            .any(|f| f.path == path && f.state == FileState::Proven)
+    };
+    let proven: Vec<FileEntry> = model
+        .manifest
+        .files
+        .iter()
+        .filter(|f| sound(&f.path))
+        .cloned()
+        .collect();
+    Report {
+        published: catalog.recognise(&proven),
+        files,
+    }
+}
+
+fn examine(model: &Installed, entry: &FileEntry, advance: impl Fn(u64)) -> FileState {
+    let path = model.dir.join(&entry.path);
+    match path.symlink_metadata() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return FileState::Missing,
+        Err(e) => return FileState::Unreadable { why: e.to_string() },
+        Ok(m) if m.is_file() && m.len() != entry.size => {
+            return FileState::WrongSize { found: m.len() };
+        }
+        Ok(_) => {}
+    }
+    match sha256_file(&path, advance) {
+        Ok((found, _)) if found != entry.size => FileState::WrongSize { found },
+        Ok((_, found)) if found != entry.sha256 => FileState::WrongDigest { found },
+        Ok(_) => FileState::Proven,
+        Err(e) => FileState::Unreadable { why: e.to_string() },
+    }
+}
