@@ -1,0 +1,289 @@
+//! The queue before the model thread, and the streams that come out of it.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::backend::Cancel;
+use super::request::{EngineEvent, EngineFailure, GenerationRequest, Priority, SubmitError};
+
+/// Numbers of an engine since its start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Statistics {
+    /// Requests accepted.
+    pub submitted: u64,
+    /// Requests refused because the queue was full.
+    pub refused: u64,
+    /// Requests that ended with `Done`.
+    pub completed: u64,
+    /// Requests whose stream was dropped before.
+    pub cancelled: u64,
+    /// Requests that ended with `Failed`.
+    pub failed: u64,
+    /// Tokens of prompts computed.
+    pub prefill_tokens: u64,
+    /// Tokens of prompts found in the cache.
+    pub cached_tokens: u64,
+    /// Tokens generated.
+    pub generated_tokens: u64,
+    /// Microseconds spent in prefill.
+    pub prefill_us: u64,
+    /// Microseconds spent in decode.
+    pub decode_us: u64,
+    /// Requests that wait now.
+    pub waiting: usize,
+    /// Whether one runs now.
+    pub running: bool,
+}
+
+/// The part of the statistics that the worker counts without the lock.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    pub heartbeat: AtomicU64,
+    pub prefill_tokens: AtomicU64,
+    pub cached_tokens: AtomicU64,
+    pub generated_tokens: AtomicU64,
+    pub prefill_us: AtomicU64,
+    pub decode_us: AtomicU64,
+}
+
+impl Counters {
+    pub fn add(counter: &AtomicU64, n: u64) {
+        counter.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+/// A request that was accepted.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub id: u64,
+    pub request: GenerationRequest,
+    pub events: UnboundedSender<EngineEvent>,
+    pub submitted: Instant,
+    /// The position its stream was told last.
+    announced: usize,
+}
+
+/// How a job left the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    Completed,
+    Cancelled,
+    Failed,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: VecDeque<Job>,
+    running: Option<u64>,
+    failure: Option<EngineFailure>,
+    next_id: u64,
+    totals: Statistics,
+}
+
+impl State {
+    /// Tells every waiting request whose position changed.
+    fn announce(&mut self) {
+        let ahead = usize::from(self.running.is_some());
+        for (index, job) in self.waiting.iter_mut().enumerate() {
+            let position = index + ahead;
+            if position != job.announced && position > 0 {
+                job.announced = position;
+                // A stream that is gone is on its way out of the queue.
+                let _ = job.events.send(EngineEvent::Queued { position });
+            }
+        }
+    }
+}
+
+/// What the handle, the streams and the worker share.
+///
+/// The backend's cancel flag is touched under the lock only, and only for the
+/// request that is marked as running: a cancellation can't hit its successor.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    wake: Condvar,
+    bound: usize,
+    cancel: Arc<dyn Cancel>,
+    pub counters: Counters,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("state", &self.state)
+            .field("bound", &self.bound)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub fn new(bound: usize, cancel: Arc<dyn Cancel>) -> Self {
+        Self {
+            state: Mutex::default(),
+            wake: Condvar::new(),
+            bound,
+            cancel,
+            counters: Counters::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No code that can panic runs under the lock half-way through a change.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn submit(
+        this: &Arc<Self>,
+        request: GenerationRequest,
+    ) -> Result<TokenStream, SubmitError> {
+        let (events, receiver) = unbounded_channel();
+        let mut state = this.lock();
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone().into());
+        }
+        let queued = state.waiting.len();
+        if queued >= this.bound.max(1) {
+            state.totals.refused += 1;
+            return Err(SubmitError::Overloaded { queued });
+        }
+        state.next_id += 1;
+        state.totals.submitted += 1;
+        let id = state.next_id;
+        let place = match request.priority {
+            Priority::Background => queued,
+            Priority::Interactive => {
+                let background = |job: &Job| job.request.priority == Priority::Background;
+                state.waiting.iter().position(background).unwrap_or(queued)
+            }
+        };
+        let job = Job {
+            id,
+            request,
+            events,
+            submitted: Instant::now(),
+            announced: 0,
+        };
+        state.waiting.insert(place, job);
+        state.announce();
+        this.wake.notify_one();
+        Ok(TokenStream {
+            receiver,
+            shared: Arc::clone(this),
+            id,
+        })
+    }
+
+    /// Waits for a job and marks it as running; `None` once the engine stops.
+    pub fn next_job(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if state.failure.is_some() {
+                return None;
+            }
+            if let Some(job) = state.waiting.pop_front() {
+                state.running = Some(job.id);
+                self.cancel.reset();
+                state.announce();
+                return Some(job);
+            }
+            let woken = self.wake.wait(state);
+            state = woken.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The running job has ended.
+    pub fn finish(&self, outcome: Outcome) {
+        let mut state = self.lock();
+        state.running = None;
+        match outcome {
+            Outcome::Completed => state.totals.completed += 1,
+            Outcome::Cancelled => state.totals.cancelled += 1,
+            Outcome::Failed => state.totals.failed += 1,
+        }
+    }
+
+    /// Ends the engine: nothing is accepted any more, everything that waits
+    /// fails.
+    pub fn fail(&self, failure: EngineFailure) {
+        let mut state = self.lock();
+        if state.failure.is_none() {
+            state.failure = Some(failure.clone());
+        }
+        for job in std::mem::take(&mut state.waiting) {
+            state.totals.failed += 1;
+            let _ = job.events.send(EngineEvent::Failed(failure.clone()));
+        }
+        if state.running.is_some() {
+            self.cancel.cancel();
+        }
+        self.wake.notify_all();
+    }
+
+    pub fn stop(&self) {
+        self.fail(EngineFailure::Stopped);
+    }
+
+    pub fn failure(&self) -> Option<EngineFailure> {
+        self.lock().failure.clone()
+    }
+
+    pub fn statistics(&self) -> Statistics {
+        let state = self.lock();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Statistics {
+            prefill_tokens: read(&self.counters.prefill_tokens),
+            cached_tokens: read(&self.counters.cached_tokens),
+            generated_tokens: read(&self.counters.generated_tokens),
+            prefill_us: read(&self.counters.prefill_us),
+            decode_us: read(&self.counters.decode_us),
+            waiting: state.waiting.len(),
+            running: state.running.is_some(),
+            ..state.totals
+        }
+    }
+
+    /// A stream was dropped: takes its request out of the queue or interrupts
+    /// it. No effect on one that has ended.
+    fn abandon(&self, id: u64) {
+        let mut state = self.lock();
+        if state.running == Some(id) {
+            self.cancel.cancel();
+        } else if let Some(index) = state.waiting.iter().position(|job| job.id == id) {
+            state.waiting.remove(index);
+            state.totals.cancelled += 1;
+            state.announce();
+        }
+    }
+}
+
+/// The events of one request. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct TokenStream {
+    receiver: UnboundedReceiver<EngineEvent>,
+    shared: Arc<Shared>,
+    id: u64,
+}
+
+impl TokenStream {
+    /// The next event; `None` after the last one.
+    pub async fn next(&mut self) -> Option<EngineEvent> {
+        self.receiver.recv().await
+    }
+
+    /// The same for a thread outside of an async runtime.
+    pub fn blocking_next(&mut self) -> Option<EngineEvent> {
+        self.receiver.blocking_recv()
+    }
+}
+
+impl Drop for TokenStream {
+    fn drop(&mut self) {
+        // Closed first, so that the worker sees it in whatever order.
+        self.receiver.close();
+        self.shared.abandon(self.id);
+    }
+}

@@ -1,0 +1,438 @@
+//! The engine on a toy backend that a test can hold in mid-call.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::*;
+
+const VOCAB: usize = 64;
+const WINDOW: usize = 100;
+
+/// What happened inside the backend.
+#[derive(Debug, PartialEq, Eq)]
+enum Seen {
+    /// A call with this many tokens began at this position.
+    Forward(usize, usize),
+    Rewind(usize),
+}
+
+#[derive(Default)]
+struct Flag {
+    cancelled: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Cancel for Flag {
+    fn cancel(&self) {
+        *self.cancelled.lock().unwrap() = true;
+        self.wake.notify_all();
+    }
+    fn reset(&self) {
+        *self.cancelled.lock().unwrap() = false;
+    }
+}
+
+/// The next token is the fed one plus one, 63 after 40. Token 60 fails, 61
+/// panics, 62 computes NaN, 63 hangs until cancelled.
+struct Toy {
+    info: BackendInfo,
+    tokens: Vec<u32>,
+    logits: Vec<f32>,
+    flag: Arc<Flag>,
+    seen: Sender<Seen>,
+}
+
+impl Backend for Toy {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn position(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Logits<'_>, BackendError> {
+        let _ = self
+            .seen
+            .send(Seen::Forward(self.tokens.len(), tokens.len()));
+        let last = *tokens.last().unwrap();
+        let mut cancelled = self.flag.cancelled.lock().unwrap();
+        while tokens.contains(&63) && !*cancelled {
+            cancelled = self.flag.wake.wait(cancelled).unwrap();
+        }
+        if *cancelled {
+            return Err(BackendError::Cancelled);
+        }
+        drop(cancelled);
+        if tokens.contains(&60) {
+            return Err(BackendError::Provider("out of toys".into()));
+        }
+        assert!(!tokens.contains(&61), "token 61");
+        self.tokens.extend_from_slice(tokens);
+        self.logits.clear();
+        if wanted == Wanted::Last {
+            self.logits.resize(VOCAB, 0.0);
+            let next = if last == 40 { 63 } else { last as usize + 1 };
+            self.logits[next % VOCAB] = 9.0;
+            if last == 62 {
+                self.logits.fill(f32::NAN);
+            }
+        }
+        Ok(Logits {
+            values: &self.logits,
+            vocab_size: VOCAB,
+        })
+    }
+
+    fn rewind(&mut self, position: usize) {
+        let _ = self.seen.send(Seen::Rewind(position));
+        self.tokens.truncate(position);
+    }
+
+    fn cancel_handle(&self) -> Arc<dyn Cancel> {
+        Arc::clone(&self.flag) as Arc<dyn Cancel>
+    }
+}
+
+fn engine_with(queue: usize) -> (Engine, Receiver<Seen>) {
+    let (seen, receiver) = channel();
+    let toy = Toy {
+        info: BackendInfo {
+            model: "toy".into(),
+            vocab_size: VOCAB,
+            context_window: WINDOW,
+            prefill_chunk: 8,
+            provider: "simulated".into(),
+        },
+        tokens: Vec::new(),
+        logits: Vec::new(),
+        flag: Arc::default(),
+        seen,
+    };
+    let engine = Engine::start(Box::new(toy), EngineSettings { queue }).unwrap();
+    (engine, receiver)
+}
+
+fn engine() -> (Engine, Receiver<Seen>) {
+    engine_with(4)
+}
+
+fn request(prompt: &[u32], max_new: usize) -> GenerationRequest {
+    GenerationRequest {
+        owner: Owner(1000),
+        priority: Priority::Interactive,
+        prompt: prompt.to_vec(),
+        max_new,
+        sampling: Sampling::greedy(),
+        stop_tokens: vec![50],
+    }
+}
+
+fn drain(mut stream: TokenStream) -> Vec<EngineEvent> {
+    std::iter::from_fn(|| stream.blocking_next()).collect()
+}
+
+fn tokens(events: &[EngineEvent]) -> Vec<u32> {
+    let id = |e: &EngineEvent| match e {
+        EngineEvent::Token { id, .. } => Some(*id),
+        _ => None,
+    };
+    events.iter().filter_map(id).collect()
+}
+
+fn cached(events: &[EngineEvent]) -> usize {
+    let cached = |e: &EngineEvent| match e {
+        EngineEvent::Started { cached } => Some(*cached),
+        _ => None,
+    };
+    events.iter().find_map(cached).unwrap()
+}
+
+/// Waits until the backend computes the sequence with a hanging token.
+fn wait_for_forward(seen: &Receiver<Seen>) {
+    while !matches!(seen.recv().unwrap(), Seen::Forward(..)) {}
+}
+
+#[test]
+fn a_request_is_answered() {
+    let (engine, seen) = engine();
+    let events = drain(engine.submit(request(&[1, 2, 3], 4)).unwrap());
+    assert_eq!(events[0], EngineEvent::Started { cached: 0 });
+    assert_eq!(tokens(&events), [4, 5, 6, 7]);
+    let Some(EngineEvent::Done { reason, usage }) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(*reason, FinishReason::Length);
+    assert_eq!((usage.prompt_tokens, usage.generated_tokens), (3, 4));
+    // The last token is not fed: nobody asks what follows it.
+    let forwards: Vec<_> = seen
+        .try_iter()
+        .filter(|s| matches!(s, Seen::Forward(..)))
+        .collect();
+    assert_eq!(forwards.len(), 4);
+}
+
+#[test]
+fn a_stop_token_ends_it_and_is_delivered() {
+    let (engine, _seen) = engine();
+    let events = drain(engine.submit(request(&[47], 40)).unwrap());
+    assert_eq!(tokens(&events), [48, 49, 50]);
+    let done = events.last();
+    assert!(
+        matches!(
+            done,
+            Some(EngineEvent::Done {
+                reason: FinishReason::Stop(50),
+                ..
+            })
+        ),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn a_long_prompt_goes_in_chunks() {
+    let (engine, seen) = engine();
+    drain(engine.submit(request(&[1; 20], 1)).unwrap());
+    let forwards: Vec<_> = seen
+        .try_iter()
+        .filter(|s| matches!(s, Seen::Forward(..)))
+        .collect();
+    assert_eq!(
+        forwards,
+        [
+            Seen::Forward(0, 8),
+            Seen::Forward(8, 8),
+            Seen::Forward(16, 4)
+        ]
+    );
+}
+
+#[test]
+fn the_window_is_the_limit() {
+    let (engine, _seen) = engine();
+    let full = engine.submit(request(&[1; WINDOW], 1));
+    assert!(matches!(
+        full,
+        Err(SubmitError::ContextExceeded {
+            prompt: WINDOW,
+            window: WINDOW
+        })
+    ));
+    let events = drain(engine.submit(request(&[1; WINDOW - 3], 1000)).unwrap());
+    assert_eq!(tokens(&events).len(), 3);
+}
+
+#[test]
+fn nonsense_is_refused_before_it_queues() {
+    let (engine, _seen) = engine();
+    let mut hot = request(&[1], 1);
+    hot.sampling.temperature = f32::NAN;
+    let errors = [
+        engine.submit(request(&[], 1)).unwrap_err(),
+        engine.submit(request(&[1], 0)).unwrap_err(),
+        engine.submit(request(&[VOCAB as u32], 1)).unwrap_err(),
+    ];
+    assert_eq!(
+        errors,
+        [
+            SubmitError::EmptyPrompt,
+            SubmitError::NothingToGenerate,
+            SubmitError::InvalidToken(VOCAB as u32)
+        ]
+    );
+    assert!(matches!(
+        engine.submit(hot),
+        Err(SubmitError::InvalidSampling(_))
+    ));
+}
+
+#[test]
+fn a_shared_prefix_is_not_computed_again() {
+    let (engine, _seen) = engine();
+    drain(engine.submit(request(&[1, 2, 3, 4], 3)).unwrap());
+    // Cached now: 1 2 3 4 5 6.
+    let longer = drain(engine.submit(request(&[1, 2, 3, 4, 5, 9, 9], 2)).unwrap());
+    assert_eq!(cached(&longer), 5);
+    assert_eq!(tokens(&longer), [10, 11]);
+    let same = drain(engine.submit(request(&[1, 2, 3, 4, 5, 9, 9], 2)).unwrap());
+    assert_eq!(cached(&same), 6, "one token is left for its logits");
+    assert_eq!(tokens(&same), [10, 11]);
+    let other = drain(engine.submit(request(&[7, 2, 3], 2)).unwrap());
+    assert_eq!(cached(&other), 0);
+}
+
+#[test]
+fn another_owner_never_meets_the_cache() {
+    let (engine, seen) = engine();
+    drain(engine.submit(request(&[1, 2, 3, 4], 3)).unwrap());
+    let mut theirs = request(&[1, 2, 3, 4], 3);
+    theirs.owner = Owner(1001);
+    let _ = seen.try_iter().count();
+    assert_eq!(cached(&drain(engine.submit(theirs).unwrap())), 0);
+    assert_eq!(seen.try_iter().next(), Some(Seen::Rewind(0)));
+    let back = drain(engine.submit(request(&[1, 2, 3, 4], 3)).unwrap());
+    assert_eq!(cached(&back), 0);
+}
+
+#[test]
+fn dropping_the_stream_interrupts_prefill_and_spares_the_next() {
+    let (engine, seen) = engine();
+    let hanging = engine.submit(request(&[5, 63, 5], 10)).unwrap();
+    wait_for_forward(&seen);
+    let mut next = engine.submit(request(&[1, 2], 2)).unwrap();
+    assert_eq!(
+        next.blocking_next(),
+        Some(EngineEvent::Queued { position: 1 })
+    );
+    drop(hanging);
+    assert_eq!(tokens(&drain(next)), [3, 4]);
+    let statistics = engine.statistics();
+    assert_eq!((statistics.cancelled, statistics.completed), (1, 1));
+}
+
+#[test]
+fn dropping_the_stream_interrupts_decode() {
+    let (engine, seen) = engine();
+    let mut stream = engine.submit(request(&[38], 10)).unwrap();
+    while stream.blocking_next()
+        != Some(EngineEvent::Token {
+            id: 63,
+            logprobs: None,
+        })
+    {}
+    while seen.recv().unwrap() != Seen::Forward(3, 1) {}
+    drop(stream);
+    let events = drain(engine.submit(request(&[38, 39, 41], 2)).unwrap());
+    assert_eq!(cached(&events), 2, "what was computed stays usable");
+    assert_eq!(tokens(&events), [42, 43]);
+    assert_eq!(engine.statistics().cancelled, 1);
+}
+
+#[test]
+fn a_dropped_stream_leaves_the_queue() {
+    let (engine, seen) = engine();
+    let hanging = engine.submit(request(&[63], 10)).unwrap();
+    wait_for_forward(&seen);
+    let first = engine.submit(request(&[1], 1)).unwrap();
+    let mut second = engine.submit(request(&[2], 1)).unwrap();
+    assert_eq!(
+        second.blocking_next(),
+        Some(EngineEvent::Queued { position: 2 })
+    );
+    drop(first);
+    assert_eq!(
+        second.blocking_next(),
+        Some(EngineEvent::Queued { position: 1 })
+    );
+    drop(hanging);
+    assert_eq!(tokens(&drain(second)), [3]);
+    assert_eq!(engine.statistics().cancelled, 2);
+}
+
+#[test]
+fn the_queue_is_bounded_and_in_order() {
+    let (engine, seen) = engine_with(2);
+    let hanging = engine.submit(request(&[63], 10)).unwrap();
+    wait_for_forward(&seen);
+    let first = engine.submit(request(&[1], 1)).unwrap();
+    let second = engine.submit(request(&[20], 1)).unwrap();
+    let refused = engine.submit(request(&[30], 1));
+    assert!(matches!(
+        refused,
+        Err(SubmitError::Overloaded { queued: 2 })
+    ));
+    drop(hanging);
+    assert_eq!(tokens(&drain(first)), [2]);
+    assert_eq!(tokens(&drain(second)), [21]);
+    assert_eq!(engine.statistics().refused, 1);
+}
+
+#[test]
+fn interactive_requests_pass_background_ones() {
+    let (engine, seen) = engine();
+    let hanging = engine.submit(request(&[63], 10)).unwrap();
+    wait_for_forward(&seen);
+    let mut later = request(&[1], 1);
+    later.priority = Priority::Background;
+    let mut background = engine.submit(later).unwrap();
+    let interactive = engine.submit(request(&[20], 1)).unwrap();
+    let positions = [
+        background.blocking_next().unwrap(),
+        background.blocking_next().unwrap(),
+    ];
+    assert_eq!(
+        positions,
+        [
+            EngineEvent::Queued { position: 1 },
+            EngineEvent::Queued { position: 2 }
+        ]
+    );
+    drop(hanging);
+    assert_eq!(tokens(&drain(interactive)), [21]);
+    assert_eq!(tokens(&drain(background)), [2]);
+}
+
+#[test]
+fn an_error_fails_the_request_alone() {
+    let (engine, _seen) = engine();
+    let events = drain(engine.submit(request(&[57], 9)).unwrap());
+    assert_eq!(tokens(&events), [58, 59, 60]);
+    let Some(EngineEvent::Failed(failure)) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert!(failure.to_string().contains("out of toys"));
+    let nan = drain(engine.submit(request(&[62], 9)).unwrap());
+    assert!(matches!(nan.last(), Some(EngineEvent::Failed(_))));
+    assert_eq!(
+        tokens(&drain(engine.submit(request(&[1], 2)).unwrap())),
+        [2, 3]
+    );
+    assert_eq!(engine.failure(), None);
+}
+
+#[test]
+fn a_panic_fails_everything_and_says_so() {
+    let (engine, seen) = engine();
+    let hanging = engine.submit(request(&[63], 10)).unwrap();
+    wait_for_forward(&seen);
+    let panicking = engine.submit(request(&[61], 1)).unwrap();
+    let waiting = engine.submit(request(&[1], 1)).unwrap();
+    drop(hanging);
+    for events in [drain(panicking), drain(waiting)] {
+        let last = events.last();
+        assert!(
+            matches!(last, Some(EngineEvent::Failed(EngineFailure::Panicked(m))) if m.contains("token 61")),
+            "{last:?}"
+        );
+    }
+    assert!(matches!(
+        engine.submit(request(&[1], 1)),
+        Err(SubmitError::Unavailable(EngineFailure::Panicked(_)))
+    ));
+    assert!(engine.failure().is_some());
+}
+
+#[test]
+fn dropping_the_engine_fails_what_is_left() {
+    let (engine, seen) = engine();
+    let running = engine.submit(request(&[63], 10)).unwrap();
+    wait_for_forward(&seen);
+    let waiting = engine.submit(request(&[1], 1)).unwrap();
+    drop(engine);
+    for stream in [running, waiting] {
+        assert_eq!(
+            drain(stream).last(),
+            Some(&EngineEvent::Failed(EngineFailure::Stopped))
+        );
+    }
+}
+
+#[test]
+fn the_heartbeat_beats() {
+    let (engine, _seen) = engine();
+    let before = engine.heartbeat();
+    drain(engine.submit(request(&[1; 20], 5)).unwrap());
+    assert_eq!(engine.heartbeat() - before, 3 + 4);
+    assert!(!engine.statistics().running);
+}
