@@ -1,0 +1,527 @@
+//! A backend that answers from a script: the bus, the queue and the clients
+//! work without weights and without ONNX Runtime (`gptossd --simulate SCRIPT`).
+//!
+//! The script is TOML, or JSON where its name ends in `.json`:
+//!
+//! ```toml
+//! model = "simulated"           # the name it is installed under
+//! context-window = 8192
+//! prefill-chunk = 64
+//! load-delay-ms = 0             # how long loading takes
+//! load-failure = "no-runtime"   # or not-enough-memory, self-test-failed: loading fails
+//!
+//! [[answers]]                   # the first that matches the last message wins
+//! when = "weather"              # a part of it; without `when` it always matches
+//! text = "<|channel|>final<|message|>You asked: {prompt}<|return|>"
+//! tokens = [72, 105]            # instead of `text`
+//! repeat = 1                    # the text, without its end, so many times
+//! token-delay-ms = 0            # before each token
+//! prefill-delay-ms = 0          # before each chunk of the prompt
+//! fail-after = 3                # after so many tokens the backend fails …
+//! failure = "error"             # … so; or panic
+//! ```
+//!
+//! Control tokens in `text` are written by name; `{prompt}` stands for the last
+//! message. An answer ends with `<|return|>`, which is added where no end is.
+//! Its vocabulary is [`tokenizer_json`]: one token a byte.
+
+use std::path::Path;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+
+use crate::engine::{Backend, BackendError, BackendInfo, Cancel, Logits, Wanted};
+
+/// Control tokens of the simulator's vocabulary; the first has id 256.
+const SPECIALS: [&str; 21] = [
+    "<|startoftext|>",
+    "<|endoftext|>",
+    "<|reserved_200000|>",
+    "<|reserved_200001|>",
+    "<|return|>",
+    "<|constrain|>",
+    "<|reserved_200004|>",
+    "<|channel|>",
+    "<|start|>",
+    "<|end|>",
+    "<|message|>",
+    "<|reserved_200009|>",
+    "<|reserved_200010|>",
+    "<|reserved_200011|>",
+    "<|call|>",
+    "<|reserved_200013|>",
+    "<|reserved_200014|>",
+    "<|reserved_200015|>",
+    "<|reserved_200016|>",
+    "<|reserved_200017|>",
+    "<|endofprompt|>",
+];
+
+/// Entries of the simulator's vocabulary.
+pub const VOCAB_SIZE: usize = 256 + SPECIALS.len();
+
+/// Why a script cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ScriptError {
+    /// Not readable.
+    #[error("cannot read the script {path}: {source}")]
+    Read {
+        /// Its path.
+        path: String,
+        /// The operating system's reason.
+        source: std::io::Error,
+    },
+    /// Not a script.
+    #[error("the script {path} is not valid: {reason}")]
+    Invalid {
+        /// Its path.
+        path: String,
+        /// What is wrong, with its place.
+        reason: String,
+    },
+}
+
+/// Why a simulated load fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LoadFailure {
+    /// As if there were no library.
+    NoRuntime,
+    /// As if there were too little memory.
+    NotEnoughMemory,
+    /// As if the provider computed nonsense.
+    SelfTestFailed,
+}
+
+/// What the simulator does; the module's documentation has the format.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Script {
+    /// Name of the model.
+    pub model: String,
+    /// Positions of its KV cache.
+    pub context_window: usize,
+    /// Tokens a call takes.
+    pub prefill_chunk: usize,
+    /// Milliseconds a load takes.
+    pub load_delay_ms: u64,
+    /// How loading fails, if it does.
+    pub load_failure: Option<LoadFailure>,
+    /// What it answers; echoes the prompt where nothing matches.
+    pub answers: Vec<Answer>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            model: "simulated".into(),
+            context_window: 8192,
+            prefill_chunk: 64,
+            load_delay_ms: 0,
+            load_failure: None,
+            answers: Vec::new(),
+        }
+    }
+}
+
+/// One answer of a script.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Answer {
+    /// Part of the last message that selects it.
+    pub when: Option<String>,
+    /// What it says, control tokens by name.
+    pub text: String,
+    /// What it says, as ids; instead of `text`.
+    pub tokens: Vec<u32>,
+    /// How many times the text comes.
+    pub repeat: usize,
+    /// Milliseconds before each token.
+    pub token_delay_ms: u64,
+    /// Milliseconds before each chunk of the prompt.
+    pub prefill_delay_ms: u64,
+    /// Tokens after which it fails.
+    pub fail_after: Option<usize>,
+    /// How it fails.
+    pub failure: Failure,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self {
+            when: None,
+            text: "<|channel|>analysis<|message|>They said: {prompt}<|end|>\
+                   <|start|>assistant<|channel|>final<|message|>You said: {prompt}"
+                .into(),
+            tokens: Vec::new(),
+            repeat: 1,
+            token_delay_ms: 0,
+            prefill_delay_ms: 0,
+            fail_after: None,
+            failure: Failure::Error,
+        }
+    }
+}
+
+/// How a scripted failure looks to the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Failure {
+    /// The call returns an error.
+    Error,
+    /// The call panics.
+    Panic,
+}
+
+impl Script {
+    /// Reads a script.
+    ///
+    /// # Errors
+    /// Not readable, or not a script.
+    pub fn from_file(path: &Path) -> Result<Script, ScriptError> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|source| ScriptError::Read {
+            path: name.clone(),
+            source,
+        })?;
+        let json = path.extension().is_some_and(|e| e == "json");
+        let script = match json {
+            true => serde_json::from_str(&text).map_err(|e| e.to_string()),
+            false => toml::from_str(&text).map_err(|e| e.to_string()),
+        };
+        let invalid = |reason| ScriptError::Invalid {
+            path: name.clone(),
+            reason,
+        };
+        let script: Script = script.map_err(invalid)?;
+        script.check().map_err(|reason| ScriptError::Invalid {
+            path: name.clone(),
+            reason,
+        })?;
+        Ok(script)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if self.context_window < 2 || self.prefill_chunk == 0 {
+            return Err("context-window must be at least 2, prefill-chunk at least 1".into());
+        }
+        let outside = |id: &&u32| **id as usize >= VOCAB_SIZE;
+        for answer in &self.answers {
+            if let Some(id) = answer.tokens.iter().find(outside) {
+                return Err(format!("token {id} is outside the vocabulary"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The simulator's vocabulary as a `tokenizer.json`: the 256 bytes are tokens
+/// 0 to 255, harmony's control tokens follow under other ids than the
+/// published ones.
+pub fn tokenizer_json() -> Vec<u8> {
+    let vocab: serde_json::Map<_, _> = (0..=255u8)
+        .map(|byte| (byte_symbol(byte).to_string(), byte.into()))
+        .collect();
+    let added: Vec<_> = SPECIALS
+        .iter()
+        .zip(256u32..)
+        .map(|(content, id)| {
+            serde_json::json!({
+                "id": id, "content": content, "single_word": false, "lstrip": false,
+                "rstrip": false, "normalized": false, "special": true,
+            })
+        })
+        .collect();
+    let byte_level = |add_prefix_space: bool| {
+        serde_json::json!({
+            "type": "ByteLevel", "add_prefix_space": add_prefix_space,
+            "trim_offsets": true, "use_regex": false,
+        })
+    };
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": added, "normalizer": null,
+        "pre_tokenizer": byte_level(false), "post_processor": byte_level(false),
+        "decoder": byte_level(false),
+        "model": {
+            "type": "BPE", "dropout": null, "unk_token": null,
+            "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false, "ignore_merges": true,
+            "vocab": vocab, "merges": [],
+        },
+    });
+    tokenizer.to_string().into_bytes()
+}
+
+/// The printable character byte-level BPE writes for a byte: itself where it
+/// is printable Latin-1, else the next free character from U+0100 on.
+fn byte_symbol(byte: u8) -> char {
+    let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
+    if printable(byte) {
+        return char::from(byte);
+    }
+    let before = (0..byte).filter(|b| !printable(*b)).count() as u32;
+    // At most 68 bytes are not printable, so this is below U+0144.
+    char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
+}
+
+/// Tokens of `text` in the simulator's vocabulary, control tokens by name.
+fn encode(text: &str) -> Vec<u32> {
+    let mut tokens = Vec::new();
+    let mut rest = text;
+    while let Some(byte) = rest.bytes().next() {
+        let named = SPECIALS.iter().zip(256u32..);
+        let special = named.clone().find(|(name, _)| rest.starts_with(**name));
+        match special {
+            Some((name, id)) => {
+                tokens.push(id);
+                rest = rest.get(name.len()..).unwrap_or_default();
+            }
+            None => {
+                // A whole character at a time, so that `rest` stays text.
+                let width = rest.chars().next().map_or(1, char::len_utf8);
+                let (head, tail) = rest.split_at(width);
+                debug_assert!(head.as_bytes().first() == Some(&byte));
+                tokens.extend(head.bytes().map(u32::from));
+                rest = tail;
+            }
+        }
+    }
+    tokens
+}
+
+fn special(name: &str) -> u32 {
+    let index = SPECIALS.iter().position(|s| *s == name);
+    // Called with names of the table only.
+    256 + index.unwrap_or(0) as u32
+}
+
+/// Where the answer begins in a sequence, and the last message before it.
+struct Turn {
+    prompt: String,
+    /// Tokens of the answer that are in the sequence already.
+    answered: usize,
+}
+
+/// Finds the last message that is not the assistant's; what follows its end
+/// and the assistant's header is the answer so far.
+fn turn(tokens: &[u32]) -> Option<Turn> {
+    let assistant = [&[special("<|start|>")], encode("assistant").as_slice()].concat();
+    let start = |i: &usize| {
+        let rest = tokens.get(*i..).unwrap_or_default();
+        // The header being generated may not be complete.
+        let assistants = rest.starts_with(&assistant) || assistant.starts_with(rest);
+        tokens.get(*i) == Some(&special("<|start|>")) && !assistants
+    };
+    let last = (0..tokens.len()).rev().find(start)?;
+    let message = tokens.get(last..)?;
+    let position = |id: u32| message.iter().position(|t| *t == id);
+    let (body, end) = (
+        position(special("<|message|>"))?,
+        position(special("<|end|>"))?,
+    );
+    let bytes = message.get(body + 1..end)?.iter();
+    let bytes: Vec<u8> = bytes.filter_map(|t| u8::try_from(*t).ok()).collect();
+    let after = message.get(end + 1..)?;
+    let answered = after.strip_prefix(assistant.as_slice())?.len();
+    Some(Turn {
+        prompt: String::from_utf8_lossy(&bytes).into_owned(),
+        answered,
+    })
+}
+
+#[derive(Debug, Default)]
+struct Interrupt {
+    cancelled: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Interrupt {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.cancelled
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `delay`, or less when cancelled.
+    fn sleep(&self, delay: Duration) -> Result<(), BackendError> {
+        let until = Instant::now() + delay;
+        let mut cancelled = self.lock();
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if *cancelled {
+                return Err(BackendError::Cancelled);
+            }
+            if left.is_zero() {
+                return Ok(());
+            }
+            let woken = self.wake.wait_timeout(cancelled, left);
+            cancelled = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Cancel for Interrupt {
+    fn cancel(&self) {
+        *self.lock() = true;
+        self.wake.notify_all();
+    }
+
+    fn reset(&self) {
+        *self.lock() = false;
+    }
+}
+
+/// The scripted backend.
+#[derive(Debug)]
+pub struct SimulatedBackend {
+    info: BackendInfo,
+    script: Script,
+    /// What is said where no answer matches.
+    echo: Answer,
+    tokens: Vec<u32>,
+    logits: Vec<f32>,
+    interrupt: Arc<Interrupt>,
+}
+
+impl SimulatedBackend {
+    /// A backend that follows `script`.
+    pub fn new(script: Script) -> Self {
+        Self {
+            info: BackendInfo {
+                model: script.model.clone(),
+                vocab_size: VOCAB_SIZE,
+                context_window: script.context_window,
+                prefill_chunk: script.prefill_chunk,
+                provider: "simulated".into(),
+            },
+            script,
+            echo: Answer::default(),
+            tokens: Vec::new(),
+            logits: Vec::new(),
+            interrupt: Arc::default(),
+        }
+    }
+
+    /// The same, from a file.
+    ///
+    /// # Errors
+    /// The file's.
+    pub fn from_script(path: &Path) -> Result<Self, ScriptError> {
+        Script::from_file(path).map(Self::new)
+    }
+
+    /// The answer to `prompt`.
+    fn answer(&self, prompt: &str) -> &Answer {
+        let matches = |a: &&Answer| a.when.as_ref().is_none_or(|w| prompt.contains(w.as_str()));
+        let answer = self.script.answers.iter().find(matches);
+        answer.unwrap_or(&self.echo)
+    }
+}
+
+/// The token at `index` of an answer, `<|return|>` after its end.
+fn token_at(answer: &Answer, prompt: &str, index: usize) -> u32 {
+    let finish = special("<|return|>");
+    let (mut tokens, repeat) = match answer.tokens.is_empty() {
+        true => (
+            encode(&answer.text.replace("{prompt}", prompt)),
+            answer.repeat,
+        ),
+        false => (answer.tokens.clone(), 1),
+    };
+    let ends = [finish, special("<|call|>"), special("<|endoftext|>")];
+    let end = tokens.last().copied().filter(|last| ends.contains(last));
+    if end.is_some() {
+        tokens.pop();
+    }
+    let round = index.checked_div(tokens.len()).unwrap_or(usize::MAX);
+    if round >= repeat {
+        return end.unwrap_or(finish);
+    }
+    // `round` is a number of whole texts, so the text is not empty.
+    let place = index % tokens.len();
+    tokens.get(place).copied().unwrap_or(finish)
+}
+
+impl Backend for SimulatedBackend {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn position(&self) -> usize {
+        self.tokens.len()
+    }
+
+    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Logits<'_>, BackendError> {
+        let window = self.info.context_window;
+        let total = self.tokens.len() + tokens.len();
+        if total > window {
+            return Err(BackendError::ContextExceeded {
+                wanted: total,
+                window,
+            });
+        }
+        if let Some(&id) = tokens.iter().find(|id| **id as usize >= VOCAB_SIZE) {
+            return Err(BackendError::InvalidToken(id));
+        }
+        let before = self.tokens.len();
+        self.tokens.extend_from_slice(tokens);
+        let result = self.compute(tokens.len(), wanted);
+        if let Err(error) = result {
+            self.tokens.truncate(before);
+            return Err(error);
+        }
+        Ok(Logits {
+            values: &self.logits,
+            vocab_size: VOCAB_SIZE,
+        })
+    }
+
+    fn rewind(&mut self, position: usize) {
+        self.tokens.truncate(position);
+    }
+
+    fn cancel_handle(&self) -> Arc<dyn Cancel> {
+        Arc::clone(&self.interrupt) as Arc<dyn Cancel>
+    }
+}
+
+impl SimulatedBackend {
+    /// Fills the logits: one row, the scripted token far above the rest.
+    fn compute(&mut self, fed: usize, wanted: Wanted<'_>) -> Result<(), BackendError> {
+        let turn = turn(&self.tokens);
+        let (prompt, answered) = turn.map_or((String::new(), 0), |t| (t.prompt, t.answered));
+        let answer = self.answer(&prompt).clone();
+        let decoding = answered > 0;
+        let delay = match decoding {
+            true => answer.token_delay_ms,
+            false => answer.prefill_delay_ms,
+        };
+        self.interrupt.sleep(Duration::from_millis(delay))?;
+        if answer.fail_after.is_some_and(|after| answered >= after) && wanted != Wanted::None {
+            match answer.failure {
+                Failure::Error => return Err(BackendError::Provider("the script says so".into())),
+                // What the script is for: a backend that breaks its promises.
+                Failure::Panic => panic!("the script says so"),
+            }
+        }
+        let rows = match wanted {
+            Wanted::None => 0,
+            Wanted::Last => 1,
+            Wanted::At(positions) => positions.len().min(fed),
+        };
+        self.logits.clear();
+        self.logits.resize(rows * VOCAB_SIZE, 0.0);
+        let next = token_at(&answer, &prompt, answered) as usize;
+        for row in self.logits.chunks_exact_mut(VOCAB_SIZE) {
+            // Far enough that no temperature up to 2 picks another one.
+            row[next] = 60.0;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "simulated_tests.rs"]
+mod tests;
