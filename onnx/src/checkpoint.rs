@@ -1,1 +1,0 @@
-//! Reader of published checkpoints: sharded safetensors, validated completely before use.
