@@ -1,1 +1,0 @@
-//! Quantizers: int8 and int4 blocks, symmetric.

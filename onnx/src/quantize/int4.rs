@@ -1,0 +1,230 @@
+//! int4 from MXFP4, for stock operators: `weight ≈ (nibble - 8) · scale`, one
+//! scale for each of the checkpoint's own blocks of 32.
+//!
+//! A block holds 16 different codes at most, so the squared error of a
+//! candidate scale follows from how often each code occurs, whatever the
+//! block's exponent. The candidate with the least error wins, the first among
+//! equals. Blocks whose values int4 can hold, such as `{0, m}`, are exact.
+
+use super::for_rows;
+
+/// Weights sharing a scale.
+pub const BLOCK: usize = 32;
+/// Bytes of a block, in MXFP4 and in int4 alike: two weights each.
+pub const BLOCK_BYTES: usize = BLOCK / 2;
+
+/// Values of the E2M1 codes, the sign in bit 3.
+pub const CODES: [f32; 16] = [
+    0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0,
+];
+
+/// Largest magnitude in a block divided by its scale: what candidates try. A
+/// negative one puts the largest positive value on -8.
+const RATIOS: [f32; 14] = [
+    7.0, 4.0, 6.0, 8.0, -8.0, 7.5, -7.5, 7.25, 6.75, 6.5, 6.25, 5.75, 5.5, 5.0,
+];
+
+/// One way to map the 16 codes to int4.
+#[derive(Clone, Copy)]
+struct Candidate {
+    /// Step, in units of the block's exponent.
+    step: f32,
+    /// Nibble of each code.
+    nibbles: [u8; 16],
+    /// Squared error of each code.
+    errors: [f32; 16],
+}
+
+/// The candidates for each largest code (index 1 to 7).
+pub struct Tables {
+    candidates: [[Candidate; RATIOS.len()]; 8],
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        let of_largest = |largest: usize| RATIOS.map(|ratio| candidate(CODES[largest] / ratio));
+        Self {
+            candidates: std::array::from_fn(of_largest),
+        }
+    }
+}
+
+fn candidate(step: f32) -> Candidate {
+    let mut made = Candidate {
+        step,
+        nibbles: [8; 16],
+        errors: [0.0; 16],
+    };
+    if step == 0.0 {
+        return made;
+    }
+    for (code, value) in CODES.iter().enumerate() {
+        let level = (value / step).round_ties_even().clamp(-8.0, 7.0);
+        let error = f64::from(level) * f64::from(step) - f64::from(*value);
+        made.nibbles[code] = (level as i8 + 8) as u8;
+        // Rounding noise of an exact level must not count.
+        made.errors[code] = if error.abs() < 1e-6 {
+            0.0
+        } else {
+            (error * error) as f32
+        };
+    }
+    made
+}
+
+/// Quantizes rows of MXFP4 blocks (16 bytes and one E8M0 scale each) into
+/// int4 blocks of the same size and order, with float32 scales, on all cores.
+///
+/// `blocks` and `weights`: u8 `[rows, K/32, 16]`; `exponents` and `scales`:
+/// `[rows, K/32]`, flat; `row_blocks` is K/32.
+pub fn quantize(
+    tables: &Tables,
+    row_blocks: usize,
+    blocks: &[u8],
+    exponents: &[u8],
+    weights: &mut [u8],
+    scales: &mut [f32],
+) {
+    let row_bytes = row_blocks * BLOCK_BYTES;
+    let done = for_rows(row_bytes, row_blocks, weights, scales, |first, w, s| {
+        let each = blocks
+            .chunks_exact(BLOCK_BYTES)
+            .zip(exponents)
+            .skip(first * row_blocks)
+            .zip(w.chunks_exact_mut(BLOCK_BYTES))
+            .zip(s);
+        for (((block, exponent), weights), scale) in each {
+            *scale = quantize_block(tables, block, *exponent, weights);
+        }
+        Ok::<(), std::convert::Infallible>(())
+    });
+    match done {
+        Ok(()) => {}
+        Err(never) => match never {},
+    }
+}
+
+fn quantize_block(tables: &Tables, block: &[u8], exponent: u8, weights: &mut [u8]) -> f32 {
+    let mut counts = [0u8; 16];
+    for byte in block {
+        counts[usize::from(byte & 15)] += 1;
+        counts[usize::from(byte >> 4)] += 1;
+    }
+    let counts = counts.map(f32::from);
+    let occurs = |code: &usize| counts[*code] + counts[*code + 8] > 0.0;
+    let largest = (1..8).rev().find(occurs).unwrap_or(0);
+    let best = best_candidate(&tables.candidates[largest], &counts);
+    for (weight, byte) in weights.iter_mut().zip(block) {
+        let low = best.nibbles[usize::from(byte & 15)];
+        let high = best.nibbles[usize::from(byte >> 4)];
+        *weight = low | high << 4;
+    }
+    best.step * exponent_value(exponent)
+}
+
+fn best_candidate<'a>(candidates: &'a [Candidate], counts: &[f32; 16]) -> &'a Candidate {
+    let mut best = &candidates[0];
+    let mut least = f32::INFINITY;
+    for candidate in candidates {
+        let products = counts.iter().zip(&candidate.errors);
+        let error = products.fold(0.0, |sum, (count, error)| sum + count * error);
+        if error < least {
+            (best, least) = (candidate, error);
+        }
+    }
+    best
+}
+
+/// `2^(exponent - 127)`; 0 is the subnormal `2^-127`.
+fn exponent_value(exponent: u8) -> f32 {
+    match exponent {
+        0 => f32::from_bits(1 << 22),
+        e => f32::from_bits(u32::from(e) << 23),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn pack(codes: &[u8]) -> Vec<u8> {
+        codes.chunks_exact(2).map(|c| c[0] | c[1] << 4).collect()
+    }
+
+    /// Relative RMS error, and the largest absolute one.
+    fn error(codes: &[u8], exponent: u8) -> (f64, f64) {
+        let blocks = pack(codes);
+        let mut weights = vec![0; blocks.len()];
+        let mut scales = vec![0.0; codes.len() / BLOCK];
+        let exponents = vec![exponent; scales.len()];
+        let tables = Tables::default();
+        quantize(
+            &tables,
+            scales.len(),
+            &blocks,
+            &exponents,
+            &mut weights,
+            &mut scales,
+        );
+        let unit = 2f64.powi(i32::from(exponent) - 127);
+        let (mut squares, mut total, mut largest) = (0.0, 0.0, 0f64);
+        for (i, code) in codes.iter().enumerate() {
+            let nibble = weights[i / 2] >> (4 * (i % 2)) & 15;
+            let back = (f64::from(nibble) - 8.0) * f64::from(scales[i / BLOCK]);
+            let value = f64::from(CODES[usize::from(*code)]) * unit;
+            squares += (back - value).powi(2);
+            total += value.powi(2);
+            largest = largest.max((back - value).abs());
+        }
+        ((squares / total).sqrt(), largest)
+    }
+
+    #[test]
+    fn a_sound_error_on_normal_weights() {
+        // Codes as a rounded normal distribution has them.
+        let mut state = 1u64;
+        let mut uniform = || {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 40) as f64 / (1u64 << 24) as f64
+        };
+        let codes: Vec<u8> = (0..32 * 512)
+            .map(|_| {
+                let normal = (0..12).map(|_| uniform()).sum::<f64>() - 6.0;
+                let nearest = |c: &u8| (f64::from(CODES[usize::from(*c)]) - 2.4 * normal).abs();
+                (0..16)
+                    .min_by(|a, b| nearest(a).total_cmp(&nearest(b)))
+                    .unwrap_or(0)
+            })
+            .collect();
+        let (relative, _) = error(&codes, 120);
+        assert!(relative < 0.075, "{relative}");
+    }
+
+    #[test]
+    fn exact_where_int4_can_hold_the_block() {
+        let mut codes = [0u8; 32];
+        for (i, code) in codes.iter_mut().enumerate() {
+            *code = [0, 1, 2, 3, 4, 5, 9, 10, 11, 12, 13][i % 11];
+        }
+        let (_, largest) = error(&codes, 127);
+        assert_eq!(largest, 0.0);
+    }
+
+    proptest! {
+        #[test]
+        fn two_valued_blocks_are_exact(code in 1u8..16, bits in any::<[bool; 32]>(), exponent in 1u8..250) {
+            let codes = bits.map(|b| if b { code } else { 0 });
+            let (_, largest) = error(&codes, exponent);
+            prop_assert!(largest <= 1e-6 * 2f64.powi(i32::from(exponent) - 127));
+        }
+
+        #[test]
+        fn no_code_is_off_by_more_than_a_step(codes in prop::collection::vec(0u8..16, 64), exponent in 1u8..250) {
+            let (_, largest) = error(&codes, exponent);
+            prop_assert!(largest <= 1.21 * 2f64.powi(i32::from(exponent) - 127));
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! int8: a block of weights shares one scale, `weight ≈ (byte - 128) · scale`,
+//! `scale = max|weight| / 127`. Rows of `{0, m}` come back exactly, up to
+//! float32 rounding.
+
+use super::{EXPONENT, NonFinite, for_rows};
+
+/// Weights sharing a scale in matrix products.
+pub const MATMUL_BLOCK: usize = 64;
+/// Weights sharing a scale in the embedding; divides every hidden size.
+pub const EMBEDDING_BLOCK: usize = 32;
+/// The byte that stands for zero.
+pub const ZERO_POINT: u8 = 128;
+
+/// How a matrix's rows are laid out once quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// Weights of a row in the checkpoint.
+    pub columns: usize,
+    /// Weights sharing a scale.
+    pub block: usize,
+    /// Whether the last block of a row is filled up with zeros.
+    pub padded: bool,
+}
+
+impl Layout {
+    /// Layout of `MatMulNBits`: u8 `[N, ceil(K/64), 64]`, f32 `[N, ceil(K/64)]`.
+    pub fn matmul(columns: usize) -> Self {
+        Self {
+            columns,
+            block: MATMUL_BLOCK,
+            padded: true,
+        }
+    }
+
+    /// Layout of `GatherBlockQuantized`: u8 `[V, H]`, f32 `[V, H/32]`.
+    pub fn embedding(columns: usize) -> Self {
+        Self {
+            columns,
+            block: EMBEDDING_BLOCK,
+            padded: false,
+        }
+    }
+
+    /// Scales of one row.
+    pub fn row_scales(self) -> usize {
+        self.columns.div_ceil(self.block)
+    }
+
+    /// Bytes of one quantized row.
+    pub fn row_bytes(self) -> usize {
+        if self.padded {
+            self.row_scales() * self.block
+        } else {
+            self.columns
+        }
+    }
+}
+
+/// Quantizes rows of little-endian bfloat16 (`2 · columns` bytes each) into
+/// `weights` (`row_bytes` each) and `scales` (`row_scales` each), on all cores.
+///
+/// # Errors
+/// At an infinity or NaN, with its index from the start of `source`.
+pub fn quantize(
+    layout: Layout,
+    source: &[u8],
+    weights: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), NonFinite> {
+    let (row_bytes, row_scales) = (layout.row_bytes(), layout.row_scales());
+    let source_bytes = 2 * layout.columns;
+    for_rows(row_bytes, row_scales, weights, scales, |first, w, s| {
+        let rows = source
+            .chunks_exact(source_bytes)
+            .skip(first)
+            .zip(w.chunks_exact_mut(row_bytes))
+            .zip(s.chunks_exact_mut(row_scales));
+        for (row, ((source, weights), scales)) in rows.enumerate() {
+            quantize_row(layout, source, weights, scales).map_err(|e| NonFinite {
+                index: (first + row) * layout.columns + e.index,
+            })?;
+        }
+        Ok(())
+    })
+}
+
+fn quantize_row(
+    layout: Layout,
+    source: &[u8],
+    weights: &mut [u8],
+    scales: &mut [f32],
+) -> Result<(), NonFinite> {
+    let blocks = source
+        .chunks(2 * layout.block)
+        .zip(weights.chunks_mut(layout.block))
+        .zip(scales);
+    for (index, ((source, weights), scale)) in blocks.enumerate() {
+        let largest = source.chunks_exact(2).fold(0, |largest: u16, b| {
+            largest.max(u16::from_le_bytes([b[0], b[1]]) & 0x7fff)
+        });
+        if largest >= EXPONENT {
+            let words = source
+                .chunks_exact(2)
+                .map(|b| u16::from_le_bytes([b[0], b[1]]));
+            let at = words.into_iter().position(|w| w & EXPONENT == EXPONENT);
+            return Err(NonFinite {
+                index: index * layout.block + at.unwrap_or(0),
+            });
+        }
+        *scale = f32::from_bits(u32::from(largest) << 16) / 127.0;
+        let inverse = 1.0 / *scale;
+        weights.fill(ZERO_POINT);
+        if !inverse.is_finite() {
+            // Nothing but zeros, or weights below 2^-121: as good as zero.
+            *scale = 0.0;
+            continue;
+        }
+        for (weight, b) in weights.iter_mut().zip(source.chunks_exact(2)) {
+            let value = f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16);
+            *weight = round_to_byte(value * inverse);
+        }
+    }
+    Ok(())
+}
+
+/// Rounds `-127.5 < x < 127.5` to the nearest integer, ties to even, and adds
+/// [`ZERO_POINT`]. Adding 1.5 · 2^23 leaves the integer in the low bits, which
+/// vectorises on every CPU, as `round` does not.
+fn round_to_byte(x: f32) -> u8 {
+    const MAGIC: f32 = 12_582_912.0;
+    ((x + MAGIC).to_bits() as u8).wrapping_add(ZERO_POINT)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+    use proptest::prelude::*;
+
+    fn run(layout: Layout, values: &[f32]) -> Result<(Vec<u8>, Vec<f32>), NonFinite> {
+        let bytes: Vec<u8> = values
+            .iter()
+            .flat_map(|v| bf16::from_f32(*v).to_le_bytes())
+            .collect();
+        let rows = values.len() / layout.columns;
+        let mut weights = vec![0; rows * layout.row_bytes()];
+        let mut scales = vec![0.0; rows * layout.row_scales()];
+        quantize(layout, &bytes, &mut weights, &mut scales)?;
+        Ok((weights, scales))
+    }
+
+    #[test]
+    fn rounds_ties_to_even_around_the_zero_point() {
+        for (x, byte) in [
+            (0.0, 128),
+            (-127.0, 1),
+            (127.0, 255),
+            (0.5, 128),
+            (1.5, 130),
+            (-0.5, 128),
+            (-1.5, 126),
+        ] {
+            assert_eq!(round_to_byte(x), byte, "{x}");
+        }
+    }
+
+    #[test]
+    fn the_last_block_is_padded_with_zeros() {
+        let (weights, scales) = run(Layout::matmul(96), &[1.0; 96]).expect("finite");
+        assert_eq!((weights.len(), scales.len()), (128, 2));
+        assert!(weights[..96].iter().all(|w| *w == 255));
+        assert!(weights[96..].iter().all(|w| *w == ZERO_POINT));
+    }
+
+    #[test]
+    fn infinities_and_nan_are_found() {
+        for bad in [f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let mut values = vec![0.25; 3 * 96];
+            values[96 + 70] = bad;
+            let error = run(Layout::matmul(96), &values).expect_err("not finite");
+            assert_eq!(error.index, 96 + 70);
+        }
+    }
+
+    #[test]
+    fn zeros_and_subnormals_become_zero() {
+        for tiny in [0.0, 1e-39] {
+            let (weights, scales) = run(Layout::matmul(64), &[tiny; 64]).expect("finite");
+            assert!(weights.iter().all(|w| *w == ZERO_POINT));
+            assert_eq!(scales, [0.0]);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn error_is_at_most_half_a_step(
+            columns in 1usize..200,
+            seed in prop::collection::vec(-3.0f32..3.0, 600),
+            padded in any::<bool>(),
+        ) {
+            let layout = Layout { columns, block: 64, padded };
+            let rows = 600 / columns;
+            let values: Vec<f32> = seed[..rows * columns]
+                .iter()
+                .map(|v| bf16::from_f32(*v).to_f32())
+                .collect();
+            let (weights, scales) = run(layout, &values).expect("finite");
+            for (i, value) in values.iter().enumerate() {
+                let (row, column) = (i / columns, i % columns);
+                let scale = scales[row * layout.row_scales() + column / 64];
+                let byte = weights[row * layout.row_bytes() + column];
+                let back = (f32::from(byte) - 128.0) * scale;
+                prop_assert!((back - value).abs() <= 0.5001 * scale, "{value} {back} {scale}");
+            }
+        }
+
+        #[test]
+        fn two_valued_rows_are_exact(m in -1000.0f32..1000.0, bits in any::<[bool; 96]>()) {
+            let m = bf16::from_f32(m).to_f32();
+            let values = bits.map(|b| if b { m } else { 0.0 });
+            let layout = Layout::matmul(96);
+            let (weights, scales) = run(layout, &values).expect("finite");
+            for (i, value) in values.iter().enumerate() {
+                let back = (f32::from(weights[i]) - 128.0) * scales[i / 64];
+                prop_assert!((back - value).abs() <= value.abs() * 3e-7);
+            }
+        }
+    }
+}
