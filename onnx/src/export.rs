@@ -1,1 +1,0 @@
-//! Writes a checkpoint as an ONNX model with external data, reproducibly.

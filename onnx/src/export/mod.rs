@@ -1,0 +1,268 @@
+//! Writes a checkpoint as an ONNX model with external data, reproducibly: the
+//! same checkpoint and version give the same bytes.
+//!
+//! ```text
+//! <revision>/                 the checkpoint's own files
+//!   cpu/model.onnx            external data in cpu/dense.bin and the shards
+//!   cpu/dense.bin             int8 attention, embedding, lm_head; float32 rest
+//!   portable/model.onnx       external data in weights.bin
+//!   portable/weights.bin      everything, experts as int4
+//! ```
+//!
+//! Locations of target `cpu` are relative to `<revision>`, which the property
+//! `gptoss.external_root` (`..`) says; those of `portable` to its own folder,
+//! so that any ONNX Runtime opens `portable/model.onnx` by its path.
+
+mod error;
+mod job;
+mod model_file;
+mod sink;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use prost::Message;
+
+use crate::checkpoint::{Checkpoint, Config};
+use crate::graph::{self, Content, Initializer, Plan};
+use crate::proto::{
+    DataType, IR_VERSION, LOCATION_EXTERNAL, ModelProto, OPSET, OperatorSetIdProto,
+    StringStringEntryProto, TensorProto,
+};
+
+pub use crate::graph::{Target, UnknownTarget};
+pub use error::{ExportError, ModelError};
+pub use model_file::{ModelFile, read_model};
+
+use job::Runner;
+use sink::{FileSink, MemorySink, Place, Sink};
+
+/// File name of the graph.
+pub const MODEL_FILE: &str = "model.onnx";
+/// Property that says what external data is relative to, from the model.
+pub const EXTERNAL_ROOT: &str = "gptoss.external_root";
+/// Version of this layout, in the property `gptoss.format`.
+const FORMAT: &str = "1";
+/// Largest protobuf message, in bytes.
+const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
+
+/// What an export wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportReport {
+    /// The files, in the target's folder.
+    pub files: Vec<(String, u64, String)>,
+}
+
+/// Writes `target` into `out_dir`, which is `<revision>/<target>`; the folder
+/// is made where it does not exist, files there are replaced.
+///
+/// `progress(done, total)` counts bytes of weights written. Reports name, size
+/// in bytes and SHA-256 (lower-case hex) of each file; all are on disk
+/// (fsync) when this returns. Peak anonymous memory: the scales of the largest
+/// matrix and a few MB.
+///
+/// # Errors
+/// When a file cannot be written, or a weight is not a finite number. What was
+/// written until then stays.
+pub fn export(
+    checkpoint: &Checkpoint,
+    target: Target,
+    out_dir: &Path,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<ExportReport, ExportError> {
+    let write = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ExportError::Write { path, source }
+    };
+    fs::create_dir_all(out_dir).map_err(write(out_dir))?;
+    let plan = graph::build(checkpoint.config(), target);
+    let weights = weights_name(target);
+    let total = written_bytes(checkpoint, &plan);
+
+    let path = out_dir.join(weights);
+    let mut sink = FileSink::create(&path).map_err(write(&path))?;
+    let location = match target {
+        Target::Cpu => format!("{target}/{weights}"),
+        Target::Portable => weights.to_owned(),
+    };
+    let places = {
+        let mut report = |done| progress(done, total);
+        let mut runner = Runner::new(checkpoint, &plan, &mut sink, &mut report);
+        runner.place_all().map_err(|e| e.at(&path))?
+    };
+    let (size, sha256) = sink.finish().map_err(write(&path))?;
+    let mut files = vec![(weights.to_owned(), size, sha256)];
+
+    let model = finish_model(checkpoint, target, plan, |initializer, tensor| {
+        attach(tensor, initializer, &places, &location);
+        Ok(())
+    })?;
+    let path = out_dir.join(MODEL_FILE);
+    let mut sink = FileSink::create(&path).map_err(write(&path))?;
+    sink.write(&model.encode_to_vec()).map_err(write(&path))?;
+    let (size, sha256) = sink.finish().map_err(write(&path))?;
+    files.push((MODEL_FILE.to_owned(), size, sha256));
+
+    let folder = File::open(out_dir).map_err(write(out_dir))?;
+    folder.sync_all().map_err(write(out_dir))?;
+    Ok(ExportReport { files })
+}
+
+/// The whole model in one message, weights included.
+///
+/// # Errors
+/// When it would exceed protobuf's 2 GB, or a weight is not a finite number.
+pub fn in_memory(checkpoint: &Checkpoint, target: Target) -> Result<Vec<u8>, ExportError> {
+    let plan = graph::build(checkpoint.config(), target);
+    let size: u64 = plan.initializers.iter().map(Initializer::byte_len).sum();
+    if size > PROTOBUF_LIMIT - (64 << 20) {
+        return Err(ExportError::TooLarge { bytes: size });
+    }
+    let mut sink = MemorySink::default();
+    let mut nothing = |_| ();
+    let places = Runner::new(checkpoint, &plan, &mut sink, &mut nothing)
+        .place_all()
+        .map_err(|e| e.at(Path::new("memory")))?;
+    let model = finish_model(checkpoint, target, plan, |initializer, tensor| {
+        if tensor.raw_data.is_none() {
+            let bytes = match places.get(&initializer.name) {
+                Some(Place::Written { offset, length }) => sink.bytes(*offset, *length),
+                Some(Place::InShard { .. }) => published(checkpoint, &initializer.name),
+                None => None,
+            };
+            let bytes = bytes.ok_or_else(|| ExportError::Incomplete(initializer.name.clone()))?;
+            tensor.raw_data = Some(bytes.to_vec());
+        }
+        Ok(())
+    })?;
+    Ok(model.encode_to_vec())
+}
+
+/// The file that holds a target's derived weights.
+pub fn weights_name(target: Target) -> &'static str {
+    match target {
+        Target::Cpu => "dense.bin",
+        Target::Portable => "weights.bin",
+    }
+}
+
+fn published<'a>(checkpoint: &'a Checkpoint, name: &str) -> Option<&'a [u8]> {
+    checkpoint.tensor(name).map(|view| view.bytes)
+}
+
+/// Turns a plan into a model; `attach` gives each initializer its data.
+fn finish_model(
+    checkpoint: &Checkpoint,
+    target: Target,
+    plan: Plan,
+    mut attach: impl FnMut(&Initializer, &mut TensorProto) -> Result<(), ExportError>,
+) -> Result<ModelProto, ExportError> {
+    let mut graph = plan.graph;
+    for initializer in &plan.initializers {
+        let mut tensor = TensorProto {
+            dims: initializer.dims.clone(),
+            data_type: Some(initializer.dtype as i32),
+            name: Some(initializer.name.clone()),
+            ..TensorProto::default()
+        };
+        if let Content::Inline(bytes) = &initializer.content {
+            tensor.raw_data = Some(bytes.clone());
+        }
+        attach(initializer, &mut tensor)?;
+        graph.initializer.push(tensor);
+    }
+    let opset = |domain: &str, version| OperatorSetIdProto {
+        domain: Some(domain.to_owned()),
+        version: Some(version),
+    };
+    let mut opset_import = vec![opset("", OPSET), opset(graph::MICROSOFT, 1)];
+    if target == Target::Cpu {
+        opset_import.push(opset(graph::GPTOSS, 1));
+    }
+    Ok(ModelProto {
+        ir_version: Some(IR_VERSION),
+        producer_name: Some("gptoss".into()),
+        producer_version: Some(env!("CARGO_PKG_VERSION").into()),
+        graph: Some(graph),
+        opset_import,
+        metadata_props: properties(checkpoint.config(), target),
+    })
+}
+
+/// All a runtime needs to know of the model.
+fn properties(config: &Config, target: Target) -> Vec<StringStringEntryProto> {
+    let root = match target {
+        Target::Cpu => "..",
+        Target::Portable => ".",
+    };
+    [
+        ("gptoss.format", FORMAT.to_owned()),
+        ("gptoss.target", target.to_string()),
+        (EXTERNAL_ROOT, root.to_owned()),
+        ("gptoss.layers", config.layers.to_string()),
+        ("gptoss.kv_heads", config.kv_heads.to_string()),
+        ("gptoss.head_dim", config.head_dim.to_string()),
+        ("gptoss.vocab_size", config.vocab_size.to_string()),
+        (
+            "gptoss.max_positions",
+            config.max_position_embeddings.to_string(),
+        ),
+        ("gptoss.tool_version", env!("CARGO_PKG_VERSION").to_owned()),
+    ]
+    .into_iter()
+    .map(|(key, value)| entry(key, value))
+    .collect()
+}
+
+fn entry(key: &str, value: String) -> StringStringEntryProto {
+    StringStringEntryProto {
+        key: Some(key.to_owned()),
+        value: Some(value),
+    }
+}
+
+fn attach(tensor: &mut TensorProto, of: &Initializer, places: &sink::Places, derived: &str) {
+    let (location, offset, length) = match places.get(&of.name) {
+        None => return,
+        Some(Place::Written { offset, length }) => (derived, *offset, *length),
+        Some(Place::InShard {
+            shard,
+            offset,
+            length,
+        }) => (shard.as_str(), *offset, *length),
+    };
+    tensor.data_location = Some(LOCATION_EXTERNAL);
+    tensor.external_data = vec![
+        entry("location", location.to_owned()),
+        entry("offset", offset.to_string()),
+        entry("length", length.to_string()),
+    ];
+}
+
+/// Folder that a model's external data is relative to.
+fn external_root(target_dir: &Path, root: &str) -> Option<PathBuf> {
+    match root {
+        "." => Some(target_dir.to_owned()),
+        ".." => target_dir.parent().map(Path::to_owned),
+        _ => None,
+    }
+}
+
+/// Bytes of all weights that must be written: those that jobs make, and
+/// published ones that cannot be used in place.
+fn written_bytes(checkpoint: &Checkpoint, plan: &Plan) -> u64 {
+    let written = plan.initializers.iter().filter(|of| match &of.content {
+        Content::Inline(_) => false,
+        Content::Derived { .. } => true,
+        Content::Published(name) => checkpoint
+            .tensor(name)
+            .is_some_and(|view| !usable_in_place(of.dtype, view.offset)),
+    });
+    written.map(Initializer::byte_len).sum()
+}
+
+/// Whether a published tensor can be used at that offset of its shard: float
+/// types are read as such, so they must be aligned.
+fn usable_in_place(dtype: DataType, offset: u64) -> bool {
+    offset.is_multiple_of(dtype.size())
+}

@@ -1,1 +1,0 @@
-//! Builds the graph, one function per target.

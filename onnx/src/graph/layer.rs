@@ -1,0 +1,219 @@
+//! One layer: attention, router, and the experts of each target.
+
+use crate::checkpoint::LayerType;
+use crate::proto::{AttributeProto, DataType};
+use crate::quantize::int4;
+
+use super::plan::Job;
+use super::{
+    ACCURACY_LEVEL, ACTIVATIONS, Builder, FIRST_AXIS, GPTOSS, MICROSOFT, ROPE_COS, ROPE_SIN,
+    STANDARD,
+};
+
+/// Slope inside the experts' sigmoid.
+const SWIGLU_ALPHA: f32 = 1.702;
+
+impl Builder<'_> {
+    /// Attention of a layer, projections included: f32 `[1, S, H]`.
+    pub(super) fn attention(&mut self, layer: usize, input: &str) -> String {
+        let config = self.config;
+        let prefix = format!("model.layers.{layer}.self_attn");
+        let parts = |what: &str| {
+            ["q_proj", "k_proj", "v_proj"]
+                .map(|part| format!("{prefix}.{part}.{what}"))
+                .to_vec()
+        };
+        let qkv = self.linear(
+            &format!("{prefix}.qkv_proj"),
+            input,
+            parts("weight"),
+            (
+                config.query_width() + 2 * config.kv_width(),
+                config.hidden_size,
+            ),
+            Some(parts("bias")),
+        );
+        let sinks = format!("{prefix}.sinks");
+        self.widened(&sinks, vec![sinks.clone()], &[config.heads]);
+        let window = match config.layer_types[layer] {
+            LayerType::Sliding => config.sliding_window as i64,
+            LayerType::Full => -1,
+        };
+        let output = format!("{prefix}.out");
+        let [past_key, past_value] =
+            ["key", "value"].map(|part| format!("past_key_values.{layer}.{part}"));
+        let [present_key, present_value] =
+            ["key", "value"].map(|part| format!("present.{layer}.{part}"));
+        self.plan.node(
+            (MICROSOFT, "GroupQueryAttention"),
+            &prefix,
+            &[
+                &qkv,
+                "",
+                "",
+                &past_key,
+                &past_value,
+                "seqlens_k",
+                "total_sequence_length",
+                ROPE_COS,
+                ROPE_SIN,
+                "",
+                "",
+                &sinks,
+            ],
+            &[&output, &present_key, &present_value],
+            vec![
+                AttributeProto::int("num_heads", config.heads as i64),
+                AttributeProto::int("kv_num_heads", config.kv_heads as i64),
+                AttributeProto::float("scale", (config.head_dim as f32).sqrt().recip()),
+                AttributeProto::int("do_rotary", 1),
+                AttributeProto::int("rotary_interleaved", 0),
+                AttributeProto::int("local_window_size", window),
+            ],
+        );
+        self.linear(
+            &format!("{prefix}.o_proj"),
+            &output,
+            vec![format!("{prefix}.o_proj.weight")],
+            (config.hidden_size, config.query_width()),
+            Some(vec![format!("{prefix}.o_proj.bias")]),
+        )
+    }
+
+    /// Scores of the experts, float32 throughout: f32 `[1, S, E]`.
+    pub(super) fn router(&mut self, layer: usize, input: &str) -> String {
+        let (experts, hidden) = (self.config.experts, self.config.hidden_size);
+        let prefix = format!("model.layers.{layer}.mlp.router");
+        let (weight, bias) = (format!("{prefix}.weight"), format!("{prefix}.bias"));
+        let dims = [hidden as i64, experts as i64];
+        self.plan.derived(
+            Job::Transpose(weight.clone()),
+            &[(&weight, DataType::Float, &dims)],
+        );
+        self.widened(&bias, vec![bias.clone()], &[experts]);
+        let (product, logits) = (format!("{prefix}.product"), format!("{prefix}.logits"));
+        let multiply = (STANDARD, "MatMul");
+        let add = (STANDARD, "Add");
+        self.plan.node(
+            multiply,
+            &product,
+            &[input, &weight],
+            &[&product],
+            Vec::new(),
+        );
+        self.plan
+            .node(add, &logits, &[&product, &bias], &[&logits], Vec::new());
+        logits
+    }
+
+    /// Rows and columns of an expert's two matrices.
+    fn expert_shapes(&self) -> [(&'static str, i64, i64); 2] {
+        let hidden = self.config.hidden_size as i64;
+        let inner = self.config.intermediate_size as i64;
+        [
+            ("gate_up_proj", 2 * inner, hidden),
+            ("down_proj", hidden, inner),
+        ]
+    }
+}
+
+/// Experts in MXFP4 as published, read in place: f32 `[1, S, H]`.
+pub(super) fn published_experts(
+    builder: &mut Builder<'_>,
+    layer: usize,
+    input: &str,
+    router: &str,
+) -> String {
+    let experts = builder.config.experts as i64;
+    let mlp = format!("model.layers.{layer}.mlp");
+    let mut inputs = vec![input.to_owned(), router.to_owned()];
+    for (projection, rows, columns) in builder.expert_shapes() {
+        let part = |part: &str| format!("{mlp}.experts.{projection}_{part}");
+        let blocks = columns / int4::BLOCK as i64;
+        let shapes: [(&str, DataType, &[i64]); 3] = [
+            ("blocks", DataType::Uint8, &[experts, rows, blocks, 16]),
+            ("scales", DataType::Uint8, &[experts, rows, blocks]),
+            ("bias", DataType::Bfloat16, &[experts, rows]),
+        ];
+        for (name, dtype, dims) in shapes {
+            builder.plan.published(&part(name), dtype, dims);
+            inputs.push(part(name));
+        }
+    }
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let output = format!("{mlp}.out");
+    builder.plan.node(
+        (GPTOSS, "MoE"),
+        &mlp,
+        &inputs,
+        &[&output],
+        vec![
+            AttributeProto::int("k", builder.config.experts_per_token as i64),
+            AttributeProto::float("limit", builder.config.swiglu_limit),
+            AttributeProto::float("alpha", SWIGLU_ALPHA),
+            AttributeProto::string(ACTIVATIONS, "int8"),
+        ],
+    );
+    output
+}
+
+/// Experts as int4 in the stock operator `QMoE`: f32 `[1, S, H]`.
+pub(super) fn int4_experts(
+    builder: &mut Builder<'_>,
+    layer: usize,
+    input: &str,
+    router: &str,
+) -> String {
+    let config = builder.config;
+    let experts = config.experts as i64;
+    let mlp = format!("model.layers.{layer}.mlp");
+    // QMoE wants the scores as a matrix [S, E].
+    let scores = format!("{mlp}.scores");
+    let squeeze = (STANDARD, "Squeeze");
+    builder.plan.node(
+        squeeze,
+        &scores,
+        &[router, FIRST_AXIS],
+        &[&scores],
+        Vec::new(),
+    );
+    let mut inputs = vec![input.to_owned(), scores];
+    for (projection, rows, columns) in builder.expert_shapes() {
+        let part = |part: &str| format!("{mlp}.experts.{projection}{part}");
+        let (weight, scale, bias) = (part(".weight_q4"), part(".scale"), part("_bias"));
+        let blocks = columns / int4::BLOCK as i64;
+        builder.plan.derived(
+            Job::Int4 {
+                blocks: part("_blocks"),
+                scales: part("_scales"),
+            },
+            &[
+                (&weight, DataType::Uint8, &[experts, rows, columns / 2]),
+                (&scale, DataType::Float, &[experts, rows, blocks]),
+            ],
+        );
+        builder.widened(&bias, vec![bias.clone()], &[config.experts, rows as usize]);
+        inputs.extend([weight, scale, bias]);
+    }
+    let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+    let output = format!("{mlp}.out");
+    builder.plan.node(
+        (MICROSOFT, "QMoE"),
+        &mlp,
+        &inputs,
+        &[&output],
+        vec![
+            AttributeProto::int("k", config.experts_per_token as i64),
+            AttributeProto::int("expert_weight_bits", 4),
+            AttributeProto::int("block_size", int4::BLOCK as i64),
+            AttributeProto::string("activation_type", "swiglu"),
+            AttributeProto::int("swiglu_fusion", 1),
+            AttributeProto::float("swiglu_limit", config.swiglu_limit),
+            AttributeProto::float("activation_alpha", SWIGLU_ALPHA),
+            AttributeProto::float("activation_beta", 1.0),
+            AttributeProto::int("normalize_routing_weights", 1),
+            AttributeProto::int(ACCURACY_LEVEL, 4),
+        ],
+    );
+    output
+}

@@ -1,0 +1,347 @@
+//! Builds the graph, one function per target over shared layer code.
+//!
+//! ```text
+//! inputs   input_ids              i64 [1, S]
+//!          logits_positions       i64 [P]      indexes into S, P may be 0
+//!          seqlens_k              i32 [1]      positions in all, less one
+//!          total_sequence_length  i32 []       positions in all
+//!          past_key_values.{i}.{key,value}  f32 [1, KVH, T, D]
+//! outputs  logits                 f32 [P, V]
+//!          present.{i}.{key,value}          f32 [1, KVH, T, D]
+//! ```
+//!
+//! T is the size of a preallocated cache; the same tensor may be bound as past
+//! and present.
+
+mod layer;
+mod plan;
+pub mod rope;
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::checkpoint::Config;
+use crate::proto::{AttributeProto, DataType};
+use crate::quantize::int8;
+
+pub use plan::{Content, Initializer, Job, Plan};
+
+use plan::Dim;
+
+/// Domain of ONNX Runtime's own operators.
+pub const MICROSOFT: &str = "com.microsoft";
+/// Domain of ours.
+pub const GPTOSS: &str = "gptoss";
+/// Domain of the standard operators.
+const STANDARD: &str = "";
+
+/// Where an exported graph is to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Target {
+    /// CPU with our operators: experts as published, in place.
+    Cpu,
+    /// Stock operators only: experts as int4. Any ONNX Runtime runs it.
+    Portable,
+}
+
+impl Target {
+    /// All targets.
+    pub const ALL: [Target; 2] = [Target::Cpu, Target::Portable];
+
+    /// Name, also of its folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Target::Cpu => "cpu",
+            Target::Portable => "portable",
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A target of that name does not exist.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown target {0:?}: there are cpu and portable")]
+pub struct UnknownTarget(String);
+
+impl FromStr for Target {
+    type Err = UnknownTarget;
+
+    fn from_str(name: &str) -> Result<Self, UnknownTarget> {
+        let found = Self::ALL.into_iter().find(|target| target.name() == name);
+        found.ok_or_else(|| UnknownTarget(name.to_owned()))
+    }
+}
+
+/// The graph of `target` for a model of this shape.
+pub fn build(config: &Config, target: Target) -> Plan {
+    match target {
+        Target::Cpu => cpu(config),
+        Target::Portable => portable(config),
+    }
+}
+
+/// Target `cpu`: `gptoss:MoE` over the published MXFP4 tensors.
+pub fn cpu(config: &Config) -> Plan {
+    Builder::new(config).model(layer::published_experts)
+}
+
+/// Target `portable`: `QMoE` over int4 experts.
+pub fn portable(config: &Config) -> Plan {
+    Builder::new(config).model(layer::int4_experts)
+}
+
+/// Adds the experts of a layer: (builder, layer, input, router logits) to the
+/// name of their output.
+type Experts = fn(&mut Builder<'_>, usize, &str, &str) -> String;
+
+struct Builder<'a> {
+    config: &'a Config,
+    plan: Plan,
+}
+
+const ROPE_COS: &str = "rope.cos";
+const ROPE_SIN: &str = "rope.sin";
+const FIRST_AXIS: &str = "axis.first";
+
+impl<'a> Builder<'a> {
+    fn new(config: &'a Config) -> Self {
+        let mut plan = Plan::default();
+        plan.graph.name = Some("gpt-oss".into());
+        Self { config, plan }
+    }
+
+    fn model(mut self, experts: Experts) -> Plan {
+        self.declare();
+        self.shared_constants();
+        let mut hidden = self.embedding();
+        let mut normed = self.first_norm(&hidden);
+        for layer in 0..self.config.layers {
+            let attention = self.attention(layer, &normed);
+            let norm = format!("model.layers.{layer}.post_attention_layernorm");
+            (normed, hidden) = self.add_and_norm(&norm, &attention, &hidden);
+            let router = self.router(layer, &normed);
+            let output = experts(&mut self, layer, &normed, &router);
+            if layer + 1 < self.config.layers {
+                let norm = format!("model.layers.{}.input_layernorm", layer + 1);
+                (normed, hidden) = self.add_and_norm(&norm, &output, &hidden);
+            } else {
+                self.logits(&output, &hidden);
+            }
+        }
+        self.plan
+    }
+
+    fn declare(&mut self) {
+        let config = self.config;
+        let cache = [
+            Dim::Fixed(1),
+            Dim::Fixed(config.kv_heads),
+            Dim::Named("T"),
+            Dim::Fixed(config.head_dim),
+        ];
+        let plan = &mut self.plan;
+        let ids = [Dim::Fixed(1), Dim::Named("S")];
+        plan.input("input_ids", DataType::Int64, &ids);
+        plan.input("logits_positions", DataType::Int64, &[Dim::Named("P")]);
+        plan.input("seqlens_k", DataType::Int32, &[Dim::Fixed(1)]);
+        plan.input("total_sequence_length", DataType::Int32, &[]);
+        let logits = [Dim::Named("P"), Dim::Fixed(config.vocab_size)];
+        plan.output("logits", DataType::Float, &logits);
+        for layer in 0..config.layers {
+            for part in ["key", "value"] {
+                let past = format!("past_key_values.{layer}.{part}");
+                plan.input(&past, DataType::Float, &cache);
+                let present = format!("present.{layer}.{part}");
+                plan.output(&present, DataType::Float, &cache);
+            }
+        }
+    }
+
+    fn shared_constants(&mut self) {
+        let rows = self.config.max_position_embeddings as i64;
+        let dims = [rows, self.config.head_dim as i64 / 2];
+        self.plan.derived(
+            Job::Rope,
+            &[
+                (ROPE_COS, DataType::Float, &dims),
+                (ROPE_SIN, DataType::Float, &dims),
+            ],
+        );
+        self.plan.inline_i64(FIRST_AXIS, &[1], &[0]);
+    }
+
+    /// Looks the tokens up: f32 `[1, S, H]`.
+    fn embedding(&mut self) -> String {
+        let layout = int8::Layout::embedding(self.config.hidden_size);
+        let vocab = self.config.vocab_size as i64;
+        let name = "model.embed_tokens";
+        let (weight, scale) = (format!("{name}.weight_q8"), format!("{name}.scale"));
+        self.plan.derived(
+            Job::Int8 {
+                tensors: vec![format!("{name}.weight")],
+                layout,
+            },
+            &[
+                (
+                    &weight,
+                    DataType::Uint8,
+                    &[vocab, layout.row_bytes() as i64],
+                ),
+                (
+                    &scale,
+                    DataType::Float,
+                    &[vocab, layout.row_scales() as i64],
+                ),
+            ],
+        );
+        self.plan.node(
+            (MICROSOFT, "GatherBlockQuantized"),
+            name,
+            &[&weight, "input_ids", &scale],
+            &["embedded"],
+            vec![
+                AttributeProto::int("bits", 8),
+                AttributeProto::int("block_size", layout.block as i64),
+                AttributeProto::int("gather_axis", 0),
+                AttributeProto::int("quantize_axis", 1),
+            ],
+        );
+        "embedded".to_owned()
+    }
+
+    /// RMSNorm before the first layer, in standard operators: the fused one
+    /// without a residual is in no published operator set. ONNX Runtime fuses
+    /// this pattern.
+    fn first_norm(&mut self, hidden: &str) -> String {
+        let name = "model.layers.0.input_layernorm";
+        let weight = self.norm_weight(name);
+        self.plan.inline_f32("norm.exponent", 2.0);
+        self.plan.inline_f32("norm.epsilon", self.config.rms_eps);
+        self.plan.inline_i64("axis.last", &[1], &[-1]);
+        let steps: [(&str, &[&str], &str); 6] = [
+            ("Pow", &[hidden, "norm.exponent"], "square"),
+            ("ReduceMean", &["square", "axis.last"], "mean"),
+            ("Add", &["mean", "norm.epsilon"], "shifted"),
+            ("Sqrt", &["shifted"], "rms"),
+            ("Div", &[hidden, "rms"], "scaled"),
+            ("Mul", &["scaled", &weight], "normed"),
+        ];
+        for (operator, inputs, output) in steps {
+            let node = format!("{name}.{output}");
+            let attributes = Vec::new();
+            let operator = (STANDARD, operator);
+            self.plan
+                .node(operator, &node, inputs, &[output], attributes);
+        }
+        "normed".to_owned()
+    }
+
+    /// Adds `update` to the residual and normalises: (normed, new residual).
+    fn add_and_norm(&mut self, name: &str, update: &str, residual: &str) -> (String, String) {
+        let weight = self.norm_weight(name);
+        let (normed, sum) = (format!("{name}.out"), format!("{name}.residual"));
+        self.plan.node(
+            (MICROSOFT, "SkipSimplifiedLayerNormalization"),
+            name,
+            &[update, residual, &weight],
+            &[&normed, "", "", &sum],
+            vec![AttributeProto::float("epsilon", self.config.rms_eps)],
+        );
+        (normed, sum)
+    }
+
+    fn norm_weight(&mut self, name: &str) -> String {
+        let weight = format!("{name}.weight");
+        let hidden = self.config.hidden_size;
+        self.widened(&weight, vec![weight.clone()], &[hidden]);
+        weight
+    }
+
+    /// Adds bfloat16 tensors as one float32 initializer.
+    fn widened(&mut self, name: &str, tensors: Vec<String>, dims: &[usize]) {
+        let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
+        self.plan
+            .derived(Job::Widen(tensors), &[(name, DataType::Float, &dims)]);
+    }
+
+    /// `input · stacked(tensors)ᵀ (+ bias)` with int8 weights; columns is K.
+    fn linear(
+        &mut self,
+        name: &str,
+        input: &str,
+        tensors: Vec<String>,
+        (rows, columns): (usize, usize),
+        bias: Option<Vec<String>>,
+    ) -> String {
+        let layout = int8::Layout::matmul(columns);
+        let blocks = layout.row_scales() as i64;
+        let (weight, scale) = (format!("{name}.weight_q8"), format!("{name}.scale"));
+        self.plan.derived(
+            Job::Int8 { tensors, layout },
+            &[
+                (
+                    &weight,
+                    DataType::Uint8,
+                    &[rows as i64, blocks, layout.block as i64],
+                ),
+                (&scale, DataType::Float, &[rows as i64, blocks]),
+            ],
+        );
+        let mut inputs = vec![input, &weight, &scale];
+        let bias_name = format!("{name}.bias");
+        if let Some(tensors) = bias {
+            self.widened(&bias_name, tensors, &[rows]);
+            inputs.extend(["", "", &bias_name]);
+        }
+        let output = format!("{name}.out");
+        self.plan.node(
+            (MICROSOFT, "MatMulNBits"),
+            name,
+            &inputs,
+            &[&output],
+            vec![
+                AttributeProto::int("K", columns as i64),
+                AttributeProto::int("N", rows as i64),
+                AttributeProto::int("bits", 8),
+                AttributeProto::int("block_size", layout.block as i64),
+                AttributeProto::int(ACCURACY_LEVEL, 4),
+            ],
+        );
+        output
+    }
+
+    /// Final norm and lm_head, for the wanted positions only.
+    fn logits(&mut self, update: &str, residual: &str) {
+        for (name, source) in [("wanted.update", update), ("wanted.residual", residual)] {
+            self.plan.node(
+                (STANDARD, "Gather"),
+                name,
+                &[source, "logits_positions"],
+                &[name],
+                vec![AttributeProto::int("axis", 1)],
+            );
+        }
+        let (normed, _) = self.add_and_norm("model.norm", "wanted.update", "wanted.residual");
+        let shape = (self.config.vocab_size, self.config.hidden_size);
+        let tensors = vec!["lm_head.weight".to_owned()];
+        let logits = self.linear("lm_head", &normed, tensors, shape, None);
+        self.plan.node(
+            (STANDARD, "Squeeze"),
+            "logits",
+            &[&logits, FIRST_AXIS],
+            &["logits"],
+            Vec::new(),
+        );
+    }
+}
+
+/// Attribute of the stock quantized operators: 4 computes with int8
+/// activations, 0 with float32.
+pub const ACCURACY_LEVEL: &str = "accuracy_level";
+/// Attribute of `gptoss:MoE`: `int8` or `float32`.
+pub const ACTIVATIONS: &str = "activations";
