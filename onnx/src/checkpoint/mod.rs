@@ -123,6 +123,15 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// The same checkpoint with a context of at most `limit` positions, which
+    /// makes the exported rotary tables shorter.
+    #[must_use]
+    pub fn with_max_positions(mut self, limit: usize) -> Self {
+        let positions = &mut self.config.max_position_embeddings;
+        *positions = limit.clamp(1, (*positions).max(1));
+        self
+    }
+
     /// The model's shape.
     pub fn config(&self) -> &Config {
         &self.config
