@@ -1,1 +1,176 @@
 //! Numerical kernels of the custom operators, chosen at run time by instruction set.
+//!
+//! [`experts`] computes a mixture-of-experts layer from MXFP4 weights in the
+//! published layout ([`mxfp4`]). What depends on the processor is behind
+//! [`ExpertKernel`]; every implementation is tested against the scalar one.
+
+use std::ops::Range;
+
+use half::bf16;
+
+pub mod activations;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_tile;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_tile;
+mod disjoint;
+pub mod experts;
+pub mod mxfp4;
+pub mod parallel;
+pub mod portable;
+mod routing;
+mod scalar;
+#[cfg(test)]
+mod tests;
+
+use activations::{Int8Rows, Int8Writer};
+use mxfp4::Matrix;
+use portable::SwiGlu;
+
+/// Why a kernel did not compute.
+#[derive(Debug, thiserror::Error)]
+pub enum KernelError {
+    /// Sizes that do not fit together.
+    #[error("{0}")]
+    Shape(String),
+    /// The cancel flag was set.
+    #[error("cancelled")]
+    Cancelled,
+    /// A part panicked; the message went to the panic hook.
+    #[error("a kernel panicked; this is a bug, please report it")]
+    Panicked,
+    /// The thread pool failed.
+    #[error("the thread pool failed: {0}")]
+    Pool(String),
+}
+
+/// An instruction set that a kernel is written for, from the slowest up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Isa {
+    /// Plain Rust.
+    Scalar,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, VL and VNNI.
+    Avx512Vnni,
+    /// The same with VBMI.
+    Avx512Vbmi,
+}
+
+impl Isa {
+    /// All, from the slowest up.
+    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni, Self::Avx512Vbmi];
+
+    /// The name used in logs and in `GPTOSS_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512Vnni => "avx512vnni",
+            Self::Avx512Vbmi => "avx512vbmi",
+        }
+    }
+}
+
+/// The processor-dependent part of a mixture of experts.
+///
+/// The defaults are portable loops; implementations override them to compile
+/// the same loops for their instruction set, and give [`int8`](Self::int8).
+pub trait ExpertKernel: Send + Sync {
+    /// The instruction set.
+    fn isa(&self) -> Isa;
+
+    /// `out[t, r] = w[rows.start + r] . x[tokens[t]]` with int8 activations;
+    /// `out` is `[tokens.len(), rows.len()]`. Integer sums within a block are
+    /// exact; across blocks float32, in any order.
+    ///
+    /// # Panics
+    /// The sizes do not fit together, or `rows` or `tokens` are out of range.
+    fn int8(
+        &self,
+        w: &Matrix<'_>,
+        rows: Range<usize>,
+        x: &Int8Rows,
+        tokens: &[u32],
+        out: &mut [f32],
+    );
+
+    /// The same with float32 activations `x` `[.., k]`.
+    ///
+    /// # Panics
+    /// As [`int8`](Self::int8).
+    fn float32(
+        &self,
+        w: &Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        tokens: &[u32],
+        out: &mut [f32],
+    );
+
+    /// See [`portable::swiglu`].
+    fn swiglu(&self, gate_up: &[f32], bias: &[bf16], glu: SwiGlu, out: &mut [f32]) {
+        portable::swiglu::<false>(gate_up, bias, glu, out);
+    }
+
+    /// See [`portable::add_weighted`].
+    fn add_weighted(&self, x: &[f32], bias: &[bf16], weight: f32, y: &mut [f32]) {
+        portable::add_weighted::<false>(x, bias, weight, y);
+    }
+
+    /// Quantizes `x` (whole blocks) into `row` from `first_block` on.
+    ///
+    /// # Safety
+    /// No other thread writes the same blocks meanwhile.
+    unsafe fn quantize(&self, x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { portable::quantize(x, into, row, first_block) }
+    }
+}
+
+/// Panics unless everything that pointers are made from below is in range.
+fn check(w: &Matrix<'_>, rows: &Range<usize>, x: &Int8Rows, tokens: &[u32], out: &[f32]) {
+    assert!(rows.start <= rows.end && rows.end <= w.rows());
+    assert_eq!(x.row_blocks(), w.row_blocks());
+    assert!(tokens.iter().all(|&token| (token as usize) < x.rows()));
+    assert_eq!(out.len(), tokens.len() * rows.len());
+}
+
+/// The kernel for `isa`, or none where this processor or build lacks it.
+pub fn kernel(isa: Isa) -> Option<&'static dyn ExpertKernel> {
+    match isa {
+        Isa::Scalar => Some(&scalar::Scalar),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::Avx2::<avx2::Maddubs>::detect().map(|k| k as _),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vnni => avx512::Avx512::<false>::detect().map(|k| k as _),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512Vbmi => avx512::Avx512::<true>::detect().map(|k| k as _),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => None,
+    }
+}
+
+/// The fastest kernel of this processor, or the one that the environment
+/// variable `GPTOSS_ISA` names, where it exists here.
+pub fn best_kernel() -> &'static dyn ExpertKernel {
+    let wanted = std::env::var("GPTOSS_ISA").ok();
+    let forced = wanted.as_deref().and_then(|name| {
+        let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name);
+        let kernel = isa.and_then(kernel);
+        if kernel.is_none() {
+            tracing::warn!(
+                name,
+                "GPTOSS_ISA names no instruction set of this processor"
+            );
+        }
+        kernel
+    });
+    forced
+        .or_else(|| Isa::ALL.into_iter().rev().find_map(kernel))
+        .unwrap_or(&scalar::Scalar)
+}

@@ -1,0 +1,387 @@
+//! AVX-512 with VNNI: 64 bytes of weights (four blocks) an instruction.
+//!
+//! Nibbles become bytes through a table of `2 * value + 12`, unsigned, and
+//! `vpdpbusd` multiplies them with signed activations, starting from
+//! `-12 * sum(activations)`. The table is read by `vpermb` where the processor
+//! has VBMI, which ignores what is above a nibble, else by `vpshufb`.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use half::bf16;
+
+use super::activations::{GROUP_BYTES, Int8Rows, Int8Writer};
+use super::avx512_tile;
+use super::experts::FEW_TOKENS;
+use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix, OFFSET_CODES};
+use super::portable::SwiGlu;
+use super::{ExpertKernel, Isa, portable};
+
+/// How far ahead of their use weights are fetched, in bytes. Lines are fetched
+/// in address order across the rows computed together.
+const PREFETCH: usize = 8192;
+/// The same for scales, of which there are 16 times fewer.
+const PREFETCH_SCALES: usize = 1024;
+/// Blocks of a step: as many scales as a vector holds.
+const STEP: usize = 16;
+/// Tokens that share one decoding of the weights.
+const TOKENS: usize = 4;
+
+/// Runs on processors with AVX-512 F, BW, VL and VNNI; `VBMI` wants that too.
+#[derive(Debug)]
+pub struct Avx512<const VBMI: bool>(());
+
+impl<const VBMI: bool> Avx512<VBMI> {
+    /// The kernel, where this processor can run it.
+    pub fn detect() -> Option<&'static Self> {
+        let supported = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("fma")
+            && (!VBMI || is_x86_feature_detected!("avx512vbmi"));
+        supported.then_some(&Self(()))
+    }
+}
+
+impl<const VBMI: bool> ExpertKernel for Avx512<VBMI> {
+    fn isa(&self) -> Isa {
+        if VBMI {
+            Isa::Avx512Vbmi
+        } else {
+            Isa::Avx512Vnni
+        }
+    }
+
+    fn int8(
+        &self,
+        w: &Matrix<'_>,
+        rows: Range<usize>,
+        x: &Int8Rows,
+        tokens: &[u32],
+        out: &mut [f32],
+    ) {
+        super::check(w, &rows, x, tokens, out);
+        // SAFETY: `detect` is the only source of `self`, so the processor has
+        // the features; `check` has compared all sizes.
+        unsafe {
+            match (tokens.len() <= FEW_TOKENS, VBMI) {
+                (true, true) => few_vbmi(w, rows, x, tokens, out),
+                (true, false) => few_vnni(w, rows, x, tokens, out),
+                (false, _) => avx512_tile::many(w, rows, x, tokens, out),
+            }
+        }
+    }
+
+    fn float32(
+        &self,
+        w: &Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        tokens: &[u32],
+        out: &mut [f32],
+    ) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { float32(w, rows, x, tokens, out) }
+    }
+
+    fn swiglu(&self, gate_up: &[f32], bias: &[bf16], glu: SwiGlu, out: &mut [f32]) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { swiglu(gate_up, bias, glu, out) }
+    }
+
+    fn add_weighted(&self, x: &[f32], bias: &[bf16], weight: f32, y: &mut [f32]) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { add_weighted(x, bias, weight, y) }
+    }
+
+    unsafe fn quantize(&self, x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
+        // SAFETY: `detect` is the only source of `self`, and the caller's promise.
+        unsafe { quantize(x, into, row, first_block) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma")]
+fn few_vbmi(w: &Matrix<'_>, rows: Range<usize>, x: &Int8Rows, tokens: &[u32], out: &mut [f32]) {
+    // SAFETY: a table of 64 bytes for `vpermb`, that repeats every 16.
+    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(OFFSET_CODES.as_ptr().cast()) });
+    let decode = |packed| {
+        let high = _mm512_srli_epi16::<4>(packed);
+        (
+            _mm512_permutexvar_epi8(packed, table),
+            _mm512_permutexvar_epi8(high, table),
+        )
+    };
+    // SAFETY: the features are enabled here.
+    unsafe { few(w, rows, x, tokens, out, decode) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
+fn few_vnni(w: &Matrix<'_>, rows: Range<usize>, x: &Int8Rows, tokens: &[u32], out: &mut [f32]) {
+    // SAFETY: the features are enabled here.
+    unsafe { few(w, rows, x, tokens, out, |packed| decode(packed)) }
+}
+
+/// Low and high nibbles of 64 bytes as offset codes.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+pub(super) fn decode(packed: __m512i) -> (__m512i, __m512i) {
+    // SAFETY: the table has 16 bytes.
+    let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(OFFSET_CODES.as_ptr().cast()) });
+    let nibble = _mm512_set1_epi8(15);
+    let high = _mm512_and_si512(_mm512_srli_epi16::<4>(packed), nibble);
+    (
+        _mm512_shuffle_epi8(table, _mm512_and_si512(packed, nibble)),
+        _mm512_shuffle_epi8(table, high),
+    )
+}
+
+/// Few tokens: two weight rows at once, read front to back.
+///
+/// # Safety
+/// The caller enables AVX-512 F, BW, VL, VNNI, and has called [`super::check`].
+#[inline(always)]
+unsafe fn few(
+    w: &Matrix<'_>,
+    rows: Range<usize>,
+    x: &Int8Rows,
+    tokens: &[u32],
+    out: &mut [f32],
+    decode: impl Fn(__m512i) -> (__m512i, __m512i) + Copy,
+) {
+    let width = rows.len();
+    let mut row = rows.start;
+    while row < rows.end {
+        let pair = rows.end - row >= 2;
+        let mut t = 0;
+        while t < tokens.len() {
+            let place = Place {
+                row,
+                token: t,
+                column: row - rows.start,
+                width,
+            };
+            let rest = &tokens[t..];
+            // SAFETY: the caller's promise; row + R <= rows.end <= w.rows().
+            unsafe {
+                match (pair, rest.len()) {
+                    (true, 1) => dot::<2, 1>(w, x, rest, place, out, decode),
+                    (true, 2) => dot::<2, 2>(w, x, rest, place, out, decode),
+                    (true, 3) => dot::<2, 3>(w, x, rest, place, out, decode),
+                    (true, _) => dot::<2, TOKENS>(w, x, rest, place, out, decode),
+                    (false, 1) => dot::<1, 1>(w, x, rest, place, out, decode),
+                    (false, 2) => dot::<1, 2>(w, x, rest, place, out, decode),
+                    (false, 3) => dot::<1, 3>(w, x, rest, place, out, decode),
+                    (false, _) => dot::<1, TOKENS>(w, x, rest, place, out, decode),
+                }
+            }
+            t += TOKENS;
+        }
+        row += if pair { 2 } else { 1 };
+    }
+}
+
+/// Where [`dot`] reads and writes.
+#[derive(Clone, Copy)]
+struct Place {
+    /// First weight row.
+    row: usize,
+    /// First row of `out`.
+    token: usize,
+    /// First column of `out`.
+    column: usize,
+    /// Columns of `out`.
+    width: usize,
+}
+
+/// `R` rows times `T` tokens.
+///
+/// # Safety
+/// The caller enables AVX-512 F, BW, VL and VNNI; `place.row + R <= w.rows()`,
+/// `x` has `w`'s row length, `tokens[..T]` are rows of `x`.
+#[inline(always)]
+unsafe fn dot<const R: usize, const T: usize>(
+    w: &Matrix<'_>,
+    x: &Int8Rows,
+    tokens: &[u32],
+    place: Place,
+    out: &mut [f32],
+    decode: impl Fn(__m512i) -> (__m512i, __m512i) + Copy,
+) {
+    let blocks = w.row_blocks();
+    let tokens: [usize; T] = std::array::from_fn(|t| tokens[t] as usize);
+    let weights: [*const u8; R] = std::array::from_fn(|r| w.row_bytes(place.row + r).as_ptr());
+    let scales: [*const u8; R] = std::array::from_fn(|r| w.row_scales(place.row + r).as_ptr());
+    let data = tokens.map(|token| x.data(token).as_ptr());
+    let half_scales = tokens.map(|token| x.half_scales(token).as_ptr());
+    let corrections = tokens.map(|token| x.lane_corrections(token).as_ptr());
+
+    // SAFETY: every load below stays inside its row. Weights and scales are
+    // loaded with masks where fewer than a whole vector is left; activations
+    // are padded to whole groups and steps. Prefetches may point anywhere.
+    unsafe {
+        let mut sums = [[_mm512_setzero_ps(); T]; R];
+        let mut block = 0;
+        while block < blocks {
+            let left = (blocks - block).min(STEP);
+            let mut factors = [[_mm512_setzero_ps(); T]; R];
+            for r in 0..R {
+                let scale = load_scales(scales[r].add(block), left);
+                for t in 0..T {
+                    let own = _mm512_loadu_ps(half_scales[t].add(block));
+                    factors[r][t] = _mm512_mul_ps(scale, own);
+                }
+            }
+            _mm_prefetch::<_MM_HINT_T0>(scales[0].wrapping_add(PREFETCH_SCALES + block * R).cast());
+            for group in 0..4 {
+                let first = group * 4;
+                if first >= left {
+                    break;
+                }
+                let at = block + first;
+                let mut values = [[_mm512_setzero_si512(); 2]; R];
+                for r in 0..R {
+                    let line = at * BLOCK_BYTES * R + r * 64;
+                    _mm_prefetch::<_MM_HINT_T0>(weights[0].wrapping_add(PREFETCH + line).cast());
+                    let packed = load_blocks(weights[r].add(at * BLOCK_BYTES), left - first);
+                    let (low, high) = decode(packed);
+                    values[r] = [low, high];
+                }
+                let spread = lanes(group);
+                for t in 0..T {
+                    let even = data[t].add(at / 4 * GROUP_BYTES);
+                    let odd = _mm512_loadu_si512(even.add(GROUP_BYTES / 2).cast());
+                    let even = _mm512_loadu_si512(even.cast());
+                    let start = _mm512_loadu_si512(corrections[t].add(at * 4).cast());
+                    for r in 0..R {
+                        let sum = _mm512_dpbusd_epi32(start, values[r][0], even);
+                        let sum = _mm512_dpbusd_epi32(sum, values[r][1], odd);
+                        sums[r][t] = _mm512_fmadd_ps(
+                            _mm512_cvtepi32_ps(sum),
+                            _mm512_permutexvar_ps(spread, factors[r][t]),
+                            sums[r][t],
+                        );
+                    }
+                }
+            }
+            block += STEP;
+        }
+        for t in 0..T {
+            for r in 0..R {
+                out[(place.token + t) * place.width + place.column + r] =
+                    _mm512_reduce_add_ps(sums[r][t]);
+            }
+        }
+    }
+}
+
+/// Spreads scales `4 * group ..` of a vector over the four lanes of each block.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn lanes(group: usize) -> __m512i {
+    let one = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    _mm512_add_epi32(one, _mm512_set1_epi32(4 * group as i32))
+}
+
+/// Up to four blocks, zeros behind them.
+///
+/// # Safety
+/// `left` blocks, or four if there are more, are readable at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn load_blocks(at: *const u8, left: usize) -> __m512i {
+    // SAFETY: the mask keeps the load inside.
+    unsafe {
+        if left >= 4 {
+            _mm512_loadu_si512(at.cast())
+        } else {
+            _mm512_maskz_loadu_epi8((1 << (left * BLOCK_BYTES)) - 1, at.cast())
+        }
+    }
+}
+
+/// Up to 16 exponents as numbers.
+///
+/// # Safety
+/// `left` bytes, or 16 if there are more, are readable at `at`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn load_scales(at: *const u8, left: usize) -> __m512 {
+    // SAFETY: the mask keeps the load inside.
+    let bytes = unsafe {
+        if left >= STEP {
+            _mm_loadu_si128(at.cast())
+        } else {
+            _mm_maskz_loadu_epi8((1 << left) - 1, at.cast())
+        }
+    };
+    scale_values(_mm512_cvtepu8_epi32(bytes))
+}
+
+/// E8M0 exponents as numbers; see [`super::mxfp4::scale_value`].
+#[inline]
+#[target_feature(enable = "avx512f")]
+pub(super) fn scale_values(exponents: __m512i) -> __m512 {
+    // Exponent 0 is the subnormal 2^-127, below which no other one comes.
+    let bits = _mm512_max_epi32(
+        _mm512_slli_epi32::<23>(exponents),
+        _mm512_set1_epi32(0x0040_0000),
+    );
+    let nan = _mm512_cmpeq_epi32_mask(exponents, _mm512_set1_epi32(255));
+    _mm512_castsi512_ps(_mm512_mask_set1_epi32(bits, nan, 0x7fc0_0000))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn float32(w: &Matrix<'_>, rows: Range<usize>, x: &[f32], tokens: &[u32], out: &mut [f32]) {
+    portable::float32::<true>(w, rows, x, tokens, out, |w, row, into| {
+        dequantize_row(w, row, into);
+    });
+}
+
+/// See [`Matrix::dequantize_row`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn dequantize_row(w: &Matrix<'_>, row: usize, into: &mut [f32]) {
+    let halves = super::mxfp4::DOUBLED_CODES.map(|code| f32::from(code) * 0.5);
+    // SAFETY: the table has 16 elements.
+    let table = unsafe { _mm512_loadu_ps(halves.as_ptr()) };
+    let first = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    let second = _mm512_add_epi32(first, _mm512_set1_epi32(8));
+    let blocks = w.row_bytes(row).as_chunks::<BLOCK_BYTES>().0;
+    for ((block, &scale), out) in blocks
+        .iter()
+        .zip(w.row_scales(row))
+        .zip(into.as_chunks_mut::<BLOCK>().0)
+    {
+        let scale = _mm512_set1_ps(super::mxfp4::scale_value(scale));
+        // SAFETY: a block has 16 bytes, and `out` 32 elements.
+        unsafe {
+            // The permutation looks at the low four bits of each index alone.
+            let codes = _mm512_cvtepu8_epi32(_mm_loadu_si128(block.as_ptr().cast()));
+            let even = _mm512_permutexvar_ps(codes, table);
+            let odd = _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(codes), table);
+            let (even, odd) = (_mm512_mul_ps(even, scale), _mm512_mul_ps(odd, scale));
+            let out = out.as_mut_ptr();
+            _mm512_storeu_ps(out, _mm512_permutex2var_ps(even, first, odd));
+            _mm512_storeu_ps(out.add(16), _mm512_permutex2var_ps(even, second, odd));
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn swiglu(gate_up: &[f32], bias: &[bf16], glu: SwiGlu, out: &mut [f32]) {
+    portable::swiglu::<true>(gate_up, bias, glu, out);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn add_weighted(x: &[f32], bias: &[bf16], weight: f32, y: &mut [f32]) {
+    portable::add_weighted::<true>(x, bias, weight, y);
+}
+
+/// # Safety
+/// As [`ExpertKernel::quantize`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+unsafe fn quantize(x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { portable::quantize(x, into, row, first_block) }
+}

@@ -1,0 +1,703 @@
+//! A mixture-of-experts layer over MXFP4 weights.
+//!
+//! Tokens are grouped by expert. The gate and up projection of each group is
+//! cut into runs of weight rows, which are the parts that threads take: a run
+//! is read once, front to back, for all tokens of its group, and ends with the
+//! gated activation of its rows. The down projection is cut likewise; its
+//! products lie run by run until the last step sums each token's experts, so
+//! that no two threads write to the same memory and sums have a fixed order.
+
+use std::cell::RefCell;
+use std::str::FromStr;
+use std::sync::atomic::AtomicBool;
+
+use half::bf16;
+
+use super::activations::{Int8Rows, Int8Writer};
+use super::disjoint::Disjoint;
+use super::mxfp4::{BLOCK, ExpertMatrices};
+use super::parallel::{Parallel, run_parts};
+use super::portable::SwiGlu;
+use super::routing::{Group, Routing};
+use super::{ExpertKernel, KernelError};
+
+/// Tokens computed together; longer inputs are cut, which bounds the workspace.
+const MAX_TOKENS: usize = 512;
+/// Assignments of one expert computed together: their activations fit in a
+/// core's second-level cache beside a tile of weights.
+const MAX_GROUP: usize = 256;
+/// Groups up to this size are bound by reading weights, larger ones by arithmetic.
+pub const FEW_TOKENS: usize = 8;
+/// Weight rows of a part: enough to hide the cost of taking one, few enough
+/// that threads finish together. Multiples of 64 (gate and up of one block).
+const RUN_FEW: usize = 128;
+const RUN_MANY: usize = 192;
+/// Tokens of a part where the work is per token.
+const TOKEN_RUN: usize = 8;
+
+/// In what form activations meet the weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activations {
+    /// Int8, one dynamic scale per 32 elements.
+    #[default]
+    Int8,
+    /// Float32: exact up to rounding, and slow.
+    Float32,
+}
+
+impl FromStr for Activations {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        match name {
+            "int8" => Ok(Self::Int8),
+            "float32" => Ok(Self::Float32),
+            other => Err(KernelError::Shape(format!(
+                "activations must be \"int8\" or \"float32\", not {other:?}"
+            ))),
+        }
+    }
+}
+
+/// How a layer is computed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Options {
+    /// Experts a token goes to.
+    pub experts_per_token: usize,
+    /// The gated activation's constants.
+    pub glu: SwiGlu,
+    /// The form of the activations.
+    pub activations: Activations,
+}
+
+/// The weights of a layer, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Layer<'a> {
+    gate_up: ExpertMatrices<'a>,
+    gate_up_bias: &'a [bf16],
+    down: ExpertMatrices<'a>,
+    down_bias: &'a [bf16],
+}
+
+impl<'a> Layer<'a> {
+    /// Puts together `gate_up` `[E, 2I, H]` (gates in even rows, ups in odd
+    /// ones) with its bias `[E, 2I]`, and `down` `[E, H, I]` with its bias `[E, H]`.
+    ///
+    /// # Errors
+    /// The shapes do not fit together.
+    pub fn new(
+        gate_up: ExpertMatrices<'a>,
+        gate_up_bias: &'a [bf16],
+        down: ExpertMatrices<'a>,
+        down_bias: &'a [bf16],
+    ) -> Result<Self, KernelError> {
+        let fits = gate_up.experts() == down.experts()
+            && gate_up.rows() == 2 * down.k()
+            && gate_up.k() == down.rows()
+            && gate_up_bias.len() == gate_up.experts() * gate_up.rows()
+            && down_bias.len() == down.experts() * down.rows();
+        if !fits {
+            return Err(KernelError::Shape(format!(
+                "expert weights do not fit together: gate_up [{}, {}, {}] with {} biases, down [{}, {}, {}] with {}",
+                gate_up.experts(),
+                gate_up.rows(),
+                gate_up.k(),
+                gate_up_bias.len(),
+                down.experts(),
+                down.rows(),
+                down.k(),
+                down_bias.len()
+            )));
+        }
+        Ok(Self {
+            gate_up,
+            gate_up_bias,
+            down,
+            down_bias,
+        })
+    }
+
+    /// The width of a token, `H`.
+    pub fn hidden(&self) -> usize {
+        self.gate_up.k()
+    }
+
+    /// The width between the projections, `I`.
+    pub fn intermediate(&self) -> usize {
+        self.down.k()
+    }
+
+    /// The number of experts, `E`.
+    pub fn experts(&self) -> usize {
+        self.gate_up.experts()
+    }
+}
+
+/// Buffers kept between calls. Their size is bounded by a fixed number of
+/// tokens, whatever the input's length.
+#[derive(Debug, Default)]
+pub struct Workspace {
+    routing: Routing,
+    x: Int8Rows,
+    hidden: Int8Rows,
+    hidden_float32: Vec<f32>,
+    products: Vec<f32>,
+    parts: Vec<Part>,
+    ordinals: Vec<u32>,
+}
+
+/// A run of weight rows for one group of tokens.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    group: Group,
+    first_row: usize,
+    rows: usize,
+}
+
+/// Computes `y[t] = sum over t's experts e of weight * (down_e(swiglu(gate_up_e(x[t]))))`
+/// for `x` `[tokens, H]`, `router_logits` `[tokens, E]` and `y` `[tokens, H]`.
+///
+/// # Errors
+/// Sizes that do not fit, `cancel` set meanwhile, or a failure of the pool;
+/// `y` then holds nothing of use.
+#[allow(clippy::too_many_arguments)] // each is of a different kind and lifetime
+pub fn mixture(
+    kernel: &dyn ExpertKernel,
+    layer: &Layer<'_>,
+    options: &Options,
+    x: &[f32],
+    router_logits: &[f32],
+    y: &mut [f32],
+    workspace: &mut Workspace,
+    pool: &dyn Parallel,
+    cancel: &AtomicBool,
+) -> Result<(), KernelError> {
+    let (hidden, experts) = (layer.hidden(), layer.experts());
+    let tokens = x.len() / hidden;
+    if x.len() != tokens * hidden || y.len() != x.len() || router_logits.len() != tokens * experts {
+        return Err(KernelError::Shape(format!(
+            "x has {} elements, router_logits {} and y {}: they need [tokens, {hidden}], [tokens, {experts}] and [tokens, {hidden}]",
+            x.len(),
+            router_logits.len(),
+            y.len()
+        )));
+    }
+    if options.experts_per_token == 0 || options.experts_per_token > experts {
+        return Err(KernelError::Shape(format!(
+            "k is {}, which must be from 1 to the number of experts, {experts}",
+            options.experts_per_token
+        )));
+    }
+    let windows = x
+        .chunks(MAX_TOKENS * hidden)
+        .zip(router_logits.chunks(MAX_TOKENS * experts))
+        .zip(y.chunks_mut(MAX_TOKENS * hidden));
+    for ((x, router_logits), y) in windows {
+        workspace
+            .routing
+            .route(router_logits, experts, options.experts_per_token, MAX_GROUP);
+        let call = Call {
+            kernel,
+            layer,
+            options,
+            pool,
+            cancel,
+        };
+        match options.activations {
+            Activations::Int8 => call.int8(x, workspace)?,
+            Activations::Float32 => call.float32(x, workspace)?,
+        }
+        call.combine(workspace, y)?;
+    }
+    Ok(())
+}
+
+/// What stays the same during one call.
+struct Call<'a> {
+    kernel: &'a dyn ExpertKernel,
+    layer: &'a Layer<'a>,
+    options: &'a Options,
+    pool: &'a dyn Parallel,
+    cancel: &'a AtomicBool,
+}
+
+impl Call<'_> {
+    fn run(&self, parts: usize, task: impl Fn(usize) + Sync) -> Result<(), KernelError> {
+        run_parts(self.pool, self.cancel, parts, task)
+    }
+
+    /// Fills `products` through int8 activations.
+    fn int8(&self, x: &[f32], workspace: &mut Workspace) -> Result<(), KernelError> {
+        let Workspace {
+            routing,
+            x: quantized,
+            hidden,
+            products,
+            parts,
+            ordinals,
+            ..
+        } = workspace;
+        let width = self.layer.hidden();
+        quantized.reset(x.len() / width, width);
+        self.quantize(x, &quantized.writer())?;
+
+        hidden.reset(routing.tokens.len(), self.layer.down.k());
+        let writer = hidden.writer();
+        self.gate_up(
+            routing,
+            parts,
+            |part, products| {
+                let rows = part.first_row..part.first_row + part.rows;
+                let w = self.layer.gate_up.expert(part.group.expert);
+                let tokens = &routing.tokens[part.group.start..][..part.group.len];
+                self.kernel.int8(&w, rows, quantized, tokens, products);
+            },
+            |assignment, first, values| {
+                // SAFETY: parts are disjoint, and runs are whole blocks.
+                unsafe {
+                    self.kernel
+                        .quantize(values, &writer, assignment, first / BLOCK)
+                };
+            },
+        )?;
+        self.down(routing, parts, ordinals, products, |part, places, out| {
+            let w = self.layer.down.expert(part.group.expert);
+            let rows = part.first_row..part.first_row + part.rows;
+            self.kernel.int8(&w, rows, hidden, places, out);
+        })
+    }
+
+    /// Fills `products` through float32 activations.
+    fn float32(&self, x: &[f32], workspace: &mut Workspace) -> Result<(), KernelError> {
+        let Workspace {
+            routing,
+            hidden_float32,
+            products,
+            parts,
+            ordinals,
+            ..
+        } = workspace;
+        let width = self.layer.down.k();
+        resize(hidden_float32, routing.tokens.len() * width);
+        let hidden = Disjoint::new(hidden_float32);
+        self.gate_up(
+            routing,
+            parts,
+            |part, products| {
+                let rows = part.first_row..part.first_row + part.rows;
+                let w = self.layer.gate_up.expert(part.group.expert);
+                let tokens = &routing.tokens[part.group.start..][..part.group.len];
+                self.kernel.float32(&w, rows, x, tokens, products);
+            },
+            |assignment, first, values| {
+                let start = assignment * width + first;
+                // SAFETY: parts are disjoint in assignments or in rows.
+                let place = unsafe { hidden.slice(start..start + values.len()) };
+                place.copy_from_slice(values);
+            },
+        )?;
+        let hidden = &*hidden_float32;
+        self.down(routing, parts, ordinals, products, |part, places, out| {
+            let w = self.layer.down.expert(part.group.expert);
+            let rows = part.first_row..part.first_row + part.rows;
+            self.kernel.float32(&w, rows, hidden, places, out);
+        })
+    }
+
+    /// Quantizes whole rows.
+    fn quantize(&self, x: &[f32], into: &Int8Writer<'_>) -> Result<(), KernelError> {
+        let width = self.layer.hidden();
+        let tokens = x.len() / width;
+        self.run(tokens.div_ceil(TOKEN_RUN), |part| {
+            let first = part * TOKEN_RUN;
+            for token in first..tokens.min(first + TOKEN_RUN) {
+                let x = &x[token * width..][..width];
+                // SAFETY: each token belongs to one part.
+                unsafe { self.kernel.quantize(x, into, token, 0) };
+            }
+        })
+    }
+
+    /// Computes the gate and up projection of all groups by `multiply(part,
+    /// products)`, and hands each assignment's activated run to
+    /// `store(assignment, first element, values)`.
+    fn gate_up(
+        &self,
+        routing: &Routing,
+        parts: &mut Vec<Part>,
+        multiply: impl Fn(&Part, &mut [f32]) + Sync,
+        store: impl Fn(usize, usize, &[f32]) + Sync,
+    ) -> Result<(), KernelError> {
+        let all_rows = self.layer.gate_up.rows();
+        cut(&routing.groups, all_rows, parts);
+        self.run(parts.len(), |index| {
+            let part = &parts[index];
+            let bias_start = part.group.expert * all_rows + part.first_row;
+            let bias = &self.layer.gate_up_bias[bias_start..][..part.rows];
+            let (first, len) = (part.first_row / 2, part.rows / 2);
+            with_scratch(part.group.len * part.rows + len, |scratch| {
+                let (activated, products) = scratch.split_at_mut(len);
+                multiply(part, products);
+                for (i, products) in products.chunks_exact(part.rows).enumerate() {
+                    self.kernel
+                        .swiglu(products, bias, self.options.glu, activated);
+                    store(part.group.start + i, first, activated);
+                }
+            });
+        })
+    }
+
+    /// Computes the down projection of all groups by `multiply(part,
+    /// assignments, out)` into `products`: group after group, run after run,
+    /// `[group.len, run]` each.
+    fn down(
+        &self,
+        routing: &Routing,
+        parts: &mut Vec<Part>,
+        ordinals: &mut Vec<u32>,
+        products: &mut Vec<f32>,
+        multiply: impl Fn(&Part, &[u32], &mut [f32]) + Sync,
+    ) -> Result<(), KernelError> {
+        let width = self.layer.hidden();
+        let assignments = routing.tokens.len();
+        cut(&routing.groups, width, parts);
+        ordinals.extend(ordinals.len() as u32..assignments as u32);
+        resize(products, assignments * width);
+        let products = Disjoint::new(products);
+        self.run(parts.len(), |index| {
+            let part = &parts[index];
+            let start = products_start(part.group, part.first_row, width);
+            let end = start + part.group.len * part.rows;
+            // SAFETY: parts have disjoint ranges, see `products_start`.
+            let out = unsafe { products.slice(start..end) };
+            let places = &ordinals[part.group.start..][..part.group.len];
+            multiply(part, places, out);
+        })
+    }
+
+    /// Adds the down projection's bias and sums each token's experts into `y`.
+    fn combine(&self, workspace: &Workspace, y: &mut [f32]) -> Result<(), KernelError> {
+        let Workspace {
+            routing, products, ..
+        } = workspace;
+        let k = self.options.experts_per_token;
+        let width = self.layer.hidden();
+        let tokens = y.len() / width;
+        let y = Disjoint::new(y);
+        self.run(tokens.div_ceil(TOKEN_RUN), |part| {
+            let first = part * TOKEN_RUN;
+            for token in first..tokens.min(first + TOKEN_RUN) {
+                // SAFETY: each token belongs to one part.
+                let y = unsafe { y.slice(token * width..(token + 1) * width) };
+                y.fill(0.0);
+                for choice in &routing.choices[token * k..][..k] {
+                    let group = routing.groups[choice.group];
+                    let bias = &self.layer.down_bias[group.expert * width..][..width];
+                    let run = run_length(group);
+                    for (i, (y, bias)) in y.chunks_mut(run).zip(bias.chunks(run)).enumerate() {
+                        let start = products_start(group, i * run, width) + choice.index * y.len();
+                        let x = &products[start..][..y.len()];
+                        self.kernel.add_weighted(x, bias, choice.weight, y);
+                    }
+                }
+            }
+        })
+    }
+}
+
+/// Where the products of a group's run that begins at `first_row` lie.
+fn products_start(group: Group, first_row: usize, width: usize) -> usize {
+    group.start * width + group.len * first_row
+}
+
+fn run_length(group: Group) -> usize {
+    if group.len <= FEW_TOKENS {
+        RUN_FEW
+    } else {
+        RUN_MANY
+    }
+}
+
+/// Cuts `rows` weight rows of every group into runs.
+fn cut(groups: &[Group], rows: usize, parts: &mut Vec<Part>) {
+    parts.clear();
+    for &group in groups {
+        let run = run_length(group);
+        parts.extend((0..rows).step_by(run).map(|first_row| Part {
+            group,
+            first_row,
+            rows: run.min(rows - first_row),
+        }));
+    }
+}
+
+fn resize(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+}
+
+/// Lends `len` floats of this thread's own memory, with any content.
+fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        resize(scratch, len);
+        f(&mut scratch[..len])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parallel::Serial;
+    use super::super::tests::Random;
+    use super::super::{Isa, kernel};
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A layer with random weights, and its float64 meaning.
+    struct Random64 {
+        experts: usize,
+        hidden: usize,
+        inner: usize,
+        gate_up: (Vec<u8>, Vec<u8>),
+        down: (Vec<u8>, Vec<u8>),
+        gate_up_bias: Vec<bf16>,
+        down_bias: Vec<bf16>,
+    }
+
+    impl Random64 {
+        fn new(experts: usize, hidden: usize, inner: usize, seed: u64) -> Self {
+            let mut random = Random(seed);
+            let mut matrix = |rows: usize, k: usize| {
+                let blocks = experts * rows * k / BLOCK;
+                let scales = (0..blocks).map(|_| 118 + random.below(8) as u8).collect();
+                (random.bytes(blocks * 16), scales)
+            };
+            let (gate_up, down) = (matrix(2 * inner, hidden), matrix(hidden, inner));
+            let mut bias = |len| random.floats(len).into_iter().map(bf16::from_f32).collect();
+            Self {
+                experts,
+                hidden,
+                inner,
+                gate_up,
+                down,
+                gate_up_bias: bias(experts * 2 * inner),
+                down_bias: bias(experts * hidden),
+            }
+        }
+
+        fn layer(&self) -> Layer<'_> {
+            let matrices = |(blocks, scales): &'_ (Vec<u8>, Vec<u8>), rows, k| {
+                // Lifetimes of closures: leaking test data is simplest.
+                let blocks: &'static [u8] = blocks.clone().leak();
+                let scales: &'static [u8] = scales.clone().leak();
+                ExpertMatrices::new(blocks, scales, self.experts, rows, k).unwrap()
+            };
+            let gate_up = matrices(&self.gate_up, 2 * self.inner, self.hidden);
+            let down = matrices(&self.down, self.hidden, self.inner);
+            Layer::new(gate_up, &self.gate_up_bias, down, &self.down_bias).unwrap()
+        }
+
+        /// One token in float64, straight from the definition.
+        fn exact(&self, x: &[f32], logits: &[f32], k: usize, glu: SwiGlu) -> Vec<f64> {
+            let layer = self.layer();
+            let mut order: Vec<usize> = (0..self.experts).collect();
+            order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
+            let shares: Vec<f64> = order[..k]
+                .iter()
+                .map(|&e| f64::from(logits[e]).exp())
+                .collect();
+            let total: f64 = shares.iter().sum();
+            let (alpha, limit) = (f64::from(glu.alpha), f64::from(glu.limit));
+            let mut y = vec![0.0; self.hidden];
+            for (&e, share) in order.iter().zip(shares) {
+                let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
+                let bias = &self.gate_up_bias[e * 2 * self.inner..][..2 * self.inner];
+                let gate_up = product(&layer.gate_up.expert(e), &x, bias);
+                let hidden: Vec<f64> = gate_up
+                    .chunks_exact(2)
+                    .map(|pair| (pair[0].min(limit), pair[1].clamp(-limit, limit)))
+                    .map(|(gate, up)| (up + 1.0) * gate / (1.0 + (-alpha * gate).exp()))
+                    .collect();
+                let bias = &self.down_bias[e * self.hidden..][..self.hidden];
+                let down = product(&layer.down.expert(e), &hidden, bias);
+                for (y, down) in y.iter_mut().zip(down) {
+                    *y += share / total * down;
+                }
+            }
+            y
+        }
+    }
+
+    fn product(w: &super::super::mxfp4::Matrix<'_>, x: &[f64], bias: &[bf16]) -> Vec<f64> {
+        let mut row = vec![0.0; w.k()];
+        (0..w.rows())
+            .map(|r| {
+                w.dequantize_row(r, &mut row);
+                let sum: f64 = row.iter().zip(x).map(|(&w, &x)| f64::from(w) * x).sum();
+                sum + bias[r].to_f64()
+            })
+            .collect()
+    }
+
+    fn relative_error(got: &[f32], exact: &[f64]) -> f64 {
+        let error: f64 = got
+            .iter()
+            .zip(exact)
+            .map(|(&g, e)| (f64::from(g) - e).powi(2))
+            .sum();
+        let norm: f64 = exact.iter().map(|e| e * e).sum();
+        (error / norm).sqrt()
+    }
+
+    fn run(
+        kernel: &dyn ExpertKernel,
+        layer: &Layer<'_>,
+        options: &Options,
+        x: &[f32],
+        logits: &[f32],
+        workspace: &mut Workspace,
+    ) -> Vec<f32> {
+        let mut y = vec![f32::NAN; x.len()];
+        let cancel = AtomicBool::new(false);
+        mixture(
+            kernel, layer, options, x, logits, &mut y, workspace, &Serial, &cancel,
+        )
+        .unwrap();
+        y
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn mixtures_agree_with_float64(
+            experts in 1usize..9, hidden in 1usize..8, inner in 1usize..8,
+            tokens in 1usize..40, seed in any::<u64>()
+        ) {
+            let (hidden, inner) = (hidden * 32, inner * 32);
+            let model = Random64::new(experts, hidden, inner, seed);
+            let mut random = Random(seed ^ 1);
+            let x = random.floats(tokens * hidden);
+            let logits = random.floats(tokens * experts);
+            let k = experts.min(1 + random.below(4));
+            let glu = SwiGlu { limit: 2.0, ..SwiGlu::default() };
+            let exact: Vec<f64> = (0..tokens)
+                .flat_map(|t| model.exact(&x[t * hidden..][..hidden], &logits[t * experts..][..experts], k, glu))
+                .collect();
+            let layer = model.layer();
+            let mut workspace = Workspace::default();
+            for kernel in Isa::ALL.into_iter().filter_map(kernel) {
+                let mut options = Options { experts_per_token: k, glu, activations: Activations::Float32 };
+                let y = run(kernel, &layer, &options, &x, &logits, &mut workspace);
+                prop_assert!(relative_error(&y, &exact) < 2e-6);
+                options.activations = Activations::Int8;
+                let y = run(kernel, &layer, &options, &x, &logits, &mut workspace);
+                let error = relative_error(&y, &exact);
+                prop_assert!(error < 0.03, "{} {error}", kernel.isa().name());
+            }
+        }
+    }
+
+    #[test]
+    fn long_inputs_are_the_same_in_pieces() {
+        let model = Random64::new(4, 64, 32, 9);
+        let layer = model.layer();
+        let mut random = Random(10);
+        let tokens = MAX_TOKENS + 300;
+        let x = random.floats(tokens * 64);
+        // Nearly all tokens to one expert, so that its group is cut too.
+        let logits: Vec<f32> = random
+            .floats(tokens * 4)
+            .chunks(4)
+            .flat_map(|l| [l[0], l[1], l[2] + 3.0, l[3]])
+            .collect();
+        let options = Options {
+            experts_per_token: 2,
+            glu: SwiGlu::default(),
+            activations: Activations::Int8,
+        };
+        for kernel in Isa::ALL.into_iter().filter_map(kernel) {
+            let mut workspace = Workspace::default();
+            let together = run(kernel, &layer, &options, &x, &logits, &mut workspace);
+            let apart: Vec<f32> = (0..tokens)
+                .flat_map(|t| {
+                    run(
+                        kernel,
+                        &layer,
+                        &options,
+                        &x[t * 64..][..64],
+                        &logits[t * 4..][..4],
+                        &mut workspace,
+                    )
+                })
+                .collect();
+            for (a, b) in together.iter().zip(&apart) {
+                assert!(
+                    (a - b).abs() < 1e-5 * b.abs().max(1.0),
+                    "{}",
+                    kernel.isa().name()
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_set_cancel_flag_is_an_error() {
+        let model = Random64::new(2, 32, 32, 1);
+        let options = Options {
+            experts_per_token: 1,
+            glu: SwiGlu::default(),
+            activations: Activations::Int8,
+        };
+        let (x, mut y) = ([0.5; 32], [0.0; 32]);
+        let kernel = kernel(Isa::Scalar).unwrap();
+        let result = mixture(
+            kernel,
+            &model.layer(),
+            &options,
+            &x,
+            &[0.0, 1.0],
+            &mut y,
+            &mut Workspace::default(),
+            &Serial,
+            &AtomicBool::new(true),
+        );
+        assert!(matches!(result, Err(KernelError::Cancelled)));
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        let model = Random64::new(2, 32, 32, 1);
+        let layer = model.layer();
+        let kernel = kernel(Isa::Scalar).unwrap();
+        let cancel = AtomicBool::new(false);
+        let attempt = |k, x: &[f32], logits: &[f32]| {
+            let options = Options {
+                experts_per_token: k,
+                glu: SwiGlu::default(),
+                activations: Activations::Int8,
+            };
+            let mut y = vec![0.0; x.len()];
+            mixture(
+                kernel,
+                &layer,
+                &options,
+                x,
+                logits,
+                &mut y,
+                &mut Workspace::default(),
+                &Serial,
+                &cancel,
+            )
+        };
+        assert!(attempt(1, &[0.0; 32], &[0.0; 2]).is_ok());
+        assert!(attempt(1, &[], &[]).is_ok());
+        assert!(attempt(3, &[0.0; 32], &[0.0; 2]).is_err());
+        assert!(attempt(0, &[0.0; 32], &[0.0; 2]).is_err());
+        assert!(attempt(1, &[0.0; 33], &[0.0; 2]).is_err());
+        assert!(attempt(1, &[0.0; 32], &[0.0; 3]).is_err());
+    }
+}

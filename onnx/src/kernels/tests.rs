@@ -1,0 +1,296 @@
+//! Every kernel against the scalar one, and the scalar one against float64.
+
+use half::bf16;
+use proptest::prelude::*;
+
+use super::activations::Int8Rows;
+use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix};
+use super::portable::SwiGlu;
+use super::{ExpertKernel, Isa, kernel};
+
+/// Numbers without a pattern, the same for the same seed (splitmix64).
+pub(super) struct Random(pub u64);
+
+impl Random {
+    pub(super) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// From -1 to 1.
+    pub(super) fn float(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / 8_388_608.0 - 1.0
+    }
+
+    pub(super) fn bytes(&mut self, len: usize) -> Vec<u8> {
+        (0..len).map(|_| self.next() as u8).collect()
+    }
+
+    pub(super) fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.float()).collect()
+    }
+
+    pub(super) fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+}
+
+/// Weights and activations of a product.
+#[derive(Debug)]
+struct Case {
+    rows: usize,
+    k: usize,
+    /// Begins with `skew` bytes that are not part of the matrix, and ends exactly.
+    blocks: Vec<u8>,
+    scales: Vec<u8>,
+    skew: usize,
+    x: Vec<f32>,
+    tokens: Vec<u32>,
+    range: std::ops::Range<usize>,
+}
+
+/// What exponents a case uses.
+#[derive(Clone, Copy, Debug)]
+enum Exponents {
+    Usual,
+    All,
+}
+
+impl Case {
+    fn new(shape: (usize, usize, usize), exponents: Exponents, seed: u64) -> Self {
+        let (rows, row_blocks, tokens) = shape;
+        let mut random = Random(seed);
+        let skew = random.below(64);
+        let k = row_blocks * BLOCK;
+        let mut blocks = random.bytes(skew + rows * row_blocks * BLOCK_BYTES);
+        if random.below(4) == 0 {
+            // A row of zeros, negative ones included, and one of the largest codes.
+            let zeros = skew + random.below(rows) * row_blocks * BLOCK_BYTES;
+            blocks[zeros..][..row_blocks * BLOCK_BYTES].fill(0x80);
+            let large = skew + random.below(rows) * row_blocks * BLOCK_BYTES;
+            blocks[large..][..row_blocks * BLOCK_BYTES].fill(0xf7);
+        }
+        let scales = (0..skew + rows * row_blocks)
+            .map(|_| match exponents {
+                Exponents::Usual => 110 + random.below(20) as u8,
+                // Up to 2^100: products of larger ones leave float32.
+                Exponents::All => random.below(228) as u8,
+            })
+            .collect();
+        let all_tokens = tokens + random.below(3);
+        let mut x = random.floats(all_tokens * k);
+        for x in x.chunks_exact_mut(BLOCK) {
+            match random.below(12) {
+                0 => x.fill(0.0),
+                1 => x.fill(-1.0),
+                2 => x[0] = 1000.0,
+                _ => {}
+            }
+        }
+        let first = random.below(rows);
+        let range = first..first + 1 + random.below(rows - first);
+        Self {
+            rows,
+            k,
+            blocks,
+            scales,
+            skew,
+            x,
+            tokens: (0..tokens)
+                .map(|_| random.below(all_tokens) as u32)
+                .collect(),
+            range,
+        }
+    }
+
+    fn matrix(&self) -> Matrix<'_> {
+        let (blocks, scales) = (&self.blocks[self.skew..], &self.scales[self.skew..]);
+        Matrix::new(blocks, scales, self.rows, self.k).unwrap()
+    }
+
+    fn int8(&self, kernel: &dyn ExpertKernel) -> Vec<f32> {
+        let mut x = Int8Rows::default();
+        x.reset(self.x.len() / self.k, self.k);
+        let writer = x.writer();
+        for (row, values) in self.x.chunks_exact(self.k).enumerate() {
+            // SAFETY: one thread writes.
+            unsafe { kernel.quantize(values, &writer, row, 0) };
+        }
+        // Old content must not shine through.
+        let mut out = vec![f32::NAN; self.tokens.len() * self.range.len()];
+        kernel.int8(
+            &self.matrix(),
+            self.range.clone(),
+            &x,
+            &self.tokens,
+            &mut out,
+        );
+        out
+    }
+
+    fn float32(&self, kernel: &dyn ExpertKernel) -> Vec<f32> {
+        let mut out = vec![f32::NAN; self.tokens.len() * self.range.len()];
+        let (w, rows) = (self.matrix(), self.range.clone());
+        kernel.float32(&w, rows, &self.x, &self.tokens, &mut out);
+        out
+    }
+
+    /// In float64: each product and the sum of its terms' magnitudes.
+    fn exact(&self, activation: impl Fn(usize, usize) -> f64) -> Vec<(f64, f64)> {
+        let w = self.matrix();
+        let mut out = Vec::new();
+        for &token in &self.tokens {
+            for row in self.range.clone() {
+                let (mut sum, mut magnitude) = (0.0, 0.0);
+                for i in 0..self.k {
+                    let byte = w.row_bytes(row)[i / 2];
+                    let code = if i % 2 == 0 { byte & 15 } else { byte >> 4 };
+                    let value = f64::from(DOUBLED_CODES[usize::from(code)]) / 2.0;
+                    let scale = i32::from(w.row_scales(row)[i / BLOCK]) - 127;
+                    let term = value * 2f64.powi(scale) * activation(token as usize, i);
+                    sum += term;
+                    magnitude += term.abs();
+                }
+                out.push((sum, magnitude));
+            }
+        }
+        out
+    }
+}
+
+fn assert_close(got: &[f32], exact: &[(f64, f64)], what: &str) {
+    assert_eq!(got.len(), exact.len());
+    for (i, (&got, &(exact, magnitude))) in got.iter().zip(exact).enumerate() {
+        let error = (f64::from(got) - exact).abs();
+        // The last term: below 2^-126 float32 loses bits.
+        assert!(
+            error <= 4e-6 * magnitude + 1e-40,
+            "{what} at {i}: {got} instead of {exact} (terms sum to {magnitude})"
+        );
+    }
+}
+
+fn kernels() -> impl Iterator<Item = &'static dyn ExpertKernel> {
+    Isa::ALL.into_iter().filter_map(kernel)
+}
+
+fn compare(case: &Case) {
+    let quantized = Int8Rows::from_rows(&case.x, case.k);
+    let int8 = case.exact(|token, i| {
+        let step = 2.0 * f64::from(quantized.half_scales(token)[i / BLOCK]);
+        f64::from(quantized.element(token, i)) * step
+    });
+    let float32 = case.exact(|token, i| f64::from(case.x[token * case.k + i]));
+    for kernel in kernels() {
+        let name = kernel.isa().name();
+        assert_close(&case.int8(kernel), &int8, &format!("{name} int8"));
+        assert_close(&case.float32(kernel), &float32, &format!("{name} float32"));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn kernels_agree_with_float64(
+        rows in 1usize..120, row_blocks in 1usize..24, tokens in 1usize..20, seed in any::<u64>()
+    ) {
+        compare(&Case::new((rows, row_blocks, tokens), Exponents::Usual, seed));
+    }
+
+    #[test]
+    fn all_exponents_agree_with_float64(
+        rows in 1usize..60, row_blocks in 1usize..20, tokens in 1usize..12, seed in any::<u64>()
+    ) {
+        compare(&Case::new((rows, row_blocks, tokens), Exponents::All, seed));
+    }
+}
+
+#[test]
+fn full_width_agrees() {
+    for (rows, tokens) in [(50, 1), (49, 8), (113, 9), (96, 33)] {
+        compare(&Case::new((rows, 90, tokens), Exponents::Usual, 7));
+        compare(&Case::new((rows, 89, tokens), Exponents::All, 8));
+    }
+}
+
+#[test]
+fn a_nan_scale_spoils_its_row_alone() {
+    let mut case = Case::new((40, 5, 1), Exponents::Usual, 3);
+    let place = case.skew + 20 * 5 + 4;
+    case.scales[place] = 255;
+    case.range = 0..40;
+    for tokens in [vec![0], vec![0; 12]] {
+        case.tokens = tokens;
+        for kernel in kernels() {
+            for out in [case.int8(kernel), case.float32(kernel)] {
+                for (i, value) in out.iter().enumerate() {
+                    let name = kernel.isa().name();
+                    assert_eq!(value.is_nan(), i % 40 == 20, "{name}, element {i}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn elementwise_loops_agree() {
+    let mut random = Random(11);
+    for len in [1, 7, 32, 96, 1440] {
+        let gate_up: Vec<f32> = random.floats(2 * len).iter().map(|x| x * 12.0).collect();
+        let bias: Vec<bf16> = random
+            .floats(2 * len)
+            .into_iter()
+            .map(bf16::from_f32)
+            .collect();
+        let run = |kernel: &dyn ExpertKernel| {
+            let mut out = vec![0.5; len];
+            kernel.swiglu(&gate_up, &bias, SwiGlu::default(), &mut out);
+            let glu = out.clone();
+            kernel.add_weighted(&gate_up[..len], &bias[..len], 0.3, &mut out);
+            (glu, out)
+        };
+        let (glu, sum) = run(kernel(Isa::Scalar).unwrap());
+        for kernel in kernels() {
+            let (g, s) = run(kernel);
+            for (a, b) in g.iter().chain(&s).zip(glu.iter().chain(&sum)) {
+                assert!(
+                    (a - b).abs() <= 2e-6 * b.abs().max(1.0),
+                    "{}",
+                    kernel.isa().name()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn quantization_is_the_same_everywhere() {
+    let mut random = Random(5);
+    let x: Vec<f32> = (0..7 * 160)
+        .map(|i| random.float() * 10f32.powi(i / 40 - 14))
+        .collect();
+    let expected = Int8Rows::from_rows(&x, 160);
+    for kernel in kernels() {
+        let mut rows = Int8Rows::default();
+        rows.reset(7, 160);
+        let writer = rows.writer();
+        for (row, x) in x.chunks_exact(160).enumerate() {
+            // SAFETY: one thread writes.
+            unsafe { kernel.quantize(x, &writer, row, 0) };
+        }
+        for row in 0..7 {
+            assert_eq!(
+                rows.data(row),
+                expected.data(row),
+                "{}",
+                kernel.isa().name()
+            );
+            assert_eq!(rows.half_scales(row), expected.half_scales(row));
+            assert_eq!(rows.corrections(row), expected.corrections(row));
+            assert_eq!(rows.lane_corrections(row), expected.lane_corrections(row));
+        }
+    }
+}
