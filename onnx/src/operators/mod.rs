@@ -1,1 +1,62 @@
 //! The custom operators `gptoss:*`, registered through ort.
+//!
+//! ```no_run
+//! # use std::sync::{Arc, atomic::AtomicBool};
+//! # fn f(environment: &ort::environment::Environment) -> Result<(), Box<dyn std::error::Error>> {
+//! let cancel = Arc::new(AtomicBool::new(false));
+//! let domain = gptoss_onnx::operators::domain(Arc::clone(&cancel))?;
+//! let builder = ort::session::Session::builder(environment)?.with_operators(domain);
+//! # Ok(()) }
+//! ```
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use ort::operator::OperatorDomain;
+
+mod moe;
+
+pub use moe::MoE;
+
+/// The name of the operators' domain.
+pub const DOMAIN: &str = "gptoss";
+
+/// All operators, for one session. While `cancel` is set, running ones stop
+/// early and return an error; clearing it makes the session usable again.
+///
+/// # Errors
+/// ONNX Runtime refused the registration.
+pub fn domain(cancel: Arc<AtomicBool>) -> ort::Result<OperatorDomain> {
+    OperatorDomain::new(DOMAIN)?.add(MoE::new(cancel))
+}
+
+/// Turns a panic into an error: unwinding into ONNX Runtime would abort the process.
+fn guarded<T>(operator: &str, f: impl FnOnce() -> ort::Result<T>) -> ort::Result<T> {
+    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
+        Err(ort::Error::new(format!(
+            "operator {operator} panicked, which is a bug: {}",
+            panic_message(panic.as_ref())
+        )))
+    })
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("no message")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error() {
+        let error = guarded::<()>("gptoss:Test", || panic!("number {}", 3)).unwrap_err();
+        assert!(error.to_string().contains("number 3"));
+    }
+}
