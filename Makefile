@@ -1,0 +1,55 @@
+# What one does with gptoss from a checkout. `make help` lists it.
+
+PREFIX ?= /usr
+DESTDIR ?=
+CARGO ?= cargo
+BUILD := build
+RUNTIME := $(BUILD)/runtime
+LIBRARY := $(abspath $(RUNTIME))/libonnxruntime.so.1.31.1
+VENV := $(BUILD)/venv
+
+.DEFAULT_GOAL := help
+.PHONY: help build runtime demo test test-rust test-python test-isolation lint install clean \
+	test-fullsize test-fresh test-fuzz perf
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+
+build: ## gptossd, with the feature daemon alone, and gptoss-ctl
+	$(CARGO) build --locked --release --no-default-features --features daemon --bin gptossd
+	$(CARGO) build --locked --release --no-default-features --features ctl --bin gptoss-ctl
+
+runtime: ## fetch the pinned ONNX Runtime into build/runtime
+	packaging/runtime/fetch $(RUNTIME)
+
+demo: build runtime ## ask the embedded model nano a question through a private daemon
+	packaging/demo
+
+test: lint runtime test-rust test-python test-isolation ## every test but the heavy targets
+
+lint:
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+test-rust: runtime
+	ORT_DYLIB_PATH=$(LIBRARY) $(CARGO) test --locked --workspace
+
+$(VENV)/.done: tests/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+	touch $@
+
+test-python: runtime $(VENV)/.done ## the portable graph in Python's onnxruntime
+	$(CARGO) build --locked --bin gptoss-ctl
+	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/portable_in_python.py
+
+test-isolation: ## prove that gptossd holds no HTTP or TLS client
+	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd
+	packaging/isolation $${CARGO_TARGET_DIR:-target}/debug/gptossd
+
+install: build runtime ## install under $(DESTDIR)$(PREFIX)
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install
+
+clean: ## remove what make and cargo built
+	rm -rf $(BUILD)
+	$(CARGO) clean
