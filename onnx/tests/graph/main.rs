@@ -1,0 +1,11 @@
+//! Exported graphs, run by ONNX Runtime, against reference logits and against
+//! an independent float64 implementation.
+
+mod files;
+mod host;
+mod judge;
+mod nano;
+mod oracle;
+mod parity;
+mod shapes;
+mod synthetic;

@@ -1,0 +1,150 @@
+//! Shapes that have no reference, judged by the float64 oracle. All matrices
+//! are lossless under quantization, so the exact mode must equal it.
+
+use gptoss_onnx::export::Target;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+
+use crate::host::{Feed, Host, Mode};
+use crate::judge::Judge;
+use crate::oracle::Oracle;
+use crate::synthetic::{Random, Shape, make};
+
+/// Feeds `length` random tokens in every way given and compares some rows.
+fn compare(shape: &Shape, target: Target, length: usize, feeds: &[Feed]) {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    make(shape, dir.path());
+    let mut random = Random::new(shape.seed ^ 0x7e57);
+    let ids: Vec<u32> = (0..length)
+        .map(|_| (random.word() % shape.vocab as u64) as u32)
+        .collect();
+    let mut positions: Vec<usize> = (0..6).map(|i| i * (length - 1) / 5).collect();
+    positions.dedup();
+    let expected = Oracle::open(dir.path()).logits(&ids, &positions);
+    let mut host = Host::export(dir.path(), target, Mode::Exact, length + 3);
+    for feed in feeds {
+        let mut judge = Judge::default();
+        for (reference, row) in expected.iter().zip(host.logits(&ids, &positions, *feed)) {
+            judge.row(reference, &row);
+        }
+        judge
+            .figures()
+            .assert_exact(&format!("{target}, {feed:?}, {length} tokens, {shape:?}"));
+    }
+}
+
+fn any_shape() -> impl Strategy<Value = (Shape, usize)> {
+    let blocks = prop_oneof![4 => 2usize..9, 1 => 9usize..24];
+    let heads = prop_oneof![
+        Just((2, 1)),
+        Just((4, 2)),
+        Just((6, 2)),
+        Just((8, 8)),
+        Just((3, 3))
+    ];
+    let widths = (
+        blocks.clone(),
+        blocks,
+        prop_oneof![Just(16usize), Just(32), Just(64)],
+    );
+    let experts = (4usize..40, prop_oneof![Just(2usize), Just(4)]);
+    let rest = (
+        1usize..4,
+        1usize..=5,
+        40usize..200,
+        any::<u64>(),
+        1usize..160,
+    );
+    (widths, heads, experts, rest).prop_map(
+        |((hidden, inner, head_dim), (heads, kv_heads), (experts, top), rest)| {
+            let (layers, shards, vocab, seed, length) = rest;
+            let shape = Shape {
+                hidden: 32 * hidden,
+                intermediate: 32 * inner,
+                layers,
+                heads,
+                kv_heads,
+                head_dim,
+                experts,
+                top,
+                vocab,
+                window: if seed & 1 == 0 { 128 } else { 16 },
+                positions: 256,
+                shards,
+                grid: true,
+                seed,
+                aligned: seed & 2 == 0,
+            };
+            (shape, length)
+        },
+    )
+}
+
+fn property(target: Target, cases: u32) {
+    let config = Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    TestRunner::new(config)
+        .run(&any_shape(), |(shape, length)| {
+            compare(&shape, target, length, &[Feed::Whole, Feed::Chunks(23)]);
+            Ok(())
+        })
+        .expect("every shape is exact");
+}
+
+#[test]
+fn cpu_is_exact_at_any_shape() {
+    property(Target::Cpu, 24);
+}
+
+#[test]
+fn portable_is_exact_at_any_shape() {
+    property(Target::Portable, 24);
+}
+
+#[test]
+fn all_128_experts() {
+    for target in Target::ALL {
+        let shape = Shape {
+            hidden: 96,
+            intermediate: 160,
+            experts: 128,
+            top: 4,
+            shards: 5,
+            ..Shape::default()
+        };
+        compare(&shape, target, 150, &[Feed::Whole, Feed::Chunks(1)]);
+    }
+}
+
+#[test]
+fn long_contexts() {
+    for target in Target::ALL {
+        let shape = Shape {
+            positions: 8192,
+            ..Shape::default()
+        };
+        compare(&shape, target, 5100, &[Feed::Chunks(256)]);
+    }
+}
+
+#[test]
+fn one_layer_at_real_width() {
+    for target in Target::ALL {
+        let shape = Shape {
+            hidden: 2880,
+            intermediate: 2880,
+            layers: 1,
+            heads: 64,
+            kv_heads: 8,
+            head_dim: 64,
+            experts: 6,
+            top: 4,
+            vocab: 512,
+            ..Shape::default()
+        };
+        compare(&shape, target, 5, &[Feed::Whole, Feed::Chunks(1)]);
+    }
+}
