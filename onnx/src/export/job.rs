@@ -4,7 +4,8 @@
 use crate::checkpoint::{Checkpoint, TensorView};
 use crate::graph::rope::{self, Table};
 use crate::graph::{Content, Initializer, Job, Plan};
-use crate::quantize::{NonFinite, int4, int8, widen};
+use crate::proto::DataType;
+use crate::quantize::{NonFinite, all_finite, int4, int8, widen};
 
 use super::error::JobError;
 use super::sink::{Place, Places, Sink, align};
@@ -76,6 +77,9 @@ impl<'a> Runner<'a> {
 
     fn published(&mut self, name: &str, of: &Initializer) -> Result<Place, JobError> {
         let view = self.tensor(name)?;
+        if of.dtype == DataType::Bfloat16 {
+            all_finite(view.bytes).map_err(|e| not_finite(name, 0, e))?;
+        }
         if usable_in_place(of.dtype, view.offset) {
             return Ok(Place::InShard {
                 shard: view.shard.to_owned(),

@@ -2,7 +2,7 @@
 //! `scale = max|weight| / 127`. Rows of `{0, m}` come back exactly, up to
 //! float32 rounding.
 
-use super::{EXPONENT, NonFinite, for_rows};
+use super::{EXPONENT, NonFinite, all_finite, for_rows, words};
 
 /// Weights sharing a scale in matrix products.
 pub const MATMUL_BLOCK: usize = 64;
@@ -95,16 +95,11 @@ fn quantize_row(
         .zip(weights.chunks_mut(layout.block))
         .zip(scales);
     for (index, ((source, weights), scale)) in blocks.enumerate() {
-        let largest = source.chunks_exact(2).fold(0, |largest: u16, b| {
-            largest.max(u16::from_le_bytes([b[0], b[1]]) & 0x7fff)
-        });
+        let largest = words(source).map(|word| word & 0x7fff).fold(0, u16::max);
         if largest >= EXPONENT {
-            let words = source
-                .chunks_exact(2)
-                .map(|b| u16::from_le_bytes([b[0], b[1]]));
-            let at = words.into_iter().position(|w| w & EXPONENT == EXPONENT);
+            let within = all_finite(source).err().map_or(0, |e| e.index);
             return Err(NonFinite {
-                index: index * layout.block + at.unwrap_or(0),
+                index: index * layout.block + within,
             });
         }
         *scale = f32::from_bits(u32::from(largest) << 16) / 127.0;
@@ -115,9 +110,8 @@ fn quantize_row(
             *scale = 0.0;
             continue;
         }
-        for (weight, b) in weights.iter_mut().zip(source.chunks_exact(2)) {
-            let value = f32::from_bits(u32::from(u16::from_le_bytes([b[0], b[1]])) << 16);
-            *weight = round_to_byte(value * inverse);
+        for (weight, word) in weights.iter_mut().zip(words(source)) {
+            *weight = round_to_byte(f32::from_bits(u32::from(word) << 16) * inverse);
         }
     }
     Ok(())

@@ -21,18 +21,26 @@ pub struct NonFinite {
 /// # Errors
 /// At the first infinity or NaN.
 pub fn widen(bytes: &[u8]) -> Result<Vec<f32>, NonFinite> {
-    let words = bytes
+    all_finite(bytes)?;
+    let wide = |word| f32::from_bits(u32::from(word) << 16);
+    Ok(words(bytes).map(wide).collect())
+}
+
+/// Looks for infinities and NaN in little-endian bfloat16.
+///
+/// # Errors
+/// At the first.
+pub fn all_finite(bytes: &[u8]) -> Result<(), NonFinite> {
+    match words(bytes).position(|word| word & EXPONENT == EXPONENT) {
+        None => Ok(()),
+        Some(index) => Err(NonFinite { index }),
+    }
+}
+
+fn words(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    bytes
         .chunks_exact(2)
-        .map(|b| u16::from_le_bytes([b[0], b[1]]));
-    words
-        .enumerate()
-        .map(|(index, word)| {
-            if word & EXPONENT == EXPONENT {
-                return Err(NonFinite { index });
-            }
-            Ok(f32::from_bits(u32::from(word) << 16))
-        })
-        .collect()
+        .map(|b| u16::from_le_bytes([b[0], b[1]]))
 }
 
 /// The exponent's bits in a bfloat16; all set in infinities and NaN.

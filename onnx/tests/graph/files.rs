@@ -135,6 +135,27 @@ fn an_unwritable_folder_is_named() {
 }
 
 #[test]
+fn a_full_disk_is_named() {
+    let dir = sharded();
+    let checkpoint = Checkpoint::open(dir.path()).expect("sound");
+    for (target, name) in [
+        (Target::Cpu, "dense.bin"),
+        (Target::Portable, "weights.bin"),
+        (Target::Cpu, "model.onnx"),
+    ] {
+        let out = tempfile::tempdir().expect("a temporary folder");
+        let path = out.path().join(name);
+        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
+        let error = export(&checkpoint, target, out.path(), &mut |_, _| ()).expect_err("full");
+        let text = error.to_string();
+        assert!(
+            text.contains(name) && text.contains("No space left"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
 fn damaged_shards_are_refused() {
     let dir = sharded();
     let path = shard(dir.path(), 1);
@@ -250,6 +271,7 @@ fn nan_scales_and_infinite_weights_are_refused() {
         "model.layers.0.self_attn.v_proj.weight",
         "model.layers.0.mlp.router.weight",
         "model.layers.1.self_attn.k_proj.bias",
+        "model.layers.1.mlp.experts.gate_up_proj_bias",
         "model.norm.weight",
     ] {
         let mut edited = file.clone();

@@ -193,7 +193,7 @@ fn session(model: &ModelFile) -> ort::Result<Session> {
     let mut builder = Session::builder(environment())?
         .with_intra_threads(2)?
         .with_intra_op_spinning(false)?
-        .with_operators(Arc::new(gptoss_onnx::operators::domain(cancel)?))?;
+        .with_operators(gptoss_onnx::operators::domain(cancel)?)?;
     if !model.external_root.as_os_str().is_empty() {
         builder = builder.with_config_entry(
             "session.model_external_initializers_file_folder_path",
