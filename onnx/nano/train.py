@@ -1,4 +1,4 @@
-"""Train nano and write its checkpoint: `python train.py --out DIR --steps 1900`.
+"""Train nano and write its checkpoint: `python train.py --out DIR`.
 
 A development tool; nothing of the build or the tests needs it. See README.md.
 """
@@ -148,7 +148,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", default=".", help="folder of the checkpoint")
     parser.add_argument("--work", default="/tmp", help="folder for params.npz")
-    parser.add_argument("--steps", type=int, default=1900)
+    parser.add_argument("--steps", type=int, default=1900, help="length of the rate's schedule")
+    parser.add_argument("--stop", type=int, default=1500, help="step at which to end")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--layers", type=int, default=3)
     parser.add_argument("--hidden", type=int, default=128)
@@ -187,7 +188,8 @@ def train(args, config, cases, encode, params, state, step, judge):
     difficulty = np.full(len(cases), 3.0)
     batches, done, started, report = [], 0, time.time(), []
     pending = [[] for _ in data.SHAPES]
-    while done < args.steps:
+    last = min(args.stop, args.steps)
+    while done < last:
         while not batches:
             chance = np.clip(difficulty * 3.0, 0.35, 1.0)
             chosen = [i for i in range(len(cases)) if rng.random() < chance[i]]
@@ -214,7 +216,7 @@ def train(args, config, cases, encode, params, state, step, judge):
             report.clear()
             print(f"{done} {time.time() - started:.0f}s loss {loss:.4f} tokens {hit:.4f} "
                   f"hard {np.mean(difficulty > 0.35):.3f}", flush=True)
-        if done % 300 == 0 or done == args.steps:
+        if done % 300 == 0 or done == last:
             save(args, params)
             for experts in ("mxfp4", "int4:32:abs"):
                 right = evaluate(mxfp4.deploy_jit(params, experts=experts), config, cases, encode,
