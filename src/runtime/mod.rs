@@ -1,5 +1,24 @@
-//! Execution backends: ONNX Runtime and a scripted simulator.
+//! Execution backends: ONNX Runtime, and a scripted simulator.
+//!
+//! [`library`] finds and loads ONNX Runtime, [`provider`] decides which
+//! execution provider is trusted, [`OrtBackend`] runs one exported model with
+//! one preallocated KV cache behind [`Backend`](crate::engine::backend::Backend).
 
+mod backend;
+mod error;
+mod kv_cache;
+pub mod library;
+pub mod memory;
+mod model_facts;
+pub mod prefault;
+pub mod provider;
+mod self_test;
+mod session;
 pub mod simulated;
+pub mod threads;
 
+pub use backend::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options, OrtBackend};
+pub use error::RuntimeError;
+pub use library::{find, initialise};
+pub use provider::{Provider, ProviderChoice, ProviderReport, choose};
 pub use simulated::SimulatedBackend;

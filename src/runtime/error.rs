@@ -1,0 +1,116 @@
+//! What can go wrong between the library on disk and a loaded model.
+
+use std::path::PathBuf;
+
+use super::provider::Provider;
+
+/// Why a model cannot be run on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// No ONNX Runtime library in any of the places searched.
+    #[error(
+        "no ONNX Runtime library found (looked at {}); install the gptoss package, \
+         run `make runtime` in the source tree, or set ORT_DYLIB_PATH to the file {}",
+        listed(.tried),
+        super::library::FILE_NAME
+    )]
+    LibraryNotFound {
+        /// Where it was looked for, in order.
+        tried: Vec<PathBuf>,
+    },
+    /// The file is there but it is no ONNX Runtime library.
+    #[error(
+        "{} is not an ONNX Runtime library that this machine can load: {reason}",
+        path.display()
+    )]
+    NotALibrary {
+        /// The file.
+        path: PathBuf,
+        /// The loader's own words.
+        reason: String,
+    },
+    /// The library is older than the interface this program speaks.
+    #[error(
+        "{} is ONNX Runtime {version}, too old: {needed} or newer is needed; \
+         install the gptoss package, run `make runtime` in the source tree, \
+         or set ORT_DYLIB_PATH to a newer library",
+        path.display()
+    )]
+    LibraryTooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: String,
+        /// The oldest version that works.
+        needed: &'static str,
+    },
+    /// Another library is already loaded; a process can load only one.
+    #[error(
+        "ONNX Runtime is already loaded from {}, a process can load it only once",
+        loaded.display()
+    )]
+    AlreadyLoaded {
+        /// The library in use.
+        loaded: PathBuf,
+    },
+    /// `ORT_DISABLE_TELEMETRY` was taken out of the environment.
+    #[error("ORT_DISABLE_TELEMETRY is not 1: refusing to load ONNX Runtime with telemetry")]
+    Telemetry,
+    /// A model was asked for before [`initialise`](super::initialise).
+    #[error("ONNX Runtime has not been loaded yet")]
+    NotInitialised,
+    /// The provider that was asked for by name does not work here.
+    #[error("the execution provider {provider} does not work on this machine: {reason}")]
+    ProviderUnusable {
+        /// The provider.
+        provider: Provider,
+        /// What its self-test said.
+        reason: String,
+    },
+    /// Not one provider passed its self-test.
+    #[error("no execution provider passed its self-test: {}", reasons(.rejected))]
+    NoProvider {
+        /// Every provider tried, with the reason.
+        rejected: Vec<(Provider, String)>,
+    },
+    /// The model would not fit in memory.
+    #[error(
+        "not enough memory: {} are needed, {} are available; \
+         close other programs or choose a smaller context window",
+        gigabytes(*need),
+        gigabytes(*have)
+    )]
+    NotEnoughMemory {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes there are.
+        have: u64,
+    },
+    /// The exported model cannot be read or is not one of ours.
+    #[error("{0}")]
+    Model(String),
+    /// ONNX Runtime refused; the text is its own.
+    #[error("ONNX Runtime: {0}")]
+    Ort(String),
+}
+
+impl<R> From<ort::Error<R>> for RuntimeError {
+    fn from(error: ort::Error<R>) -> Self {
+        Self::Ort(error.message().to_owned())
+    }
+}
+
+fn listed(paths: &[PathBuf]) -> String {
+    let names: Vec<_> = paths.iter().map(|p| p.display().to_string()).collect();
+    names.join(", ")
+}
+
+fn reasons(rejected: &[(Provider, String)]) -> String {
+    let reasons: Vec<_> = rejected.iter().map(|(p, r)| format!("{p}: {r}")).collect();
+    reasons.join("; ")
+}
+
+/// Bytes in decimal gigabytes with one digit, as people buy memory.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}

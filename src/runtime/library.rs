@@ -1,0 +1,340 @@
+//! The ONNX Runtime shared library: where it is, whether it will do, loading it.
+//!
+//! It is opened at run time, so that a build downloads and links nothing and a
+//! package carries one pinned file. A process loads it once and keeps it.
+
+use std::ffi::{CStr, c_char};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+
+use super::error::RuntimeError;
+
+/// Oldest version whose C interface this program can use.
+pub const NEEDED_VERSION: &str = "1.31";
+
+/// Name of the pinned library file.
+#[cfg(not(target_os = "macos"))]
+pub const FILE_NAME: &str = "libonnxruntime.so.1.31.1";
+/// Name of the pinned library file.
+#[cfg(target_os = "macos")]
+pub const FILE_NAME: &str = "libonnxruntime.1.31.1.dylib";
+
+/// What the system's own loader is asked for when nothing else is there.
+#[cfg(not(target_os = "macos"))]
+const LOADER_NAME: &str = "libonnxruntime.so.1";
+#[cfg(target_os = "macos")]
+const LOADER_NAME: &str = "libonnxruntime.dylib";
+
+/// Where the package puts its private copy.
+const PACKAGE_FOLDER: &str = "/usr/lib/gptoss";
+
+const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
+
+/// Switches ONNX Runtime's telemetry off before `main`.
+///
+/// The library reads the variable as it loads, and later versions of it act on
+/// their own from a background thread; so it is set before any code of ours,
+/// or a test harness, can start a thread. [`initialise`] checks it.
+#[used]
+#[cfg_attr(target_os = "linux", unsafe(link_section = ".init_array"))]
+#[cfg_attr(target_os = "macos", unsafe(link_section = "__DATA,__mod_init_func"))]
+static TELEMETRY_OFF: extern "C" fn() = {
+    extern "C" fn switch_off() {
+        // SAFETY: runs among the process's initialisers, before `main`, when
+        // there is one thread: nobody can be reading the environment.
+        unsafe { std::env::set_var(TELEMETRY_SWITCH, "1") }
+    }
+    switch_off
+};
+
+/// The library in use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LibraryInfo {
+    /// The file, or the bare name that the system's loader resolved.
+    pub path: PathBuf,
+    /// Its version, as it says.
+    pub version: String,
+    /// How it was built, as it says.
+    pub build: String,
+    /// Names of the execution providers compiled in.
+    pub providers: Vec<String>,
+}
+
+struct Loaded {
+    path: PathBuf,
+    version: String,
+    environment: Environment,
+}
+
+static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
+
+/// Finds the library, without opening it.
+///
+/// Order: `configured` (the setting `runtime.library`), `ORT_DYLIB_PATH`, the
+/// package's private folder, the folder `../lib/gptoss` of the running program
+/// (an installation under another prefix), the system loader's search path.
+/// A place named by a person is not skipped silently: if nothing is there, that
+/// is the error.
+pub fn find(configured: Option<&Path>) -> Result<PathBuf, RuntimeError> {
+    let variable = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    let program = std::env::current_exe().ok();
+    find_among(
+        configured.or(variable.as_deref().map(Path::new)),
+        Path::new(PACKAGE_FOLDER),
+        program.as_deref(),
+    )
+}
+
+fn find_among(
+    named: Option<&Path>,
+    package: &Path,
+    program: Option<&Path>,
+) -> Result<PathBuf, RuntimeError> {
+    if let Some(path) = named {
+        return if path.is_file() {
+            Ok(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+        } else {
+            Err(RuntimeError::LibraryNotFound {
+                tried: vec![path.to_owned()],
+            })
+        };
+    }
+    let beside = program
+        .and_then(Path::parent)
+        .and_then(Path::parent)
+        .map(|prefix| prefix.join("lib/gptoss").join(FILE_NAME));
+    let places: Vec<PathBuf> = std::iter::once(package.join(FILE_NAME))
+        .chain(beside)
+        .collect();
+    match places.iter().find(|place| place.is_file()) {
+        Some(place) => Ok(place.clone()),
+        None if opens(Path::new(LOADER_NAME)) => Ok(PathBuf::from(LOADER_NAME)),
+        None => Err(RuntimeError::LibraryNotFound {
+            tried: places.into_iter().chain([LOADER_NAME.into()]).collect(),
+        }),
+    }
+}
+
+fn opens(path: &Path) -> bool {
+    // SAFETY: opening runs the library's initialisers; it is the system's own
+    // ONNX Runtime, which `initialise` would open next anyway.
+    unsafe { libloading::Library::new(path) }.is_ok()
+}
+
+/// Loads the library at `path` and starts its environment, telemetry off and
+/// its messages going to `tracing` under the target `onnxruntime`.
+///
+/// Calling it again with the same path does nothing.
+pub fn initialise(path: &Path) -> Result<(), RuntimeError> {
+    let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(loaded) = &*loaded {
+        return if loaded.path == path {
+            Ok(())
+        } else {
+            Err(RuntimeError::AlreadyLoaded {
+                loaded: loaded.path.clone(),
+            })
+        };
+    }
+    if std::env::var(TELEMETRY_SWITCH).as_deref() != Ok("1") {
+        return Err(RuntimeError::Telemetry);
+    }
+    let version = version_of(path)?;
+    if !new_enough(&version) {
+        return Err(RuntimeError::LibraryTooOld {
+            path: path.to_owned(),
+            version,
+            needed: NEEDED_VERSION,
+        });
+    }
+    let environment = start(path)?;
+    tracing::info!(library = %path.display(), version, "ONNX Runtime loaded");
+    *loaded = Some(Loaded {
+        path: path.to_owned(),
+        version,
+        environment,
+    });
+    Ok(())
+}
+
+/// What is loaded, if anything is.
+pub fn loaded() -> Option<LibraryInfo> {
+    let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    loaded.as_ref().map(|loaded| LibraryInfo {
+        path: loaded.path.clone(),
+        version: loaded.version.clone(),
+        build: ort::info().to_owned(),
+        providers: compiled_providers(),
+    })
+}
+
+/// The environment sessions are made in.
+pub(super) fn environment() -> Result<Environment, RuntimeError> {
+    let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    loaded
+        .as_ref()
+        .map(|loaded| loaded.environment.clone())
+        .ok_or(RuntimeError::NotInitialised)
+}
+
+fn start(path: &Path) -> Result<Environment, RuntimeError> {
+    let environment = ort::init_from(path)
+        .map_err(|error| RuntimeError::NotALibrary {
+            path: path.to_owned(),
+            reason: error.to_string(),
+        })?
+        .with_name("gptoss")
+        .with_telemetry(false)
+        .with_logger(std::sync::Arc::new(forward_to_tracing))
+        .build()?;
+    environment.set_log_level(log_level());
+    Ok(environment)
+}
+
+/// Messages below this level are not even formatted by the library.
+fn log_level() -> LogLevel {
+    if tracing::enabled!(target: "onnxruntime", tracing::Level::TRACE) {
+        LogLevel::Verbose
+    } else if tracing::enabled!(target: "onnxruntime", tracing::Level::DEBUG) {
+        LogLevel::Info
+    } else {
+        LogLevel::Warning
+    }
+}
+
+/// One level lower than the library thinks: what it calls a warning is about
+/// its own graph optimiser and says nothing to an administrator.
+fn forward_to_tracing(level: LogLevel, _category: &str, _id: &str, place: &str, message: &str) {
+    match level {
+        LogLevel::Fatal => tracing::error!(target: "onnxruntime", place, "{message}"),
+        LogLevel::Error => tracing::warn!(target: "onnxruntime", place, "{message}"),
+        LogLevel::Warning => tracing::info!(target: "onnxruntime", place, "{message}"),
+        LogLevel::Info => tracing::debug!(target: "onnxruntime", place, "{message}"),
+        LogLevel::Verbose => tracing::trace!(target: "onnxruntime", place, "{message}"),
+    }
+}
+
+/// Asks the library at `path` for its version.
+fn version_of(path: &Path) -> Result<String, RuntimeError> {
+    let not_a_library = |reason: String| RuntimeError::NotALibrary {
+        path: path.to_owned(),
+        reason,
+    };
+    // SAFETY: opening runs the initialisers of a file that the administrator
+    // or the package named as ONNX Runtime; that trust is the premise.
+    let library = unsafe { libloading::Library::new(path) }
+        .map_err(|error| not_a_library(error.to_string()))?;
+    // SAFETY: every version of ONNX Runtime exports this function with this
+    // signature; it takes nothing and returns a pointer to static data.
+    let base = unsafe {
+        library
+            .get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase\0")
+            .map_err(|_| not_a_library("it does not export OrtGetApiBase".into()))?()
+    };
+    if base.is_null() {
+        return Err(not_a_library("OrtGetApiBase returned nothing".into()));
+    }
+    // SAFETY: not null, and static in the library, which is still open; its
+    // first two members have been the same in every version.
+    let version: *const c_char = unsafe { ((*base).GetVersionString)() };
+    if version.is_null() {
+        return Err(not_a_library("it does not tell its version".into()));
+    }
+    // SAFETY: a string constant of the library, which is still open.
+    Ok(unsafe { CStr::from_ptr(version) }
+        .to_string_lossy()
+        .into_owned())
+}
+
+/// Whether `version` ("1.31.1") is at least [`NEEDED_VERSION`].
+fn new_enough(version: &str) -> bool {
+    let number = |text: &str| {
+        let mut parts = text.split('.').map(|part| part.parse::<u32>().ok());
+        Some((parts.next()??, parts.next()??))
+    };
+    number(version).is_some_and(|version| Some(version) >= number(NEEDED_VERSION))
+}
+
+fn compiled_providers() -> Vec<String> {
+    let mut names = std::ptr::null_mut();
+    let mut count = 0;
+    let api = ort::api();
+    // SAFETY: both pointers are valid for writing; on success the library
+    // hands over `count` strings, released below with the same count.
+    let status = unsafe {
+        ort::Error::result_from_status((api.GetAvailableProviders)(&mut names, &mut count))
+    };
+    if status.is_err() || names.is_null() {
+        return Vec::new();
+    }
+    let providers = (0..usize::try_from(count).unwrap_or(0))
+        .map(|i| {
+            // SAFETY: `i` is below the count, and each entry is a C string.
+            unsafe { CStr::from_ptr(*names.add(i)) }
+                .to_string_lossy()
+                .into_owned()
+        })
+        .collect();
+    // SAFETY: the list came from GetAvailableProviders and is not used again.
+    let released =
+        unsafe { ort::Error::result_from_status((api.ReleaseAvailableProviders)(names, count)) };
+    if let Err(error) = released {
+        tracing::debug!(%error, "the list of providers was not released");
+    }
+    providers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_compare_as_numbers() {
+        assert!(new_enough("1.31.1"));
+        assert!(new_enough("1.31.0-dev"));
+        assert!(new_enough("1.100.0"));
+        assert!(!new_enough("1.9.9"));
+        assert!(!new_enough("1.23.2"));
+        assert!(!new_enough("ONNX"));
+        assert!(!new_enough(""));
+    }
+
+    #[test]
+    fn a_named_place_is_never_skipped() {
+        let package = tempfile::tempdir().unwrap();
+        std::fs::write(package.path().join(FILE_NAME), b"x").unwrap();
+        let missing = package.path().join("elsewhere.so");
+        let error = find_among(Some(&missing), package.path(), None).unwrap_err();
+        assert!(matches!(&error, RuntimeError::LibraryNotFound { tried } if *tried == [missing]));
+        let message = error.to_string();
+        assert!(message.contains("make runtime") && message.contains("ORT_DYLIB_PATH"));
+    }
+
+    #[test]
+    fn the_package_comes_before_the_prefix_of_the_program() {
+        let root = tempfile::tempdir().unwrap();
+        let package = root.path().join("package");
+        let beside = root.path().join("prefix/lib/gptoss");
+        std::fs::create_dir_all(&package).unwrap();
+        std::fs::create_dir_all(&beside).unwrap();
+        std::fs::write(beside.join(FILE_NAME), b"x").unwrap();
+        let program = root.path().join("prefix/bin/gptossd");
+        assert_eq!(
+            find_among(None, &package, Some(&program)).unwrap(),
+            beside.join(FILE_NAME)
+        );
+        std::fs::write(package.join(FILE_NAME), b"x").unwrap();
+        assert_eq!(
+            find_among(None, &package, Some(&program)).unwrap(),
+            package.join(FILE_NAME)
+        );
+    }
+
+    #[test]
+    fn telemetry_is_off_before_anything_runs() {
+        assert_eq!(std::env::var(TELEMETRY_SWITCH).as_deref(), Ok("1"));
+    }
+}

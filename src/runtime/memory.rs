@@ -1,0 +1,107 @@
+//! Memory: what the machine has to give, what this process holds.
+
+use std::path::{Path, PathBuf};
+
+/// What this process keeps in physical memory, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Resident {
+    /// Memory of its own: caches, activations, repacked weights.
+    pub anonymous: u64,
+    /// Pages of mapped files, shared with the page cache: the experts.
+    pub file: u64,
+}
+
+/// Bytes that can be used without pushing anything else out of memory: the
+/// kernel's `MemAvailable`, or what is left of the control group's limit where
+/// that is less. `None` where the system does not tell.
+pub fn available() -> Option<u64> {
+    let machine = field(
+        &std::fs::read_to_string("/proc/meminfo").ok()?,
+        "MemAvailable",
+    )?;
+    Some(control_group_headroom().map_or(machine, |group| group.min(machine)))
+}
+
+/// Resident memory of this process, `None` where the system does not tell.
+pub fn resident() -> Option<Resident> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    Some(Resident {
+        anonymous: field(&status, "RssAnon")?,
+        file: field(&status, "RssFile")? + field(&status, "RssShmem").unwrap_or(0),
+    })
+}
+
+/// A line `name:   123 kB` of a `/proc` table, in bytes.
+fn field(table: &str, name: &str) -> Option<u64> {
+    let value = table
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The smallest headroom of this process's control group and its ancestors.
+fn control_group_headroom() -> Option<u64> {
+    let membership = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let group = membership
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))?;
+    let root = Path::new("/sys/fs/cgroup");
+    let folder: PathBuf = root.join(group.trim_start_matches('/'));
+    folder
+        .ancestors()
+        .take_while(|folder| folder.starts_with(root))
+        .filter_map(headroom_of)
+        .min()
+}
+
+/// Limit minus use of one control group; the page cache it could drop counts
+/// as free. `None` where it has no limit.
+fn headroom_of(folder: &Path) -> Option<u64> {
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
+    let limit: u64 = read("memory.max")?.trim().parse().ok()?;
+    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    let statistics = read("memory.stat")?;
+    let cached: u64 = statistics
+        .lines()
+        .filter_map(|line| line.split_once(' '))
+        .filter(|(name, _)| matches!(*name, "inactive_file" | "active_file"))
+        .filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok())
+        .sum();
+    Some(limit.saturating_sub(used.saturating_sub(cached)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proc_tables_are_in_kibibytes() {
+        let table = "MemTotal:       24 kB\nMemAvailable:    16 kB\nHugePages_Total:  5\n";
+        assert_eq!(field(table, "MemAvailable"), Some(16 * 1024));
+        assert_eq!(field(table, "Mem"), None);
+        assert_eq!(field(table, "HugePages_Total"), None);
+    }
+
+    #[test]
+    fn a_control_group_gives_its_limit_less_what_it_cannot_drop() {
+        let group = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(group.path().join(name), text).unwrap();
+        write("memory.max", "1000\n");
+        write("memory.current", "700\n");
+        write(
+            "memory.stat",
+            "anon 400\ninactive_file 200\nactive_file 100\n",
+        );
+        assert_eq!(headroom_of(group.path()), Some(600));
+        write("memory.max", "max\n");
+        assert_eq!(headroom_of(group.path()), None);
+    }
+
+    #[test]
+    fn this_process_holds_something() {
+        let resident = resident().unwrap();
+        assert!(resident.anonymous > 0 && resident.file > 0);
+        assert!(available().unwrap() > 0);
+    }
+}

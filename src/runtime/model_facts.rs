@@ -1,0 +1,82 @@
+//! What the runtime must know of an exported model, from its own metadata.
+
+use gptoss_onnx::proto::{ModelProto, TensorProto};
+use prost::Message;
+
+use super::error::RuntimeError;
+
+/// Version of the export format that this program runs.
+const FORMAT: &str = "1";
+
+/// Facts of an exported model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ModelFacts {
+    pub layers: usize,
+    pub kv_heads: usize,
+    pub head_dim: usize,
+    pub vocab_size: usize,
+    /// Positions the model was made for.
+    pub max_positions: usize,
+    /// Bytes of all weights, wherever they lie.
+    pub weight_bytes: u64,
+}
+
+impl ModelFacts {
+    /// Reads the facts from the bytes of a `model.onnx`.
+    pub fn read(model: &[u8]) -> Result<Self, RuntimeError> {
+        let model = ModelProto::decode(model)
+            .map_err(|error| foreign(format!("it is no ONNX model: {error}")))?;
+        let text = |key: &str| {
+            let found = model
+                .metadata_props
+                .iter()
+                .find(|p| p.key.as_deref() == Some(key));
+            found
+                .and_then(|property| property.value.as_deref())
+                .ok_or_else(|| foreign(format!("its metadata lack {key}")))
+        };
+        let format = text("gptoss.format")?;
+        if format != FORMAT {
+            return Err(foreign(format!(
+                "its format is {format}, this program runs format {FORMAT}"
+            )));
+        }
+        let number = |key: &str| {
+            let value = text(key)?;
+            match value.parse::<usize>() {
+                Ok(number) if (1..=1 << 24).contains(&number) => Ok(number),
+                _ => Err(foreign(format!("its metadata say {key} = {value:?}"))),
+            }
+        };
+        Ok(Self {
+            layers: number("gptoss.layers")?,
+            kv_heads: number("gptoss.kv_heads")?,
+            head_dim: number("gptoss.head_dim")?,
+            vocab_size: number("gptoss.vocab_size")?,
+            max_positions: number("gptoss.max_positions")?,
+            weight_bytes: model
+                .graph
+                .iter()
+                .flat_map(|graph| &graph.initializer)
+                .map(stored_bytes)
+                .sum(),
+        })
+    }
+}
+
+/// Bytes of a tensor, in the model or in another file.
+fn stored_bytes(tensor: &TensorProto) -> u64 {
+    let length = tensor
+        .external_data
+        .iter()
+        .find(|e| e.key.as_deref() == Some("length"));
+    let external = length.and_then(|entry| entry.value.as_deref()?.parse().ok());
+    external.unwrap_or(tensor.raw_data.as_ref().map_or(0, |data| data.len() as u64))
+}
+
+fn foreign(reason: String) -> RuntimeError {
+    RuntimeError::Model(format!(
+        "model.onnx was not made by a compatible gptoss: {reason}; \
+         export the model again with `gptoss-ctl export`"
+    ))
+}

@@ -1,0 +1,166 @@
+//! Brings mapped weights into memory before the first token needs them.
+//!
+//! ONNX Runtime maps each expert tensor from the checkpoint's own file. A page
+//! that is touched for the first time in the middle of a token costs a fault,
+//! and a read from the disk where the page cache is cold; reading them ahead,
+//! in order and from several threads, costs a fraction of that.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+/// What was brought in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PrefaultReport {
+    /// Bytes mapped from the checkpoint's files.
+    pub mapped: u64,
+    /// Bytes of them that are now in memory and in this process's page tables.
+    pub populated: u64,
+    /// How long it took.
+    pub duration: Duration,
+}
+
+/// Bytes one thread asks for at a time; small enough to share the work evenly,
+/// large enough that a disk sees long reads.
+const SLICE: usize = 32 << 20;
+
+/// One mapping: address and length in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Region {
+    start: usize,
+    length: usize,
+}
+
+/// Populates every mapping of a safetensors file of `folder`, from `threads`
+/// threads, as far as `budget` bytes go (the rest is left to be read on
+/// demand).
+pub fn mapped_checkpoint(folder: &Path, threads: usize, budget: u64) -> PrefaultReport {
+    let started = Instant::now();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
+    let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    let regions = checkpoint_regions(&maps, &folder);
+    let mapped = regions.iter().map(|region| region.length as u64).sum();
+    let slices = slices(&regions, budget);
+    let populated = AtomicU64::new(0);
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..threads.clamp(1, slices.len().max(1)) {
+            scope.spawn(|| {
+                while let Some(slice) = slices.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    if populate(*slice) {
+                        populated.fetch_add(slice.length as u64, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    PrefaultReport {
+        mapped,
+        populated: populated.into_inner(),
+        duration: started.elapsed(),
+    }
+}
+
+/// The readable mappings of `*.safetensors` files directly inside `folder`.
+fn checkpoint_regions(maps: &str, folder: &Path) -> Vec<Region> {
+    maps.lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(6, ' ');
+            let (start, end) = fields.next()?.split_once('-')?;
+            let readable = fields.next()?.starts_with('r');
+            let file = PathBuf::from(fields.nth(3)?.trim_start());
+            let ours = file.parent() == Some(folder)
+                && file
+                    .extension()
+                    .is_some_and(|extension| extension == "safetensors");
+            let start = usize::from_str_radix(start, 16).ok()?;
+            let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
+            (readable && ours).then_some(Region { start, length })
+        })
+        .collect()
+}
+
+fn slices(regions: &[Region], budget: u64) -> Vec<Region> {
+    let mut left = usize::try_from(budget).unwrap_or(usize::MAX);
+    let mut slices = Vec::new();
+    for region in regions {
+        let mut offset = 0;
+        while offset < region.length && left > 0 {
+            let length = SLICE.min(region.length - offset).min(left);
+            slices.push(Region {
+                start: region.start + offset,
+                length,
+            });
+            offset += length;
+            left -= length;
+        }
+    }
+    slices
+}
+
+#[cfg(target_os = "linux")]
+fn populate(region: Region) -> bool {
+    use rustix::mm::{Advice, madvise};
+    let address = region.start as *mut std::ffi::c_void;
+    // SAFETY: this advice only maps pages for reading, it changes no content
+    // and no protection. An address that is no longer mapped gives an error.
+    let populate = unsafe { madvise(address, region.length, Advice::LinuxPopulateRead) };
+    // Kernels before 5.14 do not know it; they can at least read ahead.
+    // SAFETY: as above; this one does not even touch the page tables.
+    populate.is_ok() || unsafe { madvise(address, region.length, Advice::WillNeed) }.is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn populate(_region: Region) -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_checkpoint_s_shards_count() {
+        let maps = "\
+7f0000000000-7f0000002000 rw-p 00001000 fe:01 12 /store/m/model-0 1.safetensors
+7f0000002000-7f0000003000 r--p 00000000 fe:01 12 /store/m/model-2.safetensors
+7f0000003000-7f0000004000 ---p 00000000 fe:01 12 /store/m/model-3.safetensors
+7f0000004000-7f0000005000 r--p 00000000 fe:01 12 /store/m/cpu/model-4.safetensors
+7f0000005000-7f0000006000 r--p 00000000 fe:01 12 /store/m/tokenizer.json
+7f0000006000-7f0000007000 rw-p 00000000 00:00 0 [heap]
+7f0000007000-7f0000008000 rw-p 00000000 00:00 0 
+";
+        let regions = checkpoint_regions(maps, Path::new("/store/m"));
+        let expected = [(0x7f0000000000, 0x2000), (0x7f0000002000, 0x1000)]
+            .map(|(start, length)| Region { start, length });
+        assert_eq!(regions, expected);
+    }
+
+    #[test]
+    fn slices_cover_the_regions_up_to_the_budget() {
+        let region = |start, length| Region { start, length };
+        let regions = [region(0, SLICE + 10), region(1 << 40, 5)];
+        assert_eq!(
+            slices(&regions, u64::MAX),
+            [region(0, SLICE), region(SLICE, 10), region(1 << 40, 5)]
+        );
+        assert_eq!(
+            slices(&regions, SLICE as u64 + 12),
+            [region(0, SLICE), region(SLICE, 10), region(1 << 40, 2)]
+        );
+        assert_eq!(slices(&regions, 0), []);
+    }
+
+    #[test]
+    fn a_mapped_shard_is_populated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        std::fs::write(&path, vec![1u8; 3 << 20]).unwrap();
+        let file = std::fs::File::open(&path).unwrap();
+        // SAFETY: the file is this test's own and nobody changes it.
+        let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
+        let report = mapped_checkpoint(folder.path(), 2, u64::MAX);
+        assert_eq!((report.mapped, report.populated), (3 << 20, 3 << 20));
+        assert_eq!(map[(3 << 20) - 1], 1);
+    }
+}
