@@ -1,15 +1,52 @@
-//! `gptoss-ctl runtime`.
+//! `gptoss-ctl runtime`: which library and provider are used, and why.
 
-use super::{CliError, ExitStatus, Global};
+use serde_json::json;
+
+use super::{CliError, Global, in_process};
+use crate::runtime::{self, ProviderChoice, ProviderReport, library::LibraryInfo};
 
 /// Arguments of `gptoss-ctl runtime`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Try this execution provider only: auto, cuda, coreml or cpu.
+    #[arg(long, default_value = "auto")]
+    provider: ProviderChoice,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
-    Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no runtime yet",
-    ))
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    in_process::start_runtime()?;
+    let library = runtime::library::loaded().ok_or(runtime::RuntimeError::NotInitialised)?;
+    let report = runtime::choose(args.provider)?;
+    if global.json {
+        println!("{:#}", as_json(&library, &report));
+    } else {
+        print(&library, &report);
+    }
+    Ok(())
+}
+
+fn as_json(library: &LibraryInfo, report: &ProviderReport) -> serde_json::Value {
+    let rejected = report.rejected.iter();
+    let rejected: Vec<_> = rejected
+        .map(|(provider, reason)| json!({"provider": provider.to_string(), "reason": reason}))
+        .collect();
+    json!({
+        "library": library.path,
+        "version": library.version,
+        "build": library.build,
+        "compiled_providers": library.providers,
+        "provider": report.provider.to_string(),
+        "rejected": rejected,
+    })
+}
+
+fn print(library: &LibraryInfo, report: &ProviderReport) {
+    println!("library    {}", library.path.display());
+    println!("version    {}", library.version);
+    println!("compiled   {}", library.providers.join(", "));
+    println!("provider   {} (passed its self-test)", report.provider);
+    for (provider, reason) in &report.rejected {
+        println!("not {provider:<6} {reason}");
+    }
 }

@@ -1,0 +1,323 @@
+//! `gptoss-ctl eval`: logits of given tokens, so that anyone can judge the numbers.
+
+mod perplexity;
+mod prompts;
+
+use std::collections::BTreeMap;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use clap::ArgGroup;
+use gptoss_onnx::export::Target;
+use ndarray::{Array1, Array2};
+use ndarray_npy::NpzWriter;
+use serde_json::json;
+
+use self::prompts::Prompt;
+use super::locate::{self, Located};
+use super::{CliError, ExitStatus, Global, in_process};
+use crate::engine::backend::{Backend, BackendError, Wanted};
+use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, OrtBackend};
+
+/// Tokens of a window unless said otherwise.
+const PERPLEXITY_WINDOW: usize = 512;
+
+/// Arguments of `gptoss-ctl eval`.
+#[derive(Debug, clap::Args)]
+#[command(group(ArgGroup::new("input").required(true).args(["tokens", "perplexity"])))]
+pub struct Args {
+    /// An installed model, or the path of a revision folder.
+    #[arg(value_name = "MODEL")]
+    model: String,
+    /// The tokens: a JSON list of {"ids": [..], "positions": [..], "prefill": K}.
+    #[arg(long, value_name = "FILE.json", requires = "logits")]
+    tokens: Option<PathBuf>,
+    /// Where the logits go: p{i}_logits, f32 [positions, vocabulary].
+    #[arg(long, value_name = "OUT.npz", requires = "tokens")]
+    logits: Option<PathBuf>,
+    /// Mean negative log-likelihood and perplexity of a text, read in windows
+    /// of --context tokens (default 512), each from an empty cache.
+    #[arg(long, value_name = "FILE.txt")]
+    perplexity: Option<PathBuf>,
+    /// Which export of the model.
+    #[arg(long, default_value = "cpu")]
+    target: Target,
+    /// Compute with float32 activations; slow.
+    #[arg(long)]
+    exact: bool,
+    /// Continue each prompt greedily: p{i}_greedy, i64 [N], end tokens ignored.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    greedy: usize,
+    /// Most tokens computed at once.
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_PREFILL_CHUNK, value_parser = positive)]
+    chunk: usize,
+    /// Positions of the KV cache [default: as many as the prompts need].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    context: Option<usize>,
+    /// Threads [default: one per physical core].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    threads: Option<usize>,
+}
+
+/// A number from 1 on.
+pub(super) fn positive(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number above 0".into()),
+        Ok(number) => Ok(number),
+    }
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let located = locate::locate(global, &args.model)?;
+    match (&args.tokens, &args.logits, &args.perplexity) {
+        (Some(tokens), Some(logits), _) => run_logits(global, &args, &located, tokens, logits),
+        (_, _, Some(text)) => run_perplexity(global, &args, &located, text),
+        _ => Err(CliError::new(
+            ExitStatus::Usage,
+            "give --tokens with --logits, or --perplexity",
+        )),
+    }
+}
+
+/// Loads the model with a cache of `context` positions.
+fn load(args: &Args, located: &Located, context: usize) -> Result<OrtBackend, CliError> {
+    let options = Options {
+        model: located.name.clone(),
+        target: args.target,
+        context,
+        threads: args.threads,
+        exact: args.exact,
+        prefill_chunk: args.chunk,
+        prefault: false,
+        ..Options::default()
+    };
+    in_process::load(located, options)
+}
+
+fn run_logits(
+    global: &Global,
+    args: &Args,
+    located: &Located,
+    tokens: &Path,
+    output: &Path,
+) -> Result<(), CliError> {
+    let prompts = prompts::read(tokens)?;
+    let needed = |p: &Prompt| p.ids.len() + args.greedy;
+    let longest = prompts.iter().map(needed).max().unwrap_or(1);
+    let mut backend = load(args, located, args.context.unwrap_or(longest))?;
+    let rows = write(output, &prompts, args.greedy, &mut backend)?;
+    if global.json {
+        let summary = json!({
+            "model": located.name,
+            "target": args.target.to_string(),
+            "exact": args.exact,
+            "prompts": prompts.len(),
+            "rows": rows,
+            "output": output,
+            "load_ms": backend.load_report().duration.as_secs_f64() * 1e3,
+        });
+        println!("{summary}");
+    } else {
+        println!(
+            "{rows} rows of logits for {} prompts are in {}",
+            prompts.len(),
+            output.display()
+        );
+    }
+    Ok(())
+}
+
+fn run_perplexity(
+    global: &Global,
+    args: &Args,
+    located: &Located,
+    text: &Path,
+) -> Result<(), CliError> {
+    let tokens = perplexity::tokens(text, &located.revision)?;
+    let mut backend = load(args, located, args.context.unwrap_or(PERPLEXITY_WINDOW))?;
+    let window = backend.info().context_window;
+    let measured = perplexity::measure(&mut backend, &tokens, window)
+        .map_err(|error| CliError::new(ExitStatus::Failed, error.to_string()))?;
+    if global.json {
+        let summary = json!({
+            "model": located.name,
+            "target": args.target.to_string(),
+            "exact": args.exact,
+            "window": window,
+            "windows": measured.windows,
+            "tokens": tokens.len(),
+            "scored": measured.scored,
+            "mean_nll": measured.mean_nll,
+            "perplexity": measured.value(),
+        });
+        println!("{summary}");
+    } else {
+        println!(
+            "perplexity {:.4} (mean negative log-likelihood {:.5}) of {} tokens in {} windows of {window}",
+            measured.value(),
+            measured.mean_nll,
+            measured.scored,
+            measured.windows,
+        );
+    }
+    Ok(())
+}
+
+/// Writes the archive beside its final name first, so that a failure leaves
+/// nothing that looks like a result. Returns the number of rows.
+fn write(
+    output: &Path,
+    prompts: &[Prompt],
+    greedy: usize,
+    backend: &mut OrtBackend,
+) -> Result<usize, CliError> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        CliError::new(
+            ExitStatus::Failed,
+            format!("cannot write {}: {error}", output.display()),
+        )
+    };
+    let folder = match output.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| cannot(&e))?;
+    let mut archive = NpzWriter::new(BufWriter::new(file));
+    let mut rows = 0;
+    for (i, prompt) in prompts.iter().enumerate() {
+        let evaluated = evaluate(backend, prompt, greedy)
+            .map_err(|error| CliError::new(ExitStatus::Failed, format!("prompt {i}: {error}")))?;
+        rows += evaluated.logits.nrows();
+        archive
+            .add_array(format!("p{i}_logits"), &evaluated.logits)
+            .map_err(|e| cannot(&e))?;
+        if greedy > 0 {
+            archive
+                .add_array(format!("p{i}_greedy"), &evaluated.greedy)
+                .map_err(|e| cannot(&e))?;
+        }
+    }
+    let file = archive.finish().map_err(|e| cannot(&e))?;
+    let file = file.into_inner().map_err(|e| cannot(e.error()))?;
+    persist(file, output).map_err(|e| cannot(&e))?;
+    Ok(rows)
+}
+
+/// Gives the file its name, with the permissions a new file gets.
+fn persist(file: tempfile::NamedTempFile, output: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        file.as_file()
+            .set_permissions(std::fs::Permissions::from_mode(0o644))?;
+    }
+    file.persist(output).map(drop).map_err(|error| error.error)
+}
+
+struct Evaluated {
+    /// f32 `[positions, vocabulary]`.
+    logits: Array2<f32>,
+    /// i64 `[N]`.
+    greedy: Array1<i64>,
+}
+
+/// The wanted logits of one prompt, and its greedy continuation.
+fn evaluate(
+    backend: &mut dyn Backend,
+    prompt: &Prompt,
+    greedy: usize,
+) -> Result<Evaluated, BackendError> {
+    backend.rewind(0);
+    let vocabulary = backend.info().vocab_size;
+    let mut rows: BTreeMap<usize, Vec<f32>> =
+        prompt.positions.iter().map(|&p| (p, Vec::new())).collect();
+    let last = prompt.ids.len() - 1;
+    if greedy > 0 {
+        rows.entry(last).or_default();
+    }
+    let (head, rest) = prompt.ids.split_at(prompt.prefill);
+    let wanted: Vec<usize> = rows.range(..head.len()).map(|(&p, _)| p).collect();
+    if !head.is_empty() {
+        let logits = backend.forward(head, Wanted::At(&wanted))?;
+        for (position, row) in wanted.iter().zip(logits.rows()) {
+            rows.insert(*position, row.to_vec());
+        }
+    }
+    for (i, &token) in rest.iter().enumerate() {
+        let position = head.len() + i;
+        let wanted = match rows.contains_key(&position) {
+            true => Wanted::Last,
+            false => Wanted::None,
+        };
+        if let Some(row) = backend.forward(&[token], wanted)?.last() {
+            rows.insert(position, row.to_vec());
+        }
+    }
+    let greedy = match greedy {
+        0 => Vec::new(),
+        n => continue_greedily(backend, rows.get(&last).map_or(&[], Vec::as_slice), n)?,
+    };
+    Ok(Evaluated {
+        logits: gather(&prompt.positions, &rows, vocabulary),
+        greedy: Array1::from_vec(greedy),
+    })
+}
+
+fn gather(positions: &[usize], rows: &BTreeMap<usize, Vec<f32>>, width: usize) -> Array2<f32> {
+    let mut logits = Array2::zeros((positions.len(), width));
+    for (mut target, position) in logits.rows_mut().into_iter().zip(positions) {
+        for (to, from) in target
+            .iter_mut()
+            .zip(rows.get(position).into_iter().flatten())
+        {
+            *to = *from;
+        }
+    }
+    logits
+}
+
+fn continue_greedily(
+    backend: &mut dyn Backend,
+    row: &[f32],
+    count: usize,
+) -> Result<Vec<i64>, BackendError> {
+    let mut tokens = vec![i64::from(argmax(row))];
+    let mut token = argmax(row);
+    while tokens.len() < count {
+        let logits = backend.forward(&[token], Wanted::Last)?;
+        token = argmax(logits.last().unwrap_or(&[]));
+        tokens.push(i64::from(token));
+    }
+    Ok(tokens)
+}
+
+/// Index of the largest value, the first of equals.
+fn argmax(row: &[f32]) -> u32 {
+    let mut best = 0;
+    for (i, value) in row.iter().enumerate() {
+        if *value > row[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_equal_logits_wins() {
+        assert_eq!(argmax(&[1.0, 3.0, 3.0, 2.0]), 1);
+        assert_eq!(argmax(&[f32::NEG_INFINITY, -1.0]), 1);
+        assert_eq!(argmax(&[]), 0);
+    }
+
+    #[test]
+    fn rows_come_in_the_order_asked_for() {
+        let rows = BTreeMap::from([(1, vec![1.0, 2.0]), (4, vec![3.0, 4.0])]);
+        let logits = gather(&[4, 1, 4], &rows, 2);
+        assert_eq!(logits, ndarray::arr2(&[[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]));
+    }
+}

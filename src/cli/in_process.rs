@@ -1,0 +1,41 @@
+//! Loading a model into this process, for `eval`, `bench` and `runtime`.
+
+use super::locate::Located;
+use super::{CliError, ExitStatus};
+use crate::runtime::{self, Options, OrtBackend, RuntimeError};
+
+impl From<RuntimeError> for CliError {
+    fn from(error: RuntimeError) -> Self {
+        let status = match &error {
+            RuntimeError::NotEnoughMemory { .. } => ExitStatus::NoSpace,
+            RuntimeError::LibraryNotFound { .. } => ExitStatus::NotFound,
+            _ => ExitStatus::Failed,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// Loads ONNX Runtime from wherever it is found.
+pub(super) fn start_runtime() -> Result<(), CliError> {
+    runtime::initialise(&runtime::find(None)?)?;
+    Ok(())
+}
+
+/// Loads the model.
+pub(super) fn load(located: &Located, options: Options) -> Result<OrtBackend, CliError> {
+    start_runtime()?;
+    let folder = located.revision.join(options.target.to_string());
+    if !folder.is_dir() {
+        return Err(CliError::new(
+            ExitStatus::NotFound,
+            format!(
+                "{} has no export for the target {target}; \
+                 make one with `gptoss-ctl export {} --target {target}`",
+                located.name,
+                located.name,
+                target = options.target
+            ),
+        ));
+    }
+    Ok(OrtBackend::load(&located.revision, options)?)
+}
