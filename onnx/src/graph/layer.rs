@@ -14,7 +14,8 @@ use super::{
 const SWIGLU_ALPHA: f32 = 1.702;
 
 impl Builder<'_> {
-    /// Attention of a layer, projections included: f32 `[1, S, H]`.
+    /// Attention of a layer, up to its output projection: f32
+    /// `[1, S, heads · head_dim]`.
     pub(super) fn attention(&mut self, layer: usize, input: &str) -> String {
         let config = self.config;
         let prefix = format!("model.layers.{layer}.self_attn");
@@ -71,9 +72,16 @@ impl Builder<'_> {
                 AttributeProto::int("local_window_size", window),
             ],
         );
+        output
+    }
+
+    /// Output projection of a layer's attention: f32 `[1, S, H]`.
+    pub(super) fn attention_output(&mut self, layer: usize, input: &str) -> String {
+        let config = self.config;
+        let prefix = format!("model.layers.{layer}.self_attn");
         self.linear(
             &format!("{prefix}.o_proj"),
-            &output,
+            input,
             vec![format!("{prefix}.o_proj.weight")],
             (config.hidden_size, config.query_width()),
             Some(vec![format!("{prefix}.o_proj.bias")]),

@@ -11,7 +11,8 @@
 //! ```
 //!
 //! T is the size of a preallocated cache; the same tensor may be bound as past
-//! and present.
+//! and present. From the last layer's attention on, only the P wanted positions
+//! are computed.
 
 mod layer;
 mod plan;
@@ -121,18 +122,25 @@ impl<'a> Builder<'a> {
         let mut hidden = self.embedding();
         let mut normed = self.first_norm(&hidden);
         for layer in 0..self.config.layers {
-            let attention = self.attention(layer, &normed);
+            let last = layer + 1 == self.config.layers;
+            let mut attended = self.attention(layer, &normed);
+            if last {
+                // Nothing after the last cache needs the other positions.
+                attended = self.wanted(&attended);
+                hidden = self.wanted(&hidden);
+            }
+            let attention = self.attention_output(layer, &attended);
             let norm = format!("model.layers.{layer}.post_attention_layernorm");
             (normed, hidden) = self.add_and_norm(&norm, &attention, &hidden);
             let router = self.router(layer, &normed);
             let output = experts(&mut self, layer, &normed, &router);
-            if layer + 1 < self.config.layers {
-                let norm = format!("model.layers.{}.input_layernorm", layer + 1);
-                (normed, hidden) = self.add_and_norm(&norm, &output, &hidden);
-            } else {
-                self.logits(&output, &hidden);
-            }
+            let norm = match last {
+                false => format!("model.layers.{}.input_layernorm", layer + 1),
+                true => "model.norm".to_owned(),
+            };
+            (normed, hidden) = self.add_and_norm(&norm, &output, &hidden);
         }
+        self.logits(&normed);
         self.plan
     }
 
@@ -315,21 +323,24 @@ impl<'a> Builder<'a> {
         output
     }
 
-    /// Final norm and lm_head, for the wanted positions only.
-    fn logits(&mut self, update: &str, residual: &str) {
-        for (name, source) in [("wanted.update", update), ("wanted.residual", residual)] {
-            self.plan.node(
-                (STANDARD, "Gather"),
-                name,
-                &[source, "logits_positions"],
-                &[name],
-                vec![AttributeProto::int("axis", 1)],
-            );
-        }
-        let (normed, _) = self.add_and_norm("model.norm", "wanted.update", "wanted.residual");
+    /// The rows of `source` at the wanted positions: f32 `[1, P, columns]`.
+    fn wanted(&mut self, source: &str) -> String {
+        let name = format!("{source}.wanted");
+        self.plan.node(
+            (STANDARD, "Gather"),
+            &name,
+            &[source, "logits_positions"],
+            &[&name],
+            vec![AttributeProto::int("axis", 1)],
+        );
+        name
+    }
+
+    /// lm_head: `[1, P, H]` to the graph's output `[P, V]`.
+    fn logits(&mut self, normed: &str) {
         let shape = (self.config.vocab_size, self.config.hidden_size);
         let tensors = vec!["lm_head.weight".to_owned()];
-        let logits = self.linear("lm_head", &normed, tensors, shape, None);
+        let logits = self.linear("lm_head", normed, tensors, shape, None);
         self.plan.node(
             (STANDARD, "Squeeze"),
             "logits",
