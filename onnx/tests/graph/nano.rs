@@ -37,7 +37,7 @@ fn every_target_is_within_the_tolerance() {
     let checkpoint = checkpoint().expect("sound");
     for (target, mode, limit) in [
         (Target::Cpu, Mode::Shipped, Golden::tolerance("cpu")),
-        (Target::Cpu, Mode::Exact, 0.1),
+        (Target::Cpu, Mode::Exact, 0.04),
         (Target::Portable, Mode::Shipped, Golden::tolerance("cuda")),
     ] {
         let mut host = Host::in_memory(&checkpoint, target, mode, golden.ids.len());
