@@ -1,1 +1,172 @@
-//! The downloader: a hub or any mirror of one, resumable and proven. Command line only.
+//! The downloader: a hub or any mirror of one, resumable and proven. Command
+//! line only.
+//!
+//! [`fetch`] brings a list of files into a folder. A file is written as
+//! `NAME.part` while its SHA-256 is computed, and gets its own name only when
+//! size and digest are right, so that whatever is there under its own name was
+//! proven once. After a cut, in the connection or of the process, it goes on
+//! where the part ends. Wrong bytes are deleted and fetched once more; if they
+//! are wrong again, that is an error.
+//!
+//! [`Hub`] resolves `OWNER/NAME` and a revision into such a list.
+
+mod checksum;
+mod client;
+mod error;
+mod hub;
+mod partial;
+mod retry;
+mod transfer;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub use client::{Source, endpoint};
+pub use error::FetchError;
+pub use hub::{Hub, Resolved, is_checkpoint_file};
+
+use crate::model::{FileEntry, StoreError};
+
+/// What a file's bytes must be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Expected {
+    /// SHA-256, lower-case hexadecimal.
+    Sha256(String),
+    /// Git's object id: SHA-1 over `blob SIZE\0` and the bytes. The hub gives
+    /// this one for small files; the SHA-256 is recorded after it was checked.
+    GitBlob(String),
+}
+
+/// A file to fetch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its name, a plain path component.
+    pub path: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its digest.
+    pub expected: Expected,
+}
+
+impl From<&FileEntry> for Wanted {
+    fn from(entry: &FileEntry) -> Self {
+        Self {
+            path: entry.path.clone(),
+            size: entry.size,
+            expected: Expected::Sha256(entry.sha256.clone()),
+        }
+    }
+}
+
+/// How to fetch.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Files at once.
+    pub jobs: usize,
+    /// Attempts in a row that may bring nothing before a file is given up.
+    pub retries: u32,
+    /// A connection that brings next to nothing for this long is cut.
+    pub stall: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            jobs: 4,
+            retries: 5,
+            stall: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What happens while files are fetched. Called from several threads.
+pub trait Progress: Send + Sync {
+    /// `bytes` of a file are there now, of its whole size.
+    fn position(&self, path: &str, bytes: u64);
+    /// A part from an earlier attempt of `bytes` is gone on with.
+    fn resumed(&self, path: &str, bytes: u64);
+    /// A file is complete and proven.
+    fn proven(&self, path: &str);
+    /// Something went wrong and is tried again.
+    fn retrying(&self, path: &str, why: &str);
+}
+
+/// Bytes still to be fetched into `dir`.
+pub fn remaining(dir: &Path, files: &[Wanted]) -> u64 {
+    let missing = |file: &Wanted| {
+        let length = |name: &str| dir.join(name).symlink_metadata().map_or(0, |m| m.len());
+        match length(&file.path) {
+            n if n == file.size => 0,
+            _ => file
+                .size
+                .saturating_sub(length(&partial::part_name(&file.path))),
+        }
+    };
+    files.iter().map(missing).sum()
+}
+
+/// Fetches files into an existing folder, several at once, and proves them.
+///
+/// Files that are there already are proven again instead of fetched. On an
+/// error the other transfers stop as well; what they brought stays.
+///
+/// # Errors
+/// The first failure.
+pub async fn fetch(
+    source: Arc<Source>,
+    files: &[Wanted],
+    dir: &Path,
+    settings: &Settings,
+    progress: Arc<dyn Progress>,
+) -> Result<Vec<FileEntry>, FetchError> {
+    let permits = Arc::new(Semaphore::new(settings.jobs.max(1)));
+    let mut tasks = JoinSet::new();
+    for (index, wanted) in files.iter().enumerate() {
+        let transfer = transfer::Transfer {
+            source: source.clone(),
+            wanted: wanted.clone(),
+            dir: dir.to_owned(),
+            settings: settings.clone(),
+            progress: progress.clone(),
+        };
+        let permits = permits.clone();
+        tasks.spawn(async move {
+            // The semaphore is never closed; without a permit it would only be faster.
+            let _permit = permits.acquire_owned().await;
+            (index, transfer.run().await)
+        });
+    }
+    let mut entries: Vec<Option<FileEntry>> = vec![None; files.len()];
+    while let Some(joined) = tasks.join_next().await {
+        let (index, result) = joined.map_err(FetchError::task)?;
+        // Dropping the set on the way out aborts the other transfers.
+        entries[index] = Some(result?);
+    }
+    Ok(entries.into_iter().flatten().collect())
+}
+
+/// Proves the files that are there, without any connection.
+///
+/// # Errors
+/// [`FetchError::Offline`] with the names of those that are not, or are wrong.
+pub fn prove_offline(dir: &Path, files: &[Wanted]) -> Result<Vec<FileEntry>, FetchError> {
+    let mut entries = Vec::new();
+    let mut missing = Vec::new();
+    for file in files {
+        match checksum::prove(&dir.join(&file.path), file) {
+            Ok(Some(entry)) => entries.push(entry),
+            Ok(None) => missing.push(file.path.clone()),
+            Err(e) => {
+                return Err(StoreError::io("read", &dir.join(&file.path))(e).into());
+            }
+        }
+    }
+    if missing.is_empty() {
+        return Ok(entries);
+    }
+    Err(FetchError::Offline { missing })
+}

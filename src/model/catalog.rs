@@ -110,7 +110,7 @@ impl Catalog {
             origin: origin.to_owned(),
             why,
         };
-        let mut file: File = toml::from_str(text).map_err(|e| bad(e.to_string()))?;
+        let mut file: File = toml::from_str(text).map_err(|e| bad(place(text, &e)))?;
         for (name, model) in &mut file.models {
             for entry in &mut model.files {
                 entry.sha256.make_ascii_lowercase();
@@ -192,8 +192,18 @@ impl Catalog {
     }
 }
 
+/// A parser's message on one line.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let message = error.message().replace('\n', " ");
+    match before {
+        Some(before) => format!("line {}: {message}", before.matches('\n').count() + 1),
+        None => message,
+    }
+}
+
 /// `OWNER/NAME`, each a plain path component.
-fn check_repo(repo: &str) -> Result<(), String> {
+pub(crate) fn check_repo(repo: &str) -> Result<(), String> {
     match repo.split_once('/') {
         Some((owner, name))
             if check_model_name(owner).is_ok() && check_model_name(name).is_ok() =>

@@ -7,6 +7,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use super::FileEntry;
+
 /// Bytes read at a time: large enough for a disk, small enough for the cache.
 const BLOCK: usize = 1 << 20;
 
@@ -18,6 +20,25 @@ pub fn to_hex(bytes: &[u8]) -> String {
         .flat_map(|b| [b >> 4, b & 15])
         .map(|nibble| char::from(DIGITS[usize::from(nibble)]))
         .collect()
+}
+
+/// SHA-256 of some bytes, in lower-case hexadecimal.
+pub fn sha256_bytes(bytes: &[u8]) -> String {
+    to_hex(&Sha256::digest(bytes))
+}
+
+/// A revision made from the files themselves, for a checkpoint that has no
+/// commit: `sha256-` and the first 40 digits of the SHA-256 over the lines
+/// `DIGEST  PATH`, sorted by path, as `sha256sum` prints them.
+pub fn content_revision(files: &[FileEntry]) -> String {
+    let mut lines: Vec<_> = files.iter().map(|f| (&f.path, &f.sha256)).collect();
+    lines.sort();
+    let mut hash = Sha256::new();
+    for (path, digest) in lines {
+        hash.update(format!("{digest}  {path}\n"));
+    }
+    let digest = to_hex(&hash.finalize());
+    format!("sha256-{}", &digest[..40])
 }
 
 /// Size and SHA-256 of a regular file; `progress` hears of every block's bytes.
@@ -68,6 +89,22 @@ mod tests {
             digest,
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         );
+    }
+
+    #[test]
+    fn a_revision_depends_on_names_and_bytes_only() {
+        let entry = |path: &str, text: &str| FileEntry {
+            path: path.into(),
+            size: text.len() as u64,
+            sha256: sha256_bytes(text.as_bytes()),
+        };
+        let (a, b) = (entry("a", "x"), entry("b", "y"));
+        let revision = content_revision(&[a.clone(), b.clone()]);
+        // printf x >a; printf y >b; sha256sum a b | sha256sum
+        assert_eq!(revision, "sha256-8d73e01349b30f78751f37931b0d2ae54f8dbd56");
+        assert_eq!(revision, content_revision(&[b.clone(), a.clone()]));
+        assert_ne!(revision, content_revision(&[a, entry("b", "z")]));
+        crate::model::check_revision(&revision).unwrap();
     }
 
     #[test]

@@ -63,6 +63,7 @@ pub struct Dimensions {
     head_dim: u64,
     num_local_experts: u64,
     vocab_size: u64,
+    max_position_embeddings: u64,
 }
 
 impl Dimensions {
@@ -110,8 +111,16 @@ impl Dimensions {
                 .saturating_add(dense / 4)
                 .saturating_add(self.experts() / 8 * 5),
         };
+        // Cosines and sines of every position and half a head, in float32.
+        let rotary = self
+            .max_position_embeddings
+            .saturating_mul(self.head_dim)
+            .saturating_mul(4);
         // Norms, biases, sinks and the graph itself.
-        bytes.saturating_add(bytes / 50).saturating_add(4 << 20)
+        bytes
+            .saturating_add(bytes / 50)
+            .saturating_add(rotary)
+            .saturating_add(4 << 20)
     }
 }
 
@@ -132,7 +141,7 @@ mod tests {
     fn the_export_of_20b_for_cpu() {
         let config = br#"{"hidden_size":2880,"intermediate_size":2880,"num_hidden_layers":24,
             "num_attention_heads":64,"num_key_value_heads":8,"head_dim":64,
-            "num_local_experts":32,"vocab_size":201088}"#;
+            "num_local_experts":32,"vocab_size":201088,"max_position_embeddings":131072}"#;
         let needed = Dimensions::from_config(config).unwrap().export_bytes("cpu");
         assert!((1_900_000_000..2_100_000_000).contains(&needed), "{needed}");
     }
@@ -142,7 +151,7 @@ mod tests {
         let config = format!(
             r#"{{"hidden_size":{0},"intermediate_size":{0},"num_hidden_layers":{0},
             "num_attention_heads":{0},"num_key_value_heads":{0},"head_dim":{0},
-            "num_local_experts":{0},"vocab_size":{0}}}"#,
+            "num_local_experts":{0},"vocab_size":{0},"max_position_embeddings":{0}}}"#,
             u64::MAX
         );
         let dimensions = Dimensions::from_config(config.as_bytes()).unwrap();

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::durable::{DIRECTORY_MODE, create_directory, create_file, fsync_directory, fsync_path};
-use super::{FileEntry, Installed, Manifest, Store, StoreError, manifest};
+use super::durable::{
+    DIRECTORY_MODE, create_directory, create_file, fsync_directory, fsync_path, write_atomically,
+};
+use super::{FileEntry, Installed, Manifest, Store, StoreError, check_file_name, manifest};
 
 /// An advisory lock on one model, held by a process at work on it.
 ///
@@ -83,6 +85,15 @@ impl Staging {
             revision: revision.to_owned(),
             _lock: lock,
         })
+    }
+
+    /// Writes a file of the checkpoint as a whole.
+    ///
+    /// # Errors
+    /// [`StoreError::BadName`], [`StoreError::Io`].
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        check_file_name(name)?;
+        write_atomically(&self.dir.join(name), bytes)
     }
 
     /// Empties the folder.

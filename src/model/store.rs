@@ -251,13 +251,31 @@ impl Store {
             .collect()
     }
 
-    /// Replaces an installed model's manifest as a whole, after `verify`.
+    /// Names of every revision's folder of a model, usable or not.
+    pub fn revisions(&self, name: &str) -> Vec<String> {
+        if check_model_name(name).is_err() {
+            return Vec::new();
+        }
+        let mut revisions = folders(&self.models_dir().join(name));
+        revisions.retain(|r| check_revision(r).is_ok());
+        revisions
+    }
+
+    /// Records that an installed model's bytes were proven at `when` (RFC 3339).
+    ///
+    /// Nothing happens when the manifest is not the one that was proven any more.
     ///
     /// # Errors
-    /// [`StoreError::Io`], where the store is read-only for instance.
-    pub fn update_manifest(&self, model: &Installed) -> Result<(), StoreError> {
-        model.manifest.check()?;
-        model.manifest.write(&model.dir)
+    /// [`StoreError::Io`] where the store is read-only; [`StoreError::Busy`].
+    pub fn mark_verified(&self, model: &Installed, when: &str) -> Result<(), StoreError> {
+        self.create_folders()?;
+        let _lock = Lock::acquire(self, &model.manifest.label())?;
+        if Manifest::read(&model.dir)? != model.manifest {
+            return Ok(());
+        }
+        let mut manifest = model.manifest.clone();
+        manifest.verified_at = when.to_owned();
+        manifest.write(&model.dir)
     }
 
     /// Creates the store's own folders.

@@ -343,6 +343,22 @@ fn verify_names_every_wrong_file() {
 }
 
 #[test]
+fn only_the_manifest_that_was_proven_is_marked() {
+    let (_dir, store) = store();
+    let proven = install(&store, "m", "r");
+    store
+        .mark_verified(&proven, "2026-01-01T00:00:00Z")
+        .unwrap();
+    let marked = store.find("m").unwrap();
+    assert_eq!(marked.manifest.verified_at, "2026-01-01T00:00:00Z");
+    // `proven` is not what is installed any more.
+    store
+        .mark_verified(&proven, "2027-01-01T00:00:00Z")
+        .unwrap();
+    assert_eq!(store.find("m").unwrap().manifest, marked.manifest);
+}
+
+#[test]
 fn a_link_in_the_place_of_a_file_is_wrong() {
     let (_dir, store) = store();
     let model = install(&store, "m", "r");

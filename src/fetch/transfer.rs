@@ -1,0 +1,306 @@
+//! One file, from the first byte to the proven whole.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::error::chain;
+use super::partial::Partial;
+use super::{FetchError, Progress, Settings, Source, Wanted, checksum, retry};
+use crate::model::{FileEntry, StoreError};
+
+/// A connection must bring this much in the stall time to count as alive, so
+/// that one byte now and then does not keep it.
+const PULSE: u64 = 4 << 10;
+
+/// An attempt must bring this much to count as progress, or finish the file.
+const STRIDE: u64 = 64 << 10;
+
+pub(super) struct Transfer {
+    pub(super) source: Arc<Source>,
+    pub(super) wanted: Wanted,
+    pub(super) dir: PathBuf,
+    pub(super) settings: Settings,
+    pub(super) progress: Arc<dyn Progress>,
+}
+
+/// Why an attempt ended before the file was complete.
+enum Cut {
+    /// Another attempt may go on from here.
+    Transient { why: String, wait: Option<Duration> },
+    /// What the server sends cannot be this file.
+    Wrong(String),
+    /// No attempt will do better.
+    Fatal(FetchError),
+}
+
+impl From<StoreError> for Cut {
+    fn from(error: StoreError) -> Self {
+        Self::Fatal(error.into())
+    }
+}
+
+fn transient(why: impl Into<String>) -> Cut {
+    Cut::Transient {
+        why: why.into(),
+        wait: None,
+    }
+}
+
+impl Transfer {
+    /// Fetches and proves the file, unless it is there already.
+    pub(super) async fn run(self) -> Result<FileEntry, FetchError> {
+        let (part, entry) = self.prepare().await?;
+        if let Some(entry) = entry {
+            self.progress.position(&entry.path, entry.size);
+            self.progress.proven(&entry.path);
+            return Ok(entry);
+        }
+        self.drive(part).await
+    }
+
+    /// Proves the file where it is there, else opens its part. Reads all there
+    /// is, so it runs where that is allowed to take long.
+    async fn prepare(&self) -> Result<(Partial, Option<FileEntry>), FetchError> {
+        let (dir, wanted) = (self.dir.clone(), self.wanted.clone());
+        let look = move || {
+            let path = dir.join(&wanted.path);
+            let entry = checksum::prove(&path, &wanted).map_err(StoreError::io("read", &path))?;
+            if entry.is_none() && path.symlink_metadata().is_ok() {
+                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            }
+            let part = Partial::open(&dir, &wanted)?;
+            if entry.is_some() {
+                part.delete()?;
+            }
+            Ok::<_, StoreError>((part, entry))
+        };
+        let (part, entry) = tokio::task::spawn_blocking(look)
+            .await
+            .map_err(FetchError::task)??;
+        if entry.is_none() && part.len() > 0 {
+            self.progress.resumed(&self.wanted.path, part.len());
+            self.progress.position(&self.wanted.path, part.len());
+        }
+        Ok((part, entry))
+    }
+
+    /// Attempt after attempt.
+    async fn drive(&self, mut part: Partial) -> Result<FileEntry, FetchError> {
+        let (mut fruitless, mut idle) = (0, 0);
+        // Wrong bytes are fetched once more from the start. A part that an earlier
+        // process left may have suffered since and does not count as a try.
+        let mut chances = if part.len() > 0 { 2 } else { 1 };
+        loop {
+            let before = part.len();
+            let cut = match self.attempt(&mut part).await {
+                Ok(()) => match part.check() {
+                    Ok(entry) => return self.complete(part, entry).await,
+                    Err(why) => Cut::Wrong(why),
+                },
+                Err(cut) => cut,
+            };
+            let (why, wait) = match cut {
+                Cut::Fatal(error) => return Err(error),
+                Cut::Wrong(why) if chances == 0 => {
+                    part.delete()?;
+                    return Err(self.wrong(why));
+                }
+                Cut::Wrong(why) => {
+                    chances -= 1;
+                    part.restart()?;
+                    self.progress.position(&self.wanted.path, 0);
+                    (format!("{why}; fetching it again from the start"), None)
+                }
+                Cut::Transient { why, wait } => {
+                    let fruitful = part.len() >= before.saturating_add(STRIDE);
+                    fruitless = if fruitful { 0 } else { fruitless + 1 };
+                    idle = if part.len() > before { 0 } else { idle + 1 };
+                    if fruitless > self.settings.retries {
+                        return Err(FetchError::Interrupted {
+                            path: self.wanted.path.clone(),
+                            why,
+                            attempts: fruitless,
+                        });
+                    }
+                    (why, wait)
+                }
+            };
+            self.progress.retrying(&self.wanted.path, &why);
+            tokio::time::sleep(retry::delay(idle, wait)).await;
+        }
+    }
+
+    async fn complete(&self, part: Partial, entry: FileEntry) -> Result<FileEntry, FetchError> {
+        tokio::task::spawn_blocking(move || part.complete())
+            .await
+            .map_err(FetchError::task)??;
+        self.progress.proven(&entry.path);
+        Ok(entry)
+    }
+
+    /// Asks for what is missing and appends what comes.
+    async fn attempt(&self, part: &mut Partial) -> Result<(), Cut> {
+        if part.missing() == 0 && part.len() > 0 {
+            return Ok(());
+        }
+        let mut request = self
+            .source
+            .get(&self.wanted.path)
+            .header(ACCEPT_ENCODING, "identity");
+        if part.len() > 0 {
+            request = request.header(RANGE, format!("bytes={}-", part.len()));
+        }
+        let response = timeout(self.settings.stall, request.send())
+            .await
+            .map_err(|_| transient("the server does not answer"))?
+            .map_err(|e| transient(chain(&e)))?;
+        self.admit(&response, part)?;
+        self.receive(response, part).await
+    }
+
+    /// Judges status and headers. A server that ignores the range starts over.
+    fn admit(&self, response: &Response, part: &mut Partial) -> Result<(), Cut> {
+        match response.status() {
+            StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
+                Some((start, _)) if start != part.len() => Err(Cut::Wrong(format!(
+                    "the server sends it from byte {start} when asked for byte {}",
+                    part.len()
+                ))),
+                Some((_, Some(total))) if total != self.wanted.size => Err(self.size(total)),
+                _ => Ok(()),
+            },
+            StatusCode::OK => {
+                if let Some(length) = declared_length(response.headers())
+                    && length != self.wanted.size
+                {
+                    return Err(self.size(length));
+                }
+                if part.len() > 0 {
+                    part.restart()?;
+                    self.progress.position(&self.wanted.path, 0);
+                    let why = "the server cannot resume, so it starts from the beginning";
+                    self.progress.retrying(&self.wanted.path, why);
+                }
+                Ok(())
+            }
+            StatusCode::RANGE_NOT_SATISFIABLE => Err(Cut::Wrong(format!(
+                "the server's file ends before byte {}, its size must be {}",
+                part.len(),
+                self.wanted.size
+            ))),
+            status => Err(self.refused(status, response.headers())),
+        }
+    }
+
+    fn size(&self, found: u64) -> Cut {
+        Cut::Wrong(format!(
+            "the server's file has {found} bytes and it must have {}",
+            self.wanted.size
+        ))
+    }
+
+    fn refused(&self, status: StatusCode, headers: &HeaderMap) -> Cut {
+        let what = format!("{} of {}", self.wanted.path, self.source.location());
+        let endpoint = self.source.endpoint().to_owned();
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Cut::Fatal(FetchError::NotFound {
+                what,
+                endpoint,
+                hint: "",
+            }),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                Cut::Fatal(FetchError::Unauthorized {
+                    what,
+                    endpoint,
+                    status: status.as_u16(),
+                })
+            }
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Cut::Transient {
+                why: format!("the server answers {status}"),
+                wait: retry_after(headers),
+            },
+            status if status.is_server_error() => Cut::Transient {
+                why: format!("the server answers {status}"),
+                wait: retry_after(headers),
+            },
+            status => Cut::Fatal(FetchError::BadAnswer {
+                endpoint,
+                why: format!("{status} for {}", self.wanted.path),
+            }),
+        }
+    }
+
+    /// Appends the body, never beyond the declared size.
+    async fn receive(&self, response: Response, part: &mut Partial) -> Result<(), Cut> {
+        let mut body = response.bytes_stream();
+        let (mut pulse, mut deadline) = (part.len(), Instant::now() + self.settings.stall);
+        loop {
+            let next = timeout_at(deadline, body.next()).await.map_err(|_| {
+                transient(format!(
+                    "the connection stalled for {} s",
+                    self.settings.stall.as_secs()
+                ))
+            })?;
+            let bytes = match next {
+                None => break,
+                Some(Ok(bytes)) => bytes,
+                Some(Err(e)) => return Err(transient(format!("connection lost: {}", chain(&e)))),
+            };
+            if bytes.len() as u64 > part.missing() {
+                return Err(Cut::Wrong(format!(
+                    "the server sends more than its {} bytes",
+                    self.wanted.size
+                )));
+            }
+            part.append(&bytes)?;
+            self.progress.position(&self.wanted.path, part.len());
+            if part.len() >= pulse + PULSE {
+                (pulse, deadline) = (part.len(), Instant::now() + self.settings.stall);
+            }
+        }
+        match part.missing() {
+            0 => Ok(()),
+            missing => Err(transient(format!(
+                "the connection ended {missing} bytes early"
+            ))),
+        }
+    }
+
+    fn wrong(&self, why: String) -> FetchError {
+        FetchError::WrongBytes {
+            path: self.wanted.path.clone(),
+            endpoint: self.source.endpoint().to_owned(),
+            why,
+        }
+    }
+}
+
+fn declared_length(headers: &HeaderMap) -> Option<u64> {
+    let length = headers.get(reqwest::header::CONTENT_LENGTH)?;
+    length.to_str().ok()?.parse().ok()
+}
+
+/// First byte and whole size of `bytes A-B/SIZE`; a size of `*` is none.
+fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
+    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
+    let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
+    let start = span.split_once('-')?.0.trim().parse().ok()?;
+    Some((start, total.trim().parse().ok()))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers
+        .get(RETRY_AFTER)?
+        .to_str()
+        .ok()?
+        .trim()
+        .parse()
+        .ok()?;
+    Some(Duration::from_secs(seconds))
+}
