@@ -1,6 +1,13 @@
 //! What a failed command tells: a message for people, a code for programs.
 
+use std::io;
 use std::process::ExitCode;
+
+use gptoss_onnx::checkpoint::CheckpointError;
+use gptoss_onnx::export::ExportError;
+
+use crate::fetch::FetchError;
+use crate::model::{StoreError, is_no_space};
 
 /// Exit codes of `gptoss-ctl`. 0 is success; clap itself exits with 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,5 +50,64 @@ impl CliError {
             status,
             message: message.into(),
         }
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        let status = match &error {
+            StoreError::NotInstalled { .. } => ExitStatus::NotFound,
+            StoreError::BadName { .. } | StoreError::Ambiguous { .. } => ExitStatus::Usage,
+            StoreError::BadManifest { .. } | StoreError::Incomplete { .. } => {
+                ExitStatus::Verification
+            }
+            StoreError::NoSpace { .. } => ExitStatus::NoSpace,
+            StoreError::Io { source, .. } if is_no_space(source) => ExitStatus::NoSpace,
+            StoreError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                ExitStatus::NotFound
+            }
+            StoreError::Busy { .. }
+            | StoreError::AlreadyInstalled { .. }
+            | StoreError::BadCatalog { .. }
+            | StoreError::Io { .. } => ExitStatus::Failed,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<FetchError> for CliError {
+    fn from(error: FetchError) -> Self {
+        let status = match error {
+            FetchError::Store(error) => return error.into(),
+            FetchError::NotFound { .. } => ExitStatus::NotFound,
+            FetchError::WrongBytes { .. } => ExitStatus::Verification,
+            FetchError::BadEndpoint(_) => ExitStatus::Usage,
+            FetchError::Unauthorized { .. }
+            | FetchError::Interrupted { .. }
+            | FetchError::Offline { .. }
+            | FetchError::BadAnswer { .. }
+            | FetchError::Client(_) => ExitStatus::Failed,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<CheckpointError> for CliError {
+    fn from(error: CheckpointError) -> Self {
+        Self::new(
+            ExitStatus::Verification,
+            format!("this is no usable gpt-oss checkpoint: {error}"),
+        )
+    }
+}
+
+impl From<ExportError> for CliError {
+    fn from(error: ExportError) -> Self {
+        let status = match &error {
+            _ if is_no_space(&error) => ExitStatus::NoSpace,
+            ExportError::NonFinite { .. } => ExitStatus::Verification,
+            _ => ExitStatus::Failed,
+        };
+        Self::new(status, format!("the export failed: {error}"))
     }
 }

@@ -1,15 +1,46 @@
 //! `gptoss-ctl export`.
 
-use super::{CliError, ExitStatus, Global};
+use gptoss_onnx::export::Target;
+
+use super::install::{self, open_store};
+use super::progress::Ui;
+use super::{CliError, Global, interrupt};
 
 /// Arguments of `gptoss-ctl export`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// An installed model: NAME or NAME@REVISION.
+    model: String,
+    /// What to export for, separated by commas: cpu, portable.
+    #[arg(long, value_delimiter = ',', required = true)]
+    target: Vec<Target>,
+    /// Export again what is exported already.
+    #[arg(long)]
+    force: bool,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
-    Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no export yet",
-    ))
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let ui = Ui::new(global.json);
+    let store = open_store(global)?;
+    let model = store.find(&args.model)?;
+    interrupt::watch("the model is as it was");
+    let names: Vec<String> = args.target.iter().map(ToString::to_string).collect();
+    let names = names.join(" and ");
+    let label = model.manifest.label();
+    match install::add_targets(&store, &model, &args.target, args.force, &ui)? {
+        Some(model) => {
+            install::tell(
+                &ui,
+                "exported",
+                &format!("exported {label} for {names}"),
+                &model,
+            );
+        }
+        None => {
+            let people = format!("{label} is exported for {names} already; --force does it again");
+            install::tell(&ui, "already-exported", &people, &model);
+        }
+    }
+    Ok(())
 }

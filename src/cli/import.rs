@@ -1,15 +1,277 @@
 //! `gptoss-ctl import`.
 
-use super::{CliError, ExitStatus, Global};
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+
+use gptoss_onnx::export::Target;
+use sha2::{Digest, Sha256};
+
+use super::install::{self, Provenance, open_store};
+use super::progress::{Task, Ui};
+use super::pull::NANO;
+use super::{CliError, ExitStatus, Global, interrupt};
+use crate::fetch::is_checkpoint_file;
+use crate::model::{
+    Catalog, FileEntry, Installed, Published, Staging, Store, StoreError, check_model_name,
+    content_revision, create_file, human_size, require_space, sanitize_model_name, sha256_file,
+    to_hex,
+};
 
 /// Arguments of `gptoss-ctl import`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Folder of a checkpoint in the published layout.
+    dir: PathBuf,
+    /// Name in the store [default: the published model's, else the folder's].
+    #[arg(long)]
+    name: Option<String>,
+    /// What to export for, separated by commas: cpu, portable.
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    target: Vec<Target>,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
-    Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no import yet",
-    ))
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let ui = Ui::new(global.json);
+    let store = open_store(global)?;
+    let provisional = provisional_name(&args)?;
+    let sources = checkpoint_files(&args.dir)?;
+    let needed = install::check_config(&args.dir, &args.target)?;
+    interrupt::watch("nothing was installed");
+    // Its name and revision are known only when its bytes are.
+    let staging = store.stage(&provisional, "import")?;
+    staging.clear()?;
+    let result = copy_all(&staging, &sources, needed, &ui)
+        .and_then(|files| identify(&args, &provisional, &files).map(|found| (files, found)));
+    let (files, (provenance, published)) = match result {
+        Err(error) => {
+            staging.discard()?;
+            return Err(error);
+        }
+        Ok(done) => done,
+    };
+    if let Some(model) = store.get(&provenance.name, &provenance.revision)? {
+        staging.discard()?;
+        return tell_installed(&store, model, &args, &ui);
+    }
+    let model = install::install(staging, files, provenance, &args.target, &ui)?;
+    let people = format!(
+        "installed {}: {}, {}",
+        model.manifest.label(),
+        human_size(model.manifest.total_size()),
+        describe(published.as_ref())
+    );
+    install::tell(&ui, "installed", &people, &model);
+    Ok(())
+}
+
+fn tell_installed(store: &Store, model: Installed, args: &Args, ui: &Ui) -> Result<(), CliError> {
+    let label = model.manifest.label();
+    let people = format!("{label} is installed already, with the same bytes");
+    match install::add_targets(store, &model, &args.target, false, ui)? {
+        Some(model) => install::tell(ui, "exported", &people, &model),
+        None => install::tell(ui, "already-installed", &people, &model),
+    }
+    Ok(())
+}
+
+/// What published model these bytes are, in words.
+pub(super) fn describe(published: Option<&Published>) -> String {
+    match published {
+        None => "not a published model this version knows".into(),
+        Some(p) if p.complete() => format!(
+            "all {} files are the published bytes of {} at {}",
+            p.matching.len(),
+            p.repo,
+            p.revision
+        ),
+        Some(p) => format!(
+            "{} of {} files are the published bytes of {} at {}; not: {}",
+            p.matching.len(),
+            p.matching.len() + p.differing.len(),
+            p.repo,
+            p.revision,
+            p.differing.join(", ")
+        ),
+    }
+}
+
+/// The name asked for, or one made from the folder's.
+fn provisional_name(args: &Args) -> Result<String, CliError> {
+    if let Some(name) = &args.name {
+        check_model_name(name)?;
+        return Ok(name.clone());
+    }
+    let folder = fs::canonicalize(&args.dir).map_err(|e| unreadable(&args.dir, &e))?;
+    let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
+    name.as_deref()
+        .and_then(sanitize_model_name)
+        .ok_or_else(|| CliError::new(ExitStatus::Usage, "give the model a name with --name"))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> CliError {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => ExitStatus::NotFound,
+        _ => ExitStatus::Failed,
+    };
+    CliError::new(status, format!("cannot read {}: {error}", path.display()))
+}
+
+/// A file to copy: path, name, size.
+struct SourceFile {
+    path: PathBuf,
+    name: String,
+    size: u64,
+}
+
+/// The checkpoint's own files in a folder. Links are followed, as the hub's
+/// cache consists of them.
+fn checkpoint_files(dir: &Path) -> Result<Vec<SourceFile>, CliError> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir).map_err(|e| unreadable(dir, &e))? {
+        let entry = entry.map_err(|e| unreadable(dir, &e))?;
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
+        if !is_checkpoint_file(&name) {
+            continue;
+        }
+        let path = entry.path();
+        let metadata = fs::metadata(&path).map_err(|e| unreadable(&path, &e))?;
+        if !metadata.is_file() {
+            return Err(CliError::new(
+                ExitStatus::Verification,
+                format!("{} is no regular file", path.display()),
+            ));
+        }
+        files.push(SourceFile {
+            size: metadata.len(),
+            path,
+            name,
+        });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(files)
+}
+
+fn copy_all(
+    staging: &Staging,
+    sources: &[SourceFile],
+    export: u64,
+    ui: &Ui,
+) -> Result<Vec<FileEntry>, CliError> {
+    let total: u64 = sources.iter().map(|s| s.size).sum();
+    require_space(
+        &staging.dir,
+        "the copy and the export",
+        total.saturating_add(export),
+    )?;
+    ui.note(&format!(
+        "copying {} files, {}",
+        sources.len(),
+        human_size(total)
+    ));
+    let task = ui.task("copying", total);
+    let mut done = 0;
+    let mut entries = Vec::new();
+    for source in sources {
+        let entry = copy(source, &staging.dir, &mut done, total, &task)?;
+        entries.push(entry);
+    }
+    Ok(entries)
+}
+
+/// Copies a file, sharing its blocks where the file system can, and hashes the
+/// copy's bytes.
+fn copy(
+    source: &SourceFile,
+    dir: &Path,
+    done: &mut u64,
+    total: u64,
+    task: &Task,
+) -> Result<FileEntry, CliError> {
+    let mut advance = |bytes: u64| {
+        *done += bytes;
+        task.set(*done, total);
+    };
+    let target = dir.join(&source.name);
+    let mut from = File::open(&source.path).map_err(|e| unreadable(&source.path, &e))?;
+    let mut to = create_file(&target).map_err(StoreError::io("create", &target))?;
+    let (size, sha256) = match rustix::fs::ioctl_ficlone(&to, &from) {
+        Ok(()) => sha256_file(&target, &mut advance).map_err(StoreError::io("read", &target))?,
+        Err(_) => {
+            let mut hash = Sha256::new();
+            let mut block = vec![0; 1 << 20];
+            let mut size = 0;
+            from.rewind().map_err(|e| unreadable(&source.path, &e))?;
+            loop {
+                let n = match from.read(&mut block) {
+                    Ok(0) => break,
+                    Ok(n) => n,
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) => return Err(unreadable(&source.path, &e)),
+                };
+                to.write_all(&block[..n])
+                    .map_err(StoreError::io("write", &target))?;
+                hash.update(&block[..n]);
+                size += n as u64;
+                advance(n as u64);
+            }
+            (size, to_hex(&hash.finalize()))
+        }
+    };
+    to.sync_all().map_err(StoreError::io("flush", &target))?;
+    Ok(FileEntry {
+        path: source.name.clone(),
+        size,
+        sha256,
+    })
+}
+
+/// Name, revision and origin of the copied bytes. A published model's name is
+/// given to its bytes only.
+fn identify(
+    args: &Args,
+    provisional: &str,
+    files: &[FileEntry],
+) -> Result<(Provenance, Option<Published>), CliError> {
+    let catalog = Catalog::builtin();
+    let published = catalog.recognise(files);
+    let complete = published.as_ref().filter(|p| p.complete());
+    let name = match complete {
+        Some(published) if args.name.is_none() => published.name.clone(),
+        _ => provisional.to_owned(),
+    };
+    let reserved = catalog.get(&name).is_some() || name == NANO;
+    if reserved && complete.is_none_or(|p| p.name != name) {
+        return Err(CliError::new(
+            ExitStatus::Verification,
+            format!(
+                "{name} is the name of a published model and these are not its bytes ({}); \
+                 choose another name with --name. Nothing was installed",
+                describe(published.as_ref())
+            ),
+        ));
+    }
+    let source = fs::canonicalize(&args.dir).unwrap_or_else(|_| args.dir.clone());
+    let source = format!("import of {}", source.display());
+    let provenance = match complete {
+        // The catalog pins exactly its files: another one makes another revision.
+        Some(p) if p.matching.len() == files.len() => Provenance {
+            name,
+            revision: p.revision.clone(),
+            source,
+            catalog: Some(Catalog::BUILTIN.into()),
+            license: catalog.get(&p.name).and_then(|m| m.license.clone()),
+        },
+        _ => Provenance {
+            name,
+            revision: content_revision(files),
+            source,
+            catalog: None,
+            license: None,
+        },
+    };
+    Ok((provenance, published))
 }

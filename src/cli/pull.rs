@@ -1,15 +1,473 @@
 //! `gptoss-ctl pull`.
 
-use super::{CliError, ExitStatus, Global};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use gptoss_onnx::export::Target;
+use gptoss_onnx::nano;
+use tokio::runtime::Runtime;
+
+use super::install::{self, Provenance, open_store};
+use super::progress::Ui;
+use super::{CliError, ExitStatus, Global, interrupt};
+use crate::fetch::{self, Expected, Hub, Settings, Source, Wanted};
+use crate::model::{
+    Catalog, CatalogModel, FileEntry, Installed, Staging, Store, check_model_name, check_repo,
+    content_revision, human_size, require_space, sha256_bytes,
+};
+
+/// Name of the embedded model.
+pub(super) const NANO: &str = "nano";
+
+/// Files up to this size are fetched first: they tell whether the rest is of use.
+const SMALL: u64 = 64 << 20;
 
 /// Arguments of `gptoss-ctl pull`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// 20b, 120b, nano, a name in the catalog, or hf:OWNER/NAME[@REVISION].
+    model: String,
+    /// Server to fetch from: a hub or a mirror of one [default: HF_ENDPOINT, else
+    /// the hub].
+    #[arg(long, value_name = "URL")]
+    endpoint: Option<String>,
+    /// A catalog of your own: a TOML file that pins revisions and digests.
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<PathBuf>,
+    /// What to export for, separated by commas: cpu, portable.
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    target: Vec<Target>,
+    /// Open no connection; use only what was fetched before.
+    #[arg(long)]
+    offline: bool,
+    /// Name in the store of a model pulled with hf: [default: OWNER--NAME].
+    #[arg(long)]
+    name: Option<String>,
+    /// Files fetched at once.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    jobs: u8,
+    /// Attempts in a row that may bring nothing before giving up.
+    #[arg(long, default_value_t = 5)]
+    retries: u32,
+    /// Seconds after which a silent connection is cut.
+    #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    stall_timeout: u32,
+}
+
+const INSTALLED: &str = "installed";
+const EXPORTED: &str = "exported";
+const ALREADY: &str = "already-installed";
+
+/// A model and the bytes it must consist of.
+struct Request {
+    provenance: Provenance,
+    endpoint: String,
+    repo: String,
+    files: Vec<Wanted>,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let ui = Ui::new(global.json);
+    let store = open_store(global)?;
+    interrupt::watch("what was fetched is kept: run the same command again to go on");
+    let (status, model) = match args.model.strip_prefix("hf:") {
+        Some(reference) => pull_reference(&store, &args, reference, &ui)?,
+        None => match choose(&args)? {
+            Choice::Embedded => pull_nano(&store, &args, &ui)?,
+            Choice::Pinned { origin, model } => {
+                let request = pinned_request(&args, args_name(&args), &origin, &model)?;
+                warn_of_shadow(&ui, &origin, &request, &model);
+                pull(&store, &args, request, &ui)?
+            }
+        },
+    };
+    report(&ui, status, &model);
+    Ok(())
+}
+
+fn report(ui: &Ui, status: &str, model: &Installed) {
+    let label = model.manifest.label();
+    let people = match status {
+        INSTALLED => format!(
+            "installed {label}: {}, in {}",
+            human_size(model.manifest.total_size()),
+            model.dir.display()
+        ),
+        EXPORTED => format!("{label} was installed already and has been exported"),
+        _ => format!(
+            "{label} is installed already; `gptoss-ctl verify {}` proves its bytes again",
+            model.name
+        ),
+    };
+    install::tell(ui, status, &people, model);
+}
+
+/// What a name stands for.
+enum Choice {
+    /// The model inside the program.
+    Embedded,
+    /// A model of a catalog.
+    Pinned { origin: String, model: CatalogModel },
+}
+
+/// The name without the revision that may follow it.
+fn args_name(args: &Args) -> &str {
+    args.model
+        .split_once('@')
+        .map_or(&args.model, |(name, _)| name)
+}
+
+/// Looks a name up: in the site's own catalog, then in the built-in one.
+fn choose(args: &Args) -> Result<Choice, CliError> {
+    let (name, revision) = args.model.split_once('@').unwrap_or((&args.model, ""));
+    check_model_name(name)?;
+    if args.name.is_some() {
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            "--name goes with hf: only; a catalog's model keeps its name",
+        ));
+    }
+    let site = args
+        .catalog
+        .as_deref()
+        .map(Catalog::from_file)
+        .transpose()?;
+    let catalogs: Vec<Catalog> = site.into_iter().chain([Catalog::builtin()]).collect();
+    let found = catalogs
+        .iter()
+        .find_map(|c| Some((c.origin(), c.get(name)?)));
+    let Some((origin, model)) = found else {
+        if name == NANO && revision.is_empty() {
+            return Ok(Choice::Embedded);
+        }
+        let mut known: Vec<&str> = catalogs.iter().flat_map(Catalog::names).collect();
+        known.push(NANO);
+        known.dedup();
+        return Err(CliError::new(
+            ExitStatus::NotFound,
+            format!(
+                "no model {name}: there are {}; hf:OWNER/NAME takes one from the hub, \
+                 --catalog FILE names your own",
+                known.join(", ")
+            ),
+        ));
+    };
+    if !model.revision.starts_with(revision) {
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            format!(
+                "the catalog ({origin}) pins {name} to revision {}; hf:{}@{revision} takes another",
+                model.revision, model.repo
+            ),
+        ));
+    }
+    Ok(Choice::Pinned {
+        origin: origin.to_owned(),
+        model: model.clone(),
+    })
+}
+
+/// What to fetch for a model of a catalog.
+fn pinned_request(
+    args: &Args,
+    name: &str,
+    origin: &str,
+    model: &CatalogModel,
+) -> Result<Request, CliError> {
+    let endpoint = fetch::endpoint(args.endpoint.as_deref())?;
+    Ok(Request {
+        provenance: Provenance {
+            name: name.to_owned(),
+            revision: model.revision.clone(),
+            source: format!("{endpoint}/{}", model.repo),
+            catalog: Some(origin.to_owned()),
+            license: model.license.clone(),
+        },
+        endpoint,
+        repo: model.repo.clone(),
+        files: model.files.iter().map(Wanted::from).collect(),
+    })
+}
+
+/// A site may give a published model's name to other bytes; nobody shall
+/// overlook that.
+fn warn_of_shadow(ui: &Ui, origin: &str, request: &Request, model: &CatalogModel) {
+    let name = &request.provenance.name;
+    let builtin = Catalog::builtin();
+    if builtin
+        .get(name)
+        .is_some_and(|published| published.files != model.files)
+    {
+        ui.note(&format!(
+            "note: by {origin}, {name} is not the published model of that name"
+        ));
+    }
+}
+
+/// `hf:OWNER/NAME[@REVISION]`.
+fn pull_reference(
+    store: &Store,
+    args: &Args,
+    reference: &str,
+    ui: &Ui,
+) -> Result<(&'static str, Installed), CliError> {
+    let (repo, revision) = match reference.split_once('@') {
+        Some((repo, revision)) => (repo, Some(revision)),
+        None => (reference, None),
+    };
+    let usage = |why: String| CliError::new(ExitStatus::Usage, format!("hf:{reference}: {why}"));
+    check_repo(repo).map_err(usage)?;
+    let name = args.name.clone().unwrap_or_else(|| repo.replace('/', "--"));
+    check_model_name(&name)?;
+    refuse_published_name(&name)?;
+    let builtin = Catalog::builtin();
+    let pinned = revision.and_then(|r| builtin.pinned(repo, r));
+    let request = match pinned {
+        Some((_, model)) => pinned_request(args, &name, Catalog::BUILTIN, model)?,
+        None if args.offline => {
+            return Err(CliError::new(
+                ExitStatus::Failed,
+                format!("--offline: the hub must be asked what hf:{reference} is"),
+            ));
+        }
+        None => resolve(args, &name, repo, revision, &builtin)?,
+    };
+    pull(store, args, request, ui)
+}
+
+/// Names of published models are for their bytes only.
+fn refuse_published_name(name: &str) -> Result<(), CliError> {
+    if Catalog::builtin().get(name).is_none() && name != NANO {
+        return Ok(());
+    }
     Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no pull yet",
+        ExitStatus::Usage,
+        format!("{name} is the name of a published model: choose another one with --name"),
     ))
+}
+
+/// Asks the hub what a revision is. A revision the built-in catalog pins must
+/// have the bytes it pins, whatever the server says.
+fn resolve(
+    args: &Args,
+    name: &str,
+    repo: &str,
+    revision: Option<&str>,
+    builtin: &Catalog,
+) -> Result<Request, CliError> {
+    let endpoint = fetch::endpoint(args.endpoint.as_deref())?;
+    let hub = Hub::new(&endpoint, &settings(args))?;
+    let resolved = runtime()?.block_on(hub.resolve(repo, revision))?;
+    if let Some((_, model)) = builtin.pinned(repo, &resolved.revision) {
+        return pinned_request(args, name, Catalog::BUILTIN, model);
+    }
+    Ok(Request {
+        provenance: Provenance {
+            name: name.to_owned(),
+            revision: resolved.revision,
+            source: format!("{endpoint}/{repo}"),
+            catalog: None,
+            license: resolved.license,
+        },
+        endpoint,
+        repo: repo.to_owned(),
+        files: resolved.files,
+    })
+}
+
+fn settings(args: &Args) -> Settings {
+    Settings {
+        jobs: args.jobs.into(),
+        retries: args.retries,
+        stall: Duration::from_secs(args.stall_timeout.into()),
+    }
+}
+
+fn runtime() -> Result<Runtime, CliError> {
+    Runtime::new().map_err(|e| {
+        CliError::new(
+            ExitStatus::Failed,
+            format!("cannot start the downloader: {e}"),
+        )
+    })
+}
+
+/// Fetches, validates, exports and installs, unless that was done before.
+fn pull(
+    store: &Store,
+    args: &Args,
+    request: Request,
+    ui: &Ui,
+) -> Result<(&'static str, Installed), CliError> {
+    let provenance = &request.provenance;
+    if let Some(model) = store.get(&provenance.name, &provenance.revision)? {
+        refuse_other_bytes(&model, &request.files)?;
+        return finish_installed(store, model, args, ui);
+    }
+    let staging = store.stage(&provenance.name, &provenance.revision)?;
+    // It may have been installed before the lock was ours.
+    if let Some(model) = store.get(&provenance.name, &provenance.revision)? {
+        drop(staging);
+        return finish_installed(store, model, args, ui);
+    }
+    let files = match fetch_all(&staging, args, &request, ui) {
+        Ok(files) => files,
+        Err(error) => {
+            discard_if_empty(staging)?;
+            return Err(error);
+        }
+    };
+    let model = install::install(staging, files, request.provenance, &args.target, ui)?;
+    Ok((INSTALLED, model))
+}
+
+/// Exports an installed model for the targets it lacks.
+fn finish_installed(
+    store: &Store,
+    model: Installed,
+    args: &Args,
+    ui: &Ui,
+) -> Result<(&'static str, Installed), CliError> {
+    Ok(
+        match install::add_targets(store, &model, &args.target, false, ui)? {
+            Some(model) => (EXPORTED, model),
+            None => (ALREADY, model),
+        },
+    )
+}
+
+/// An installed revision must be the one asked for, byte for byte.
+fn refuse_other_bytes(model: &Installed, files: &[Wanted]) -> Result<(), CliError> {
+    let differs = |wanted: &&Wanted| {
+        let there = model.manifest.files.iter().find(|f| f.path == wanted.path);
+        !there.is_some_and(|f| match &wanted.expected {
+            Expected::Sha256(digest) => f.size == wanted.size && f.sha256 == *digest,
+            Expected::GitBlob(_) => f.size == wanted.size,
+        })
+    };
+    let Some(wanted) = files.iter().find(differs) else {
+        return Ok(());
+    };
+    let label = model.manifest.label();
+    Err(CliError::new(
+        ExitStatus::Verification,
+        format!(
+            "{label} is installed with another {}: remove it with `gptoss-ctl rm {label}` and pull it again",
+            wanted.path
+        ),
+    ))
+}
+
+/// Brings every file into the staging folder: the small ones first, since the
+/// configuration among them says whether the others are of use.
+fn fetch_all(
+    staging: &Staging,
+    args: &Args,
+    request: &Request,
+    ui: &Ui,
+) -> Result<Vec<FileEntry>, CliError> {
+    let dir = &staging.dir;
+    if args.offline || offline_by_environment() {
+        let entries = fetch::prove_offline(dir, &request.files)?;
+        let needed = install::check_config(dir, &args.target)?;
+        require_space(dir, "the export", needed)?;
+        return Ok(entries);
+    }
+    require_space(dir, "the download", fetch::remaining(dir, &request.files))?;
+    let provenance = &request.provenance;
+    let source = Source::new(&request.endpoint, &request.repo, &provenance.revision)?;
+    let (source, settings) = (Arc::new(source), settings(args));
+    let total = request.files.iter().map(|f| f.size).sum();
+    ui.note(&format!(
+        "fetching {}@{}: {} files, {}, from {}",
+        provenance.name,
+        provenance.revision,
+        request.files.len(),
+        human_size(total),
+        provenance.source
+    ));
+    let (mut small, mut large): (Vec<_>, Vec<_>) =
+        request.files.iter().cloned().partition(|f| f.size <= SMALL);
+    if !small.iter().any(|f| f.path == "config.json") {
+        small.append(&mut large);
+    }
+    let runtime = runtime()?;
+    let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
+    let display: Arc<dyn fetch::Progress> = Arc::new(ui.download(sizes));
+    let get = |files: &[Wanted]| {
+        runtime.block_on(fetch::fetch(
+            source.clone(),
+            files,
+            dir,
+            &settings,
+            display.clone(),
+        ))
+    };
+    let mut entries = get(&small)?;
+    let needed = match install::check_config(dir, &args.target) {
+        Err(error) => {
+            // These bytes are proven, and of no use.
+            staging.clear()?;
+            return Err(error);
+        }
+        Ok(needed) => needed,
+    };
+    let left = fetch::remaining(dir, &large);
+    require_space(
+        dir,
+        "the download and the export",
+        left.saturating_add(needed),
+    )?;
+    entries.extend(get(&large)?);
+    entries.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(entries)
+}
+
+/// What the hub's own tools obey, too.
+fn offline_by_environment() -> bool {
+    std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false"))
+}
+
+/// A failed pull that brought nothing leaves nothing.
+fn discard_if_empty(staging: Staging) -> Result<(), CliError> {
+    let entries = std::fs::read_dir(&staging.dir);
+    let holds_bytes = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.metadata().map_or(true, |m| m.is_dir() || m.len() > 0));
+    if !holds_bytes {
+        staging.discard()?;
+    }
+    Ok(())
+}
+
+/// Installs the model inside the program. No connection is opened.
+fn pull_nano(store: &Store, args: &Args, ui: &Ui) -> Result<(&'static str, Installed), CliError> {
+    let entry = |(path, bytes): &(&str, &[u8])| FileEntry {
+        path: (*path).to_owned(),
+        size: bytes.len() as u64,
+        sha256: sha256_bytes(bytes),
+    };
+    let files: Vec<FileEntry> = nano::files().iter().map(entry).collect();
+    let revision = content_revision(&files);
+    if let Some(model) = store.get(NANO, &revision)? {
+        return finish_installed(store, model, args, ui);
+    }
+    let staging = store.stage(NANO, &revision)?;
+    staging.clear()?;
+    for (path, bytes) in nano::files() {
+        staging.write(path, bytes)?;
+    }
+    let provenance = Provenance {
+        name: NANO.into(),
+        revision,
+        source: "embedded in gptoss-ctl".into(),
+        catalog: Some(Catalog::BUILTIN.into()),
+        license: Some(env!("CARGO_PKG_LICENSE").into()),
+    };
+    let model = install::install(staging, files, provenance, &args.target, ui)?;
+    Ok((INSTALLED, model))
 }

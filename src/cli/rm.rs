@@ -1,15 +1,73 @@
 //! `gptoss-ctl rm`.
 
-use super::{CliError, ExitStatus, Global};
+use serde::Serialize;
+
+use super::install::open_store;
+use super::progress::Ui;
+use super::{CliError, Global};
+use crate::model::{Store, StoreError, check_model_name};
 
 /// Arguments of `gptoss-ctl rm`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// A model: NAME, or NAME@REVISION where there are several.
+    model: String,
+    /// Remove every revision of the model.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Removed {
+    removed: Vec<String>,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
-    Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no rm yet",
-    ))
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let ui = Ui::new(global.json);
+    let store = open_store(global)?;
+    let (name, _) = args.model.split_once('@').unwrap_or((&args.model, ""));
+    check_model_name(name)?;
+    let revisions = choose(&store, &args)?;
+    let mut removed = Vec::new();
+    for revision in revisions {
+        store.remove_revision(name, &revision)?;
+        removed.push(format!("{name}@{revision}"));
+    }
+    let people = format!("removed {}", removed.join(", "));
+    ui.result(&people, &Removed { removed });
+    Ok(())
+}
+
+/// Revisions to remove: installed ones, usable or not; else interrupted ones.
+fn choose(store: &Store, args: &Args) -> Result<Vec<String>, CliError> {
+    let (name, beginning) = args.model.split_once('@').unwrap_or((&args.model, ""));
+    let mut revisions = store.revisions(name);
+    revisions.retain(|r| r.starts_with(beginning));
+    if revisions.is_empty() {
+        let staged = store.staged().into_iter();
+        revisions = staged
+            .filter(|(n, r)| n == name && r.starts_with(beginning))
+            .map(|(_, r)| r)
+            .collect();
+    }
+    if revisions.iter().any(|r| r == beginning) {
+        revisions.retain(|r| r == beginning);
+    }
+    match revisions.len() {
+        0 => Err(StoreError::NotInstalled {
+            wanted: args.model.clone(),
+            root: store.root().to_owned(),
+        }
+        .into()),
+        1 => Ok(revisions),
+        _ if args.all => Ok(revisions),
+        _ => {
+            let candidates = revisions.iter().map(|r| format!("{name}@{r}")).collect();
+            let wanted = args.model.clone();
+            let mut error = CliError::from(StoreError::Ambiguous { wanted, candidates });
+            error.message += ", or --all to remove every one";
+            Err(error)
+        }
+    }
 }

@@ -1,15 +1,77 @@
 //! `gptoss-ctl show`.
 
-use super::{CliError, ExitStatus, Global};
+use serde::Serialize;
+
+use super::import::describe;
+use super::install::open_store;
+use super::progress::Ui;
+use super::{CliError, Global};
+use crate::model::{Catalog, Installed, Manifest, human_size};
 
 /// Arguments of `gptoss-ctl show`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// An installed model: NAME or NAME@REVISION.
+    model: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Shown<'a> {
+    dir: String,
+    size: u64,
+    /// The published model all of these bytes are, `OWNER/NAME@COMMIT`.
+    published: Option<String>,
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
-    Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no show yet",
-    ))
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let model = open_store(global)?.find(&args.model)?;
+    let published = Catalog::builtin().recognise(&model.manifest.files);
+    let shown = Shown {
+        dir: model.dir.display().to_string(),
+        size: model.manifest.total_size(),
+        published: published
+            .as_ref()
+            .filter(|p| p.complete())
+            .map(|p| format!("{}@{}", p.repo, p.revision)),
+        manifest: &model.manifest,
+    };
+    let people = text(&model, &describe(published.as_ref()));
+    Ui::new(global.json).result(&people, &shown);
+    Ok(())
+}
+
+fn text(model: &Installed, published: &str) -> String {
+    let manifest = &model.manifest;
+    let targets: Vec<&str> = manifest.targets.keys().map(String::as_str).collect();
+    let mut lines = vec![
+        format!("name       {}", manifest.name),
+        format!("revision   {}", manifest.revision),
+        format!("source     {}", manifest.source),
+        format!("digests    {published}"),
+        format!(
+            "pinned by  {}",
+            manifest.catalog.as_deref().unwrap_or("nothing")
+        ),
+        format!(
+            "licence    {}",
+            manifest.license.as_deref().unwrap_or("unknown")
+        ),
+        format!("targets    {}", targets.join(", ")),
+        format!("size       {}", human_size(manifest.total_size())),
+        format!(
+            "installed  {} by gptoss {}",
+            manifest.installed_at, manifest.tool_version
+        ),
+        format!("verified   {}", manifest.verified_at),
+        format!("folder     {}", model.dir.display()),
+        String::new(),
+    ];
+    for entry in manifest.all_files() {
+        let size = human_size(entry.size);
+        lines.push(format!("{}  {size:>9}  {}", entry.sha256, entry.path));
+    }
+    lines.join("\n")
 }

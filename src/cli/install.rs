@@ -1,0 +1,198 @@
+//! From a staged checkpoint to an installed model, and from an installed model
+//! to one with more targets. Shared by `pull`, `import` and `export`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use gptoss_onnx::checkpoint::{Checkpoint, Config};
+use gptoss_onnx::export::{self, Target};
+use serde::Serialize;
+
+use super::progress::Ui;
+use super::{CliError, ExitStatus, Global};
+use crate::model::{
+    Dimensions, FileEntry, Installed, Manifest, SCHEMA, Staging, Store, now_rfc3339, require_space,
+};
+
+/// Where a model comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Provenance {
+    pub(super) name: String,
+    pub(super) revision: String,
+    pub(super) source: String,
+    pub(super) catalog: Option<String>,
+    pub(super) license: Option<String>,
+}
+
+/// What a command did to a model, for programs.
+#[derive(Debug, Serialize)]
+struct Outcome<'a> {
+    status: &'a str,
+    dir: &'a Path,
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+}
+
+/// Opens the store the command line names.
+pub(super) fn open_store(global: &Global) -> Result<Store, CliError> {
+    let root = global.store.clone().unwrap_or_else(Store::default_root);
+    Ok(Store::open(&root)?)
+}
+
+/// Tells what was done.
+pub(super) fn tell(ui: &Ui, status: &str, people: &str, model: &Installed) {
+    let outcome = Outcome {
+        status,
+        dir: &model.dir,
+        manifest: &model.manifest,
+    };
+    ui.result(people, &outcome);
+}
+
+/// Reads `config.json` of a folder: refuses other architectures before anything
+/// large is fetched or copied, and says what the exports will take.
+pub(super) fn check_config(dir: &Path, targets: &[Target]) -> Result<u64, CliError> {
+    let read = |name: &str| std::fs::read(dir.join(name));
+    let config = read("config.json").map_err(|e| {
+        CliError::new(
+            ExitStatus::NotFound,
+            format!(
+                "{} is no checkpoint: cannot read its config.json: {e}",
+                dir.display()
+            ),
+        )
+    })?;
+    Config::parse(&config, read("generation_config.json").ok().as_deref())?;
+    let Some(dimensions) = Dimensions::from_config(&config) else {
+        return Ok(0);
+    };
+    Ok(targets
+        .iter()
+        .map(|t| dimensions.export_bytes(t.name()))
+        .fold(0, u64::saturating_add))
+}
+
+/// Validates a staged checkpoint completely, exports it and installs all of it.
+///
+/// `files` are proven. A checkpoint that is refused leaves nothing behind.
+pub(super) fn install(
+    staging: Staging,
+    files: Vec<FileEntry>,
+    provenance: Provenance,
+    targets: &[Target],
+    ui: &Ui,
+) -> Result<Installed, CliError> {
+    let exported = open_staged(&staging)
+        .and_then(|checkpoint| export_all(&checkpoint, &staging.dir, targets, ui));
+    let exported = match exported {
+        Err(error) if error.status == ExitStatus::Verification => {
+            staging.discard()?;
+            return Err(error);
+        }
+        result => result?,
+    };
+    let now = now_rfc3339();
+    let manifest = Manifest {
+        schema: SCHEMA,
+        name: provenance.name,
+        revision: provenance.revision,
+        source: provenance.source,
+        catalog: provenance.catalog,
+        license: provenance.license,
+        tool_version: env!("CARGO_PKG_VERSION").into(),
+        installed_at: now.clone(),
+        verified_at: now,
+        files,
+        targets: exported,
+    };
+    Ok(staging.commit(manifest)?)
+}
+
+/// Validates everything: architecture, every tensor, every scale.
+fn open_staged(staging: &Staging) -> Result<Checkpoint, CliError> {
+    Checkpoint::open(&staging.dir).map_err(|error| {
+        let mut error = CliError::from(error);
+        // The staging folder's path says nothing to anybody.
+        let folder = format!("{}/", staging.dir.display());
+        error.message = error.message.replace(&folder, "") + "; nothing was installed";
+        error
+    })
+}
+
+fn export_all(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    targets: &[Target],
+    ui: &Ui,
+) -> Result<BTreeMap<String, Vec<FileEntry>>, CliError> {
+    let mut exported = BTreeMap::new();
+    for &target in targets {
+        exported.insert(target.to_string(), export_one(checkpoint, dir, target, ui)?);
+    }
+    Ok(exported)
+}
+
+/// Exports into the target's folder below `dir`, which is emptied first.
+fn export_one(
+    checkpoint: &Checkpoint,
+    dir: &Path,
+    target: Target,
+    ui: &Ui,
+) -> Result<Vec<FileEntry>, CliError> {
+    let out = dir.join(target.name());
+    if out.exists() {
+        // Left by an interrupted export: nobody has proven it.
+        std::fs::remove_dir_all(&out).map_err(crate::model::StoreError::io("remove", &out))?;
+    }
+    ui.note(&format!("exporting for {target}"));
+    let task = ui.task(&format!("exporting for {target}"), 0);
+    let report = export::export(checkpoint, target, &out, &mut |done, total| {
+        task.set(done, total);
+    })?;
+    let entry = |(name, size, sha256)| FileEntry {
+        path: format!("{target}/{name}"),
+        size,
+        sha256,
+    };
+    Ok(report.files.into_iter().map(entry).collect())
+}
+
+/// Exports an installed model for targets it lacks, or anew with `force`.
+///
+/// All of them appear at once. None when there is nothing to do.
+pub(super) fn add_targets(
+    store: &Store,
+    model: &Installed,
+    targets: &[Target],
+    force: bool,
+    ui: &Ui,
+) -> Result<Option<Installed>, CliError> {
+    let lacking = |t: &&Target| force || !model.manifest.targets.contains_key(t.name());
+    let wanted: Vec<Target> = targets.iter().filter(lacking).copied().collect();
+    if wanted.is_empty() {
+        return Ok(None);
+    }
+    let staging = store.stage(&model.name, &model.revision)?;
+    staging.clear()?;
+    // Another process may have changed it before the lock was ours.
+    let current = store.get(&model.name, &model.revision)?;
+    let model = current.as_ref().unwrap_or(model);
+    let needed = check_config(&model.dir, &wanted)?;
+    let result = require_space(&staging.dir, "the export", needed)
+        .map_err(CliError::from)
+        .and_then(|()| {
+            let checkpoint = Checkpoint::open(&model.dir)?;
+            export_all(&checkpoint, &staging.dir, &wanted, ui)
+        });
+    let exported = match result {
+        Err(error) => {
+            staging.discard()?;
+            return Err(error);
+        }
+        Ok(exported) => exported,
+    };
+    let mut manifest = model.manifest.clone();
+    manifest.targets.extend(exported);
+    manifest.tool_version = env!("CARGO_PKG_VERSION").into();
+    Ok(Some(staging.replace(model, manifest)?))
+}
