@@ -1,0 +1,13 @@
+//! The model manager end to end: the real `gptoss-ctl` against a mirror of the
+//! hub with faults, and against stores and checkpoints that are not as they
+//! should be. After every failure the store must be what it was.
+
+mod faults;
+mod harness;
+mod hub;
+mod import;
+mod installed;
+mod kill;
+mod mirror;
+mod pull;
+mod space;

@@ -1,0 +1,454 @@
+//! A mirror of the hub on the loopback interface, with faults on request.
+//!
+//! One thread a connection, HTTP/1.1 with keep-alive. It serves one repository:
+//!
+//! ```text
+//! GET  /api/models/OWNER/NAME[/revision/REV]      the commit
+//! GET  /api/models/OWNER/NAME/tree/REV            files; large ones with lfs.oid
+//! GET, HEAD /OWNER/NAME/resolve/REV/FILE          bytes; Range; 302 to /cdn/ on request
+//! ```
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::json;
+use sha1::{Digest as _, Sha1};
+
+pub const REPO: &str = "test/tiny";
+pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
+
+/// What happens to an answer.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Effect {
+    /// The connection closes after this many bytes of the body.
+    Cut(u64),
+    /// The connection stays open and silent after this many bytes, until the
+    /// mirror is gone.
+    Stall(u64),
+    /// A byte now and then after this many bytes.
+    Trickle(u64),
+    /// The byte at this offset of the file is another one.
+    Corrupt(u64),
+    /// The file ends here, and the headers say so.
+    Shorter(u64),
+    /// This many more bytes follow, and the headers say so.
+    Longer(u64),
+    /// As [`Effect::Longer`], but nothing in the headers tells.
+    Endless(u64),
+    /// The whole file with 200, whatever was asked for.
+    IgnoreRange,
+    /// 206 from another first byte than the one asked for.
+    ShiftRange,
+    /// This status and nothing else.
+    Status(u16),
+}
+
+#[derive(Debug)]
+struct Fault {
+    file: String,
+    times: usize,
+    effect: Effect,
+}
+
+/// One answer with bytes of a file.
+#[derive(Debug, Clone)]
+pub struct Served {
+    pub file: String,
+    pub start: u64,
+    pub bytes: u64,
+    pub token: Option<String>,
+    pub cdn: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    files: BTreeMap<String, Vec<u8>>,
+    faults: Vec<Fault>,
+    served: Vec<Served>,
+    requests: usize,
+    redirect: bool,
+    stalled: usize,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    port: u16,
+}
+
+#[derive(Debug)]
+pub struct Mirror {
+    shared: Arc<Shared>,
+}
+
+impl Mirror {
+    pub fn start(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                files,
+                ..State::default()
+            }),
+            changed: Condvar::new(),
+            port: listener.local_addr().unwrap().port(),
+        });
+        let accepting = shared.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                if accepting.state.lock().unwrap().closed {
+                    return;
+                }
+                let shared = accepting.clone();
+                // A client that goes away is part of the tests.
+                thread::spawn(move || stream.map(|s| shared.serve(s)));
+            }
+        });
+        Self { shared }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.shared.port)
+    }
+
+    /// The next `times` answers with `file` suffer.
+    pub fn fault(&self, file: &str, times: usize, effect: Effect) {
+        self.shared.state.lock().unwrap().faults.push(Fault {
+            file: file.into(),
+            times,
+            effect,
+        });
+    }
+
+    pub fn heal(&self) {
+        self.shared.state.lock().unwrap().faults.clear();
+    }
+
+    /// Large files are redirected to another host name, as the hub does.
+    pub fn redirect(&self) {
+        self.shared.state.lock().unwrap().redirect = true;
+    }
+
+    pub fn set_file(&self, name: &str, bytes: Vec<u8>) {
+        let mut state = self.shared.state.lock().unwrap();
+        state.files.insert(name.into(), bytes);
+    }
+
+    /// Waits until an answer has come to its stall.
+    pub fn wait_for_stall(&self) {
+        let state = self.shared.state.lock().unwrap();
+        let (_state, waited) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(60), |s| s.stalled == 0)
+            .unwrap();
+        assert!(!waited.timed_out(), "no answer came to its stall");
+    }
+
+    /// Answers with bytes since the last call.
+    pub fn take_served(&self) -> Vec<Served> {
+        std::mem::take(&mut self.shared.state.lock().unwrap().served)
+    }
+
+    /// Requests of any kind so far.
+    pub fn requests(&self) -> usize {
+        self.shared.state.lock().unwrap().requests
+    }
+}
+
+impl Drop for Mirror {
+    fn drop(&mut self) {
+        self.shared.state.lock().unwrap().closed = true;
+        self.shared.changed.notify_all();
+        let _ = TcpStream::connect(("127.0.0.1", self.shared.port));
+    }
+}
+
+struct Request {
+    method: String,
+    path: String,
+    headers: BTreeMap<String, String>,
+}
+
+impl Request {
+    fn read(reader: &mut impl BufRead) -> Option<Self> {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok()?;
+        let mut words = line.split_whitespace();
+        let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
+        let mut headers = BTreeMap::new();
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            let Some((name, value)) = line.trim_end().split_once(':') else {
+                break;
+            };
+            headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
+        }
+        Some(Self {
+            method,
+            path,
+            headers,
+        })
+    }
+
+    /// First byte asked for.
+    fn start(&self) -> Option<u64> {
+        let range = self.headers.get("range")?.strip_prefix("bytes=")?;
+        range.split_once('-')?.0.parse().ok()
+    }
+}
+
+pub fn sha256(bytes: &[u8]) -> String {
+    gptoss::model::sha256_bytes(bytes)
+}
+
+fn git_oid(bytes: &[u8]) -> String {
+    let mut hash = Sha1::new();
+    hash.update(format!("blob {}\0", bytes.len()));
+    hash.update(bytes);
+    gptoss::model::to_hex(&hash.finalize())
+}
+
+fn is_large(name: &str) -> bool {
+    name.ends_with(".safetensors")
+}
+
+fn head(status: &str, headers: &[(&str, String)]) -> Vec<u8> {
+    let mut text = format!("HTTP/1.1 {status}\r\n");
+    for (name, value) in headers {
+        text += &format!("{name}: {value}\r\n");
+    }
+    (text + "\r\n").into_bytes()
+}
+
+impl Shared {
+    fn serve(&self, stream: TcpStream) -> Option<()> {
+        let mut reader = BufReader::new(stream.try_clone().ok()?);
+        let mut out = stream.try_clone().ok()?;
+        while let Some(request) = Request::read(&mut reader) {
+            self.state.lock().unwrap().requests += 1;
+            self.answer(&request, &mut out)?;
+        }
+        Some(())
+    }
+
+    /// None ends the connection.
+    fn answer(&self, request: &Request, out: &mut TcpStream) -> Option<()> {
+        let path = request.path.split('?').next().unwrap_or_default();
+        let api = format!("/api/models/{REPO}");
+        if let Some(rest) = path.strip_prefix(&api) {
+            return self.answer_api(rest, out);
+        }
+        let (cdn, path) = match path.strip_prefix("/cdn") {
+            Some(rest) => (true, rest),
+            None => (false, path),
+        };
+        let prefix = format!("/{REPO}/resolve/{COMMIT}/");
+        let file = path.strip_prefix(&prefix).unwrap_or_default();
+        let bytes = self.state.lock().unwrap().files.get(file).cloned();
+        match bytes {
+            Some(bytes) => self.answer_file(request, file, bytes, cdn, out),
+            None => json_answer(out, "404 Not Found", &json!({"error": "Entry not found"})),
+        }
+    }
+
+    fn answer_api(&self, rest: &str, out: &mut TcpStream) -> Option<()> {
+        let parts: Vec<&str> = rest.split('/').filter(|p| !p.is_empty()).collect();
+        if let [_, revision] = parts[..]
+            && !["main", COMMIT].contains(&revision)
+        {
+            return json_answer(out, "404 Not Found", &json!({"error": "Invalid rev id"}));
+        }
+        if parts.first() != Some(&"tree") {
+            let tags = ["license:apache-2.0"];
+            let info = json!({"id": REPO, "modelId": REPO, "sha": COMMIT, "tags": tags});
+            return json_answer(out, "200 OK", &info);
+        }
+        let state = self.state.lock().unwrap();
+        let mut entries = vec![json!({"type": "directory", "oid": "0", "path": "original"})];
+        for (name, bytes) in &state.files {
+            let mut entry =
+                json!({"type": "file", "path": name, "size": bytes.len(), "oid": git_oid(bytes)});
+            if is_large(name) {
+                entry["lfs"] =
+                    json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 135});
+            }
+            entries.push(entry);
+        }
+        drop(state);
+        json_answer(out, "200 OK", &json!(entries))
+    }
+
+    fn take_fault(&self, file: &str) -> Option<Effect> {
+        let mut state = self.state.lock().unwrap();
+        let fault = state
+            .faults
+            .iter_mut()
+            .find(|f| f.file == file && f.times > 0)?;
+        fault.times -= 1;
+        Some(fault.effect.clone())
+    }
+
+    fn answer_file(
+        &self,
+        request: &Request,
+        file: &str,
+        mut bytes: Vec<u8>,
+        cdn: bool,
+        out: &mut TcpStream,
+    ) -> Option<()> {
+        let digest = sha256(&bytes);
+        let etag = if is_large(file) {
+            digest
+        } else {
+            git_oid(&bytes)
+        };
+        let mut headers = vec![("etag", format!("\"{etag}\""))];
+        if is_large(file) && !cdn {
+            headers.push(("x-linked-etag", format!("\"{etag}\"")));
+            headers.push(("x-linked-size", bytes.len().to_string()));
+        }
+        if !cdn && is_large(file) && self.state.lock().unwrap().redirect {
+            let target = format!("http://localhost:{}/cdn{}", self.port, request.path);
+            headers.extend([("location", target), ("content-length", "0".into())]);
+            self.log(request, file, 0, 0, cdn);
+            return out.write_all(&head("302 Found", &headers)).ok();
+        }
+        if request.method == "HEAD" {
+            headers.push(("content-length", bytes.len().to_string()));
+            return out.write_all(&head("200 OK", &headers)).ok();
+        }
+        let effect = self.take_fault(file);
+        match &effect {
+            Some(Effect::Status(code)) => {
+                self.log(request, file, 0, 0, cdn);
+                return json_answer(out, &format!("{code} Fault"), &json!({"error": "fault"}));
+            }
+            Some(Effect::Corrupt(at)) => bytes[*at as usize] ^= 1,
+            Some(Effect::Shorter(length)) => bytes.truncate(*length as usize),
+            Some(Effect::Longer(more) | Effect::Endless(more)) => {
+                bytes.resize(bytes.len() + *more as usize, b'x');
+            }
+            _ => {}
+        }
+        self.send(request, file, &bytes, headers, effect, cdn, out)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one answer's whole context")]
+    fn send(
+        &self,
+        request: &Request,
+        file: &str,
+        bytes: &[u8],
+        mut headers: Vec<(&str, String)>,
+        effect: Option<Effect>,
+        cdn: bool,
+        out: &mut TcpStream,
+    ) -> Option<()> {
+        let size = bytes.len() as u64;
+        let asked = request
+            .start()
+            .filter(|_| effect != Some(Effect::IgnoreRange));
+        let (status, start) = match asked {
+            Some(start) if start >= size => {
+                headers.push(("content-range", format!("bytes */{size}")));
+                headers.push(("content-length", "0".into()));
+                self.log(request, file, start, 0, cdn);
+                return out
+                    .write_all(&head("416 Range Not Satisfiable", &headers))
+                    .ok();
+            }
+            Some(start) => {
+                let start = if effect == Some(Effect::ShiftRange) {
+                    start - 1
+                } else {
+                    start
+                };
+                headers.push((
+                    "content-range",
+                    format!("bytes {start}-{}/{size}", size - 1),
+                ));
+                ("206 Partial Content", start)
+            }
+            None => ("200 OK", 0),
+        };
+        let endless = matches!(effect, Some(Effect::Endless(_)));
+        if endless {
+            headers.push(("connection", "close".into()));
+        } else {
+            headers.push(("content-length", (size - start).to_string()));
+        }
+        let body = &bytes[start as usize..];
+        let stop = match effect {
+            Some(Effect::Cut(n) | Effect::Stall(n) | Effect::Trickle(n)) => {
+                n.min(body.len() as u64)
+            }
+            _ => body.len() as u64,
+        };
+        self.log(request, file, start, stop, cdn);
+        out.write_all(&head(status, &headers)).ok()?;
+        out.write_all(&body[..stop as usize]).ok()?;
+        match effect {
+            Some(Effect::Stall(_)) => self.wait_until_closed(out),
+            Some(Effect::Trickle(_)) => self.trickle(&body[stop as usize..], out),
+            Some(Effect::Cut(_)) => {}
+            _ if endless => {}
+            _ => return Some(()),
+        }
+        let _ = out.shutdown(Shutdown::Both);
+        None
+    }
+
+    fn log(&self, request: &Request, file: &str, start: u64, bytes: u64, cdn: bool) {
+        let token = request.headers.get("authorization").cloned();
+        self.state.lock().unwrap().served.push(Served {
+            file: file.into(),
+            start,
+            bytes,
+            token,
+            cdn,
+        });
+    }
+
+    /// Holds a connection open, without a word, until the client or the mirror
+    /// is gone.
+    fn wait_until_closed(&self, out: &mut TcpStream) {
+        self.state.lock().unwrap().stalled += 1;
+        self.changed.notify_all();
+        let _ = out.set_read_timeout(Some(Duration::from_millis(50)));
+        while !self.state.lock().unwrap().closed {
+            match out.read(&mut [0; 1]) {
+                Ok(0) => break,
+                Err(e) if e.kind() != std::io::ErrorKind::WouldBlock => break,
+                _ => {}
+            }
+        }
+        self.state.lock().unwrap().stalled -= 1;
+    }
+
+    /// Ten bytes a second.
+    fn trickle(&self, rest: &[u8], out: &mut TcpStream) {
+        for byte in rest {
+            if out.write_all(&[*byte]).is_err() || self.state.lock().unwrap().closed {
+                return;
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+fn json_answer(out: &mut TcpStream, status: &str, body: &serde_json::Value) -> Option<()> {
+    let body = body.to_string();
+    let headers = [
+        ("content-type", "application/json".to_owned()),
+        ("content-length", body.len().to_string()),
+    ];
+    out.write_all(&head(status, &headers)).ok()?;
+    out.write_all(body.as_bytes()).ok()
+}
