@@ -8,13 +8,14 @@ use gptoss_onnx::export::Target;
 use gptoss_onnx::nano;
 use tokio::runtime::Runtime;
 
+use super::import::describe;
 use super::install::{self, Provenance, open_store};
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global, interrupt};
 use crate::fetch::{self, Expected, Hub, Settings, Source, Wanted};
 use crate::model::{
-    Catalog, CatalogModel, FileEntry, Installed, Staging, Store, check_model_name, check_repo,
-    content_revision, human_size, require_space, sha256_bytes,
+    Catalog, CatalogModel, FileEntry, Installed, Manifest, Published, Staging, Store,
+    check_model_name, check_repo, content_revision, human_size, require_space, sha256_bytes,
 };
 
 /// Name of the embedded model.
@@ -444,15 +445,31 @@ fn discard_if_empty(staging: Staging) -> Result<(), CliError> {
     Ok(())
 }
 
-/// Installs the model inside the program. No connection is opened.
-fn pull_nano(store: &Store, args: &Args, ui: &Ui) -> Result<(&'static str, Installed), CliError> {
+/// The embedded model's files, and the revision made from them.
+fn embedded() -> (String, Vec<FileEntry>) {
     let entry = |(path, bytes): &(&str, &[u8])| FileEntry {
         path: (*path).to_owned(),
         size: bytes.len() as u64,
         sha256: sha256_bytes(bytes),
     };
     let files: Vec<FileEntry> = nano::files().iter().map(entry).collect();
-    let revision = content_revision(&files);
+    (content_revision(&files), files)
+}
+
+/// What an installed model's bytes are, in words, by what this program knows.
+pub(super) fn describe_installed(manifest: &Manifest, published: Option<&Published>) -> String {
+    if manifest.name == NANO && content_revision(&manifest.files) == embedded().0 {
+        return format!(
+            "all {} files are those embedded in this program",
+            manifest.files.len()
+        );
+    }
+    describe(published)
+}
+
+/// Installs the model inside the program. No connection is opened.
+fn pull_nano(store: &Store, args: &Args, ui: &Ui) -> Result<(&'static str, Installed), CliError> {
+    let (revision, files) = embedded();
     if let Some(model) = store.get(NANO, &revision)? {
         return finish_installed(store, model, args, ui);
     }

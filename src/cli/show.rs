@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::import::describe;
 use super::install::open_store;
 use super::progress::Ui;
+use super::pull::describe_installed;
 use super::{CliError, Global};
 use crate::model::{Catalog, Installed, Manifest, human_size};
 
@@ -38,7 +38,10 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             .map(|p| format!("{}@{}", p.repo, p.revision)),
         manifest: &model.manifest,
     };
-    let people = text(&model, &describe(published.as_ref()));
+    let people = text(
+        &model,
+        &describe_installed(&model.manifest, published.as_ref()),
+    );
     Ui::new(global.json).result(&people, &shown);
     Ok(())
 }

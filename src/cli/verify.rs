@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
-use super::import::describe;
 use super::install::open_store;
 use super::progress::Ui;
+use super::pull::describe_installed;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{FileState, Report, VerifiedFile, human_size, now_rfc3339, verify};
 
@@ -67,7 +67,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         "{label}: all {} files, {}, are what was installed; {}",
         report.files.len(),
         human_size(total),
-        describe(report.published.as_ref())
+        describe_installed(&model.manifest, report.published.as_ref())
     );
     ui.result(&people, &verdict);
     Ok(())

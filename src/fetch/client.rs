@@ -76,6 +76,8 @@ pub(super) fn build(endpoint: &str, redirects: fn() -> Policy) -> Result<Client,
             .user_agent(concat!("gptoss-ctl/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(20))
             .redirect(redirects())
+            // Several files at once want several connections, not streams of one.
+            .http1_only()
             .no_gzip()
             .no_brotli()
             .no_zstd()

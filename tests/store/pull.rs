@@ -287,6 +287,38 @@ fn unusable_endpoints() {
 }
 
 #[test]
+fn nano_is_inside_the_program() {
+    let world = World::new();
+    let url = world.mirror.url();
+    let pulled = world
+        .ctl(&["pull", "nano", "--endpoint", &url, "--json"])
+        .ok()
+        .json();
+    assert_eq!(pulled["status"], "installed");
+    assert_eq!(pulled["targets"]["cpu"].as_array().unwrap().len(), 2);
+    let verified = world.ctl(&["verify", "nano"]).ok();
+    assert!(
+        verified.stdout.contains("embedded in this program"),
+        "{verified:?}"
+    );
+    assert_eq!(
+        world.ctl(&["pull", "nano", "--json"]).ok().json()["status"],
+        "already-installed"
+    );
+    assert_eq!(world.mirror.requests(), 0);
+    // A nano with a byte of its own is not the embedded one, whatever its manifest says.
+    let dir = std::path::PathBuf::from(pulled["dir"].as_str().unwrap());
+    let mut bytes = std::fs::read(dir.join("tokenizer.json")).unwrap();
+    bytes[9] ^= 1;
+    std::fs::write(dir.join("tokenizer.json"), bytes).unwrap();
+    world
+        .ctl(&["verify", "nano"])
+        .fails(VERIFICATION, &["1 of 10 files"]);
+    world.ctl(&["rm", "nano"]).ok();
+    world.assert_nothing_installed();
+}
+
+#[test]
 fn an_unknown_target_is_a_usage_error() {
     let world = World::new();
     let outcome = world.pull(&["--target", "tpu"]);
