@@ -25,6 +25,7 @@ mod builtin;
 mod decoder;
 mod message;
 mod parser;
+mod pieces;
 mod render;
 mod settings;
 mod tokenizer;

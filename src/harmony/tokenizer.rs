@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use tokenizers::AddedToken;
 
+use super::pieces::Pieces;
+
 /// Why a tokenizer.json cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
@@ -93,9 +95,9 @@ struct File {
 
 /// An added token: to us, a control token always.
 #[derive(Debug, Deserialize)]
-struct ControlToken {
-    id: u32,
-    content: String,
+pub(super) struct ControlToken {
+    pub id: u32,
+    pub content: String,
 }
 
 /// Encodes text and decodes tokens with the model's own vocabulary.
@@ -239,6 +241,12 @@ impl Tokenizer {
         self.pieces.len()
     }
 
+    /// The fewest tokens that a text of so many bytes can have: tells at once,
+    /// without encoding it, that a text cannot fit.
+    pub fn fewest_tokens(&self, bytes: usize) -> usize {
+        bytes.div_ceil(self.pieces.longest())
+    }
+
     fn encode_piece(&self, text: &str) -> Vec<u32> {
         match self.inner.encode_fast(text, false) {
             Ok(encoding) => encoding.get_ids().to_vec(),
@@ -289,110 +297,6 @@ impl Tokenizer {
     }
 }
 
-/// Bytes of every text token, by id.
-struct Pieces {
-    bytes: Vec<u8>,
-    /// Where token `i` starts and ends in `bytes`; `None` for no text token.
-    spans: Vec<Option<(u32, u32)>>,
-}
-
-impl Pieces {
-    fn new(
-        tokenizer: &tokenizers::Tokenizer,
-        control: &[ControlToken],
-    ) -> Result<Self, TokenizerError> {
-        // Largest id there is room for; a table of more would be a file's mistake.
-        const ID_LIMIT: u32 = 1 << 24;
-        let vocabulary = tokenizer.get_vocab(false);
-        let ids = vocabulary.values().copied();
-        let last = ids
-            .chain(control.iter().map(|token| token.id))
-            .max()
-            .unwrap_or(0);
-        if last >= ID_LIMIT {
-            return Err(TokenizerError::Invalid(format!(
-                "token id {last} is too large"
-            )));
-        }
-        let mut pieces = Self {
-            bytes: Vec::with_capacity(vocabulary.len() * 8),
-            spans: vec![None; last as usize + 1],
-        };
-        let letters = ByteLetters::new();
-        let mut text = Vec::new();
-        for (token, id) in &vocabulary {
-            text.clear();
-            if token.chars().all(|letter| letters.push(letter, &mut text)) {
-                let start = pieces.bytes.len() as u32;
-                pieces.bytes.extend_from_slice(&text);
-                pieces.spans[*id as usize] = Some((start, pieces.bytes.len() as u32));
-            }
-        }
-        for token in control {
-            pieces.spans[token.id as usize] = None;
-        }
-        Ok(pieces)
-    }
-
-    fn get(&self, id: u32) -> Option<&[u8]> {
-        let (start, end) = (*self.spans.get(id as usize)?)?;
-        self.bytes.get(start as usize..end as usize)
-    }
-
-    fn len(&self) -> usize {
-        self.spans.len()
-    }
-
-    fn byte_ids(&self) -> Result<[u32; 256], TokenizerError> {
-        let mut ids = [None; 256];
-        for id in 0..self.spans.len() as u32 {
-            if let Some([byte]) = self.get(id) {
-                ids[usize::from(*byte)] = Some(id);
-            }
-        }
-        let mut complete = [0; 256];
-        for (byte, id) in ids.into_iter().enumerate() {
-            complete[byte] = id.ok_or_else(|| {
-                TokenizerError::NotByteLevel(format!("no token for byte 0x{byte:02x}"))
-            })?;
-        }
-        Ok(complete)
-    }
-}
-
-/// The letters that stand for bytes in a byte-level vocabulary: printable
-/// Latin-1 for itself, the other bytes in order from U+0100 on.
-struct ByteLetters(Vec<Option<u8>>);
-
-impl ByteLetters {
-    fn new() -> Self {
-        let mut letters = vec![None; 0x200];
-        let mut next = 0x100;
-        for byte in 0..=u8::MAX {
-            let printable = matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-            let letter = if printable {
-                usize::from(byte)
-            } else {
-                next += 1;
-                next - 1
-            };
-            letters[letter] = Some(byte);
-        }
-        Self(letters)
-    }
-
-    /// Appends the byte of `letter`; false where it stands for none.
-    fn push(&self, letter: char, into: &mut Vec<u8>) -> bool {
-        match self.0.get(letter as usize).copied().flatten() {
-            Some(byte) => {
-                into.push(byte);
-                true
-            }
-            None => false,
-        }
-    }
-}
-
 #[cfg(test)]
 pub(super) mod tests {
     use std::sync::{Arc, OnceLock};
@@ -401,16 +305,17 @@ pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::harmony::pieces::ByteLetters;
 
     /// A byte-level vocabulary as small as it can be, with a few merges and
     /// control tokens under ids of its own.
     pub(in crate::harmony) fn small_json() -> Value {
         let mut vocab = serde_json::Map::new();
         let letters = ByteLetters::new();
-        for (letter, byte) in letters.0.iter().enumerate() {
-            if let Some(byte) = byte {
-                let letter = char::from_u32(letter as u32).unwrap().to_string();
-                vocab.insert(letter, json!(byte));
+        for letter in '\0'..'\u{200}' {
+            let mut byte = Vec::new();
+            if letters.push(letter, &mut byte) {
+                vocab.insert(letter.to_string(), json!(byte[0]));
             }
         }
         for (merged, id) in [("he", 256), ("ll", 257), ("hell", 258), ("Ġt", 259)] {
@@ -502,6 +407,9 @@ pub(super) mod tests {
         );
         assert!(!tokenizer.is_special(0));
         assert_eq!(tokenizer.decode(&[304, 258, 111, 306]), "hello");
+        // The longest token is "hell".
+        assert_eq!(tokenizer.fewest_tokens(9), 3);
+        assert_eq!(tokenizer.fewest_tokens(0), 0);
         assert_eq!(
             tokenizer.decode_with_control_tokens(&[304, 258, 111, 9999]),
             "<|start|>hello<|9999|>"

@@ -1,8 +1,10 @@
 //! JSON Schema as the TypeScript that gpt-oss reads its tools in.
 //!
-//! The layout, odd indents included, is what the models were trained on.
-//! Beyond it, what would otherwise be lost or break out of its comment is kept:
-//! `anyOf`, `allOf`, `const`, local `$ref`, comments of several lines.
+//! The layout, odd indents included, is what the models were trained on: the
+//! official library's. Where that loses a type (`anyOf`, `allOf`, `const`, `enum`
+//! without `type`, `null`, local `$ref` all read `any` there) the type is kept;
+//! where it lets a text out of its comment or string (descriptions of several
+//! lines, odd keys, quotes and line breaks in values) the text stays inside.
 
 use std::cell::{Cell, RefCell};
 

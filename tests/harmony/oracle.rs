@@ -184,6 +184,34 @@ fn conversations_render_alike() {
     }
 }
 
+/// Texts that a split pattern or a merge loop could choke on.
+#[test]
+#[ignore = "needs the library's vocabulary"]
+fn long_texts_encode_alike() {
+    let tokenizer = tokenizer();
+    for (piece, count) in [
+        (" ", 4_000),
+        (" \t", 2_000),
+        ("\n", 4_000),
+        ("A", 4_000),
+        ("aB", 2_000),
+        ("!", 4_000),
+        ("1", 4_000),
+        ("<|start|>", 400),
+        ("👩‍👩‍👧‍👦", 1_000),
+        ("e\u{301}", 6_000),
+        ("彩神争霸", 2_000),
+    ] {
+        for end in ["", "a"] {
+            let text = piece.repeat(count) + end;
+            let ids = tokenizer.encode(&text);
+            assert!(tokenizer.decode(&ids) == text, "{piece:?} times {count}");
+            let official = encoding().tokenizer().encode_ordinary(&text);
+            assert!(ids == official, "{piece:?} times {count}, then {end:?}");
+        }
+    }
+}
+
 /// What both parsers say about a message.
 type Parsed = (Option<String>, Option<String>, Option<String>, String);
 

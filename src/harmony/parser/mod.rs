@@ -2,10 +2,16 @@
 //!
 //! The parser never fails. What is not harmony is recovered, reported as
 //! [`Event::Recovered`], and what was said is kept.
+//!
+//! On well-formed output it agrees with the official library's parser, but for
+//! one thing: a type without recipient (`<|channel|>final <|constrain|>json`) is
+//! a type here and a recipient there.
 
 mod arguments;
 mod event;
 mod header;
+#[cfg(test)]
+mod stream_tests;
 #[cfg(test)]
 mod tests;
 
