@@ -176,10 +176,12 @@ impl Draft {
             faults: Vec::new(),
         };
         self.place_rest(&reading, complete, &mut header, &mut faults);
+        let recipient = reading.recipient.as_deref();
         if header.author == Author::Assistant {
-            let recipient = reading.recipient.as_deref();
             header.recipient = recipient.and_then(|word| clean_recipient(word, &mut faults));
             header.channel = channel_of(&reading, complete, &header, &mut faults);
+        } else if let Some(word) = recipient.filter(|word| *word != "assistant") {
+            faults.push((Recovery::UnusableRecipient, word.to_owned()));
         }
         header.faults = faults;
         header
@@ -215,10 +217,14 @@ impl Draft {
             .rest
             .map(|at| self.text_from(at))
             .unwrap_or_default();
+        let mut unknown = reading.unknown_channels.as_slice();
         if !complete {
-            // An unknown channel without `<|message|>` is no channel.
-            header.text = match reading.unknown_channel {
-                Some(at) if reading.channel.is_none() => self.text_from(at),
+            header.text = match unknown.first() {
+                // An unknown channel without `<|message|>` is no channel.
+                Some(at) if reading.channel.is_none() => {
+                    unknown = &[];
+                    self.text_from(*at)
+                }
                 _ => rest,
             };
             faults.push((Recovery::MissingMessage, String::new()));
@@ -236,13 +242,10 @@ impl Draft {
         if let Some(glued) = &reading.glued_type {
             faults.push((Recovery::MalformedHeader, glued.clone()));
         }
-        if complete && let Some(at) = reading.unknown_channel {
-            let (index, offset) = at;
-            let word = self.parts[index].1[offset..].split_whitespace().next();
-            faults.push((
-                Recovery::UnknownChannel,
-                word.unwrap_or_default().to_owned(),
-            ));
+        for (index, offset) in unknown {
+            let word = self.parts[*index].1[*offset..].split_whitespace().next();
+            let word = word.unwrap_or_default().to_owned();
+            faults.push((Recovery::UnknownChannel, word));
         }
     }
 
@@ -323,7 +326,8 @@ enum Taken {
 struct Reading {
     author: Author,
     channel: Option<Channel>,
-    unknown_channel: Option<(usize, usize)>,
+    /// Words that stand for a channel and name none: part, offset in it.
+    unknown_channels: Vec<(usize, usize)>,
     /// As written, without `to=`.
     recipient: Option<String>,
     /// `to=` was the last word: the name follows.
@@ -371,10 +375,14 @@ impl Reading {
         if origin != Origin::Start {
             return Taken::None;
         }
-        let is_tool = word == "python" || NAMESPACES.iter().any(|name| word.starts_with(name));
-        if is_tool || OTHER_ROLES.contains(&word.split(':').next().unwrap_or(word)) {
-            self.author = Author::Other(split_name(word).0.to_owned());
-            return Taken::Some(word.len());
+        // What is glued to a role or a tool's name is no part of it.
+        let named = |letter: char| letter.is_ascii_alphanumeric() || "_.:-".contains(letter);
+        let end = word.find(|letter| !named(letter)).unwrap_or(word.len());
+        let role = &word[..end];
+        let is_tool = role == "python" || NAMESPACES.iter().any(|name| role.starts_with(name));
+        if is_tool || OTHER_ROLES.contains(&role.split(':').next().unwrap_or(role)) {
+            self.author = Author::Other(role.to_owned());
+            return Taken::Some(end);
         }
         match word.parse() {
             Ok(channel) => {
@@ -405,7 +413,7 @@ impl Reading {
                 Taken::Some(channel.as_str().len())
             }
             None => {
-                self.unknown_channel = Some(at);
+                self.unknown_channels.push(at);
                 Taken::Some(word.len())
             }
         }
@@ -492,7 +500,7 @@ fn channel_of(
         .recipient
         .as_deref()
         .map(|name| name.starts_with("functions."));
-    let unknown = complete && reading.unknown_channel.is_some();
+    let unknown = complete && !reading.unknown_channels.is_empty();
     if reading.channel.is_none() && !unknown && complete {
         faults.push((Recovery::MissingChannel, String::new()));
     }
