@@ -18,6 +18,9 @@ use crate::model::human_size;
 /// How often a long task tells about itself where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
+/// Bytes whose proof takes long enough to be told of.
+const LONG_CHECK: u64 = 64 << 20;
+
 /// How often a bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
@@ -231,6 +234,14 @@ impl fetch::Progress for Download {
         let fresh = || bars.insert_before(sum, bar(path, self.size(path)));
         let file = state.bars.entry(path.to_owned()).or_insert_with(fresh);
         file.set_position(bytes);
+    }
+
+    fn checking(&self, path: &str, bytes: u64) {
+        if bytes >= LONG_CHECK {
+            let size = human_size(bytes);
+            self.ui
+                .note(&format!("{path}: proving the {size} fetched before"));
+        }
     }
 
     fn resumed(&self, path: &str, bytes: u64) {

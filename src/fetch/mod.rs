@@ -87,6 +87,8 @@ impl Default for Settings {
 pub trait Progress: Send + Sync {
     /// `bytes` of a file are there now, of its whole size.
     fn position(&self, path: &str, bytes: u64);
+    /// `bytes` from an earlier attempt are read to be proven, which may take long.
+    fn checking(&self, path: &str, bytes: u64);
     /// A part from an earlier attempt of `bytes` is gone on with.
     fn resumed(&self, path: &str, bytes: u64);
     /// A file is complete and proven.

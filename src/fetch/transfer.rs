@@ -10,7 +10,7 @@ use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::chain;
-use super::partial::Partial;
+use super::partial::{Partial, part_name};
 use super::{FetchError, Progress, Settings, Source, Wanted, checksum, retry};
 use crate::model::{FileEntry, StoreError};
 
@@ -68,6 +68,14 @@ impl Transfer {
     /// is, so it runs where that is allowed to take long.
     async fn prepare(&self) -> Result<(Partial, Option<FileEntry>), FetchError> {
         let (dir, wanted) = (self.dir.clone(), self.wanted.clone());
+        let names = [wanted.path.clone(), part_name(&wanted.path)];
+        let lengths = names
+            .iter()
+            .map(|n| dir.join(n).symlink_metadata().map_or(0, |m| m.len()));
+        match lengths.max() {
+            None | Some(0) => {}
+            Some(there) => self.progress.checking(&wanted.path, there),
+        }
         let look = move || {
             let path = dir.join(&wanted.path);
             let entry = checksum::prove(&path, &wanted).map_err(StoreError::io("read", &path))?;
