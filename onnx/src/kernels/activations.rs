@@ -1,5 +1,6 @@
 //! Activations as int8, quantized dynamically: one scale per block of 32.
 
+use super::aligned::Aligned;
 use super::mxfp4::{BLOCK, CODE_OFFSET};
 
 /// Blocks whose elements are stored together, see [`Int8Rows`].
@@ -84,23 +85,28 @@ fn round(x: f32) -> i8 {
 pub struct Int8Rows {
     rows: usize,
     blocks: usize,
-    data: Vec<i8>,
-    half_scales: Vec<f32>,
-    corrections: Vec<i32>,
-    lane_corrections: Vec<i32>,
+    data: Aligned<i8>,
+    half_scales: Aligned<f32>,
+    corrections: Aligned<i32>,
+    lane_corrections: Aligned<i32>,
 }
 
 impl Int8Rows {
-    /// Room for `rows` rows of `k` elements, zeroed; memory is reused.
+    /// Room for `rows` rows of `k` elements; memory is reused. What was there
+    /// stays until it is overwritten, padding is zero.
     pub fn reset(&mut self, rows: usize, k: usize) {
+        if self.blocks != k / BLOCK {
+            // Rows lie elsewhere now: old elements must not become padding.
+            *self = Self::default();
+        }
         self.rows = rows;
         self.blocks = k / BLOCK;
         let (data, scales) = (rows * self.data_stride(), rows * self.scale_stride());
         let lanes = rows * self.lane_stride();
-        reset(&mut self.data, data);
-        reset(&mut self.half_scales, scales);
-        reset(&mut self.corrections, scales);
-        reset(&mut self.lane_corrections, lanes);
+        self.data.resize(data);
+        self.half_scales.resize(scales);
+        self.corrections.resize(scales);
+        self.lane_corrections.resize(lanes);
     }
 
     /// Quantizes whole rows of f32.
@@ -143,21 +149,21 @@ impl Int8Rows {
     #[inline(always)]
     pub fn data(&self, row: usize) -> &[i8] {
         let stride = self.data_stride();
-        &self.data[row * stride..(row + 1) * stride]
+        &self.data.as_slice()[row * stride..(row + 1) * stride]
     }
 
     /// Half the scale of each block of a row, padded with zeros to a multiple of 16.
     #[inline(always)]
     pub fn half_scales(&self, row: usize) -> &[f32] {
         let stride = self.scale_stride();
-        &self.half_scales[row * stride..(row + 1) * stride]
+        &self.half_scales.as_slice()[row * stride..(row + 1) * stride]
     }
 
     /// `-12 * sum(q)` of each block of a row, padded like the scales.
     #[inline(always)]
     pub fn corrections(&self, row: usize) -> &[i32] {
         let stride = self.scale_stride();
-        &self.corrections[row * stride..(row + 1) * stride]
+        &self.corrections.as_slice()[row * stride..(row + 1) * stride]
     }
 
     /// The same for each 32-bit lane of a block by itself: four even and the
@@ -166,7 +172,7 @@ impl Int8Rows {
     #[inline(always)]
     pub fn lane_corrections(&self, row: usize) -> &[i32] {
         let stride = self.lane_stride();
-        &self.lane_corrections[row * stride..(row + 1) * stride]
+        &self.lane_corrections.as_slice()[row * stride..(row + 1) * stride]
     }
 
     /// Element `i` of `row` as an integer, for tests and the scalar kernel.
@@ -184,10 +190,10 @@ impl Int8Rows {
             lane_stride: self.lane_stride(),
             rows: self.rows,
             blocks: self.blocks,
-            data: self.data.as_mut_ptr(),
-            half_scales: self.half_scales.as_mut_ptr(),
-            corrections: self.corrections.as_mut_ptr(),
-            lane_corrections: self.lane_corrections.as_mut_ptr(),
+            data: self.data.as_mut_slice().as_mut_ptr(),
+            half_scales: self.half_scales.as_mut_slice().as_mut_ptr(),
+            corrections: self.corrections.as_mut_slice().as_mut_ptr(),
+            lane_corrections: self.lane_corrections.as_mut_slice().as_mut_ptr(),
             owner: std::marker::PhantomData,
         }
     }
@@ -197,11 +203,6 @@ impl Int8Rows {
 #[inline(always)]
 pub fn block_offset(block: usize) -> usize {
     (block / GROUP_BLOCKS) * GROUP_BYTES + (block % GROUP_BLOCKS) * 16
-}
-
-fn reset<T: Clone + Default>(buffer: &mut Vec<T>, len: usize) {
-    buffer.clear();
-    buffer.resize(len, T::default());
 }
 
 /// Writes blocks of an [`Int8Rows`] from several threads.
@@ -269,6 +270,30 @@ mod tests {
             let sum: i32 = (0..32).map(|i| i32::from(rows.element(0, i))).sum();
             prop_assert_eq!(rows.corrections(0)[0], -12 * sum);
             prop_assert_eq!(rows.lane_corrections(0).iter().sum::<i32>(), -12 * sum);
+        }
+    }
+
+    #[test]
+    fn padding_is_zero_after_other_shapes() {
+        let ones = |blocks: usize| vec![1.0f32; 4 * blocks * BLOCK];
+        let mut rows = Int8Rows::from_rows(&ones(8), 8 * BLOCK);
+        for blocks in [5, 5, 7, 1] {
+            rows.reset(4, blocks * BLOCK);
+            let writer = rows.writer();
+            for (i, x) in ones(blocks).as_chunks::<BLOCK>().0.iter().enumerate() {
+                // SAFETY: one thread writes, and row and block are in range.
+                unsafe { writer.write(i / blocks, i % blocks, &Int8Block::quantize(x)) };
+            }
+            for row in 0..4 {
+                let sum: usize = rows.data(row).iter().map(|&q| q as usize).sum();
+                assert_eq!(sum, 127 * blocks * BLOCK);
+                assert!(rows.half_scales(row)[blocks..].iter().all(|&s| s == 0.0));
+                assert!(
+                    rows.lane_corrections(row)[4 * blocks..]
+                        .iter()
+                        .all(|&c| c == 0)
+                );
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! AVX2: 32 bytes of weights (two blocks) an instruction, and the same with
 //! AVX-VNNI's 256-bit integer dot products.
 
+// Indexes run over registers that several arrays share.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -195,69 +198,113 @@ unsafe fn dot<P: Products, const R: usize, const T: usize>(
     width: usize,
 ) {
     let blocks = w.row_blocks();
-    let tokens: [usize; T] = std::array::from_fn(|t| tokens[t] as usize);
-    let weights: [*const u8; R] = std::array::from_fn(|r| w.row_bytes(row + r).as_ptr());
-    let scales: [&[u8]; R] = std::array::from_fn(|r| w.row_scales(row + r));
-    let data = tokens.map(|token| x.data(token).as_ptr());
-    let half_scales = tokens.map(|token| x.half_scales(token).as_ptr());
-    let corrections = tokens.map(|token| x.lane_corrections(token).as_ptr());
-
-    // SAFETY: every load below stays inside its row: of weights, whole blocks
-    // are loaded; activations are padded to whole groups and steps. Prefetches
-    // may point anywhere.
+    let whole = blocks - blocks % STEP;
+    let operands = Operands::<R, T>::new(w, row, x, tokens);
+    // SAFETY: the steps cover each row once and do not leave it.
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); T]; R];
-        for block in (0..blocks).step_by(STEP) {
-            let mut factors = [[_mm256_setzero_ps(); T]; R];
-            for r in 0..R {
-                let scale = scale_values(eight_bytes(&scales[r][block..]));
-                for t in 0..T {
-                    factors[r][t] =
-                        _mm256_mul_ps(scale, _mm256_loadu_ps(half_scales[t].add(block)));
-                }
-            }
-            let ahead = scales[0].as_ptr().wrapping_add(PREFETCH_SCALES + block * R);
-            _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-            for at in (block..blocks.min(block + STEP)).step_by(2) {
-                if at % 4 == 0 {
-                    for r in 0..R {
-                        let line = at * BLOCK_BYTES * R + r * 64;
-                        let ahead = weights[0].wrapping_add(PREFETCH + line);
-                        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
-                    }
-                }
-                let mut values = [[_mm256_setzero_si256(); 2]; R];
-                for r in 0..R {
-                    let packed = load_blocks(weights[r].add(at * BLOCK_BYTES), blocks - at);
-                    let (low, high) = decode(packed);
-                    values[r] = [low, high];
-                }
-                let lane = (at - block) as i32;
-                let spread = _mm256_add_epi32(
-                    _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1),
-                    _mm256_set1_epi32(lane),
-                );
-                for t in 0..T {
-                    let even = data[t].add(block_offset(at));
-                    let odd = _mm256_loadu_si256(even.add(GROUP_BYTES / 2).cast());
-                    let even = _mm256_loadu_si256(even.cast());
-                    let correction = _mm256_loadu_si256(corrections[t].add(at * 4).cast());
-                    for r in 0..R {
-                        let sum = P::add(_mm256_setzero_si256(), values[r][0], even);
-                        let sum = P::widen(P::add(sum, values[r][1], odd));
-                        let sum = _mm256_add_epi32(sum, correction);
-                        sums[r][t] = _mm256_fmadd_ps(
-                            _mm256_cvtepi32_ps(sum),
-                            _mm256_permutevar8x32_ps(factors[r][t], spread),
-                            sums[r][t],
-                        );
-                    }
-                }
-            }
+        for block in (0..whole).step_by(STEP) {
+            add_step::<P, R, T>(&operands, block, STEP, &mut sums);
+        }
+        if whole < blocks {
+            add_step::<P, R, T>(&operands, whole, blocks - whole, &mut sums);
         }
         for t in 0..T {
             for r in 0..R {
                 out[t * width + r] = total(sums[r][t]);
+            }
+        }
+    }
+}
+
+/// Where the rows of a product begin.
+struct Operands<const R: usize, const T: usize> {
+    weights: [*const u8; R],
+    scales: [*const u8; R],
+    data: [*const i8; T],
+    half_scales: [*const f32; T],
+    corrections: [*const i32; T],
+}
+
+impl<const R: usize, const T: usize> Operands<R, T> {
+    #[inline(always)]
+    fn new(w: &Matrix<'_>, row: usize, x: &Int8Rows, tokens: &[u32]) -> Self {
+        let tokens: [usize; T] = std::array::from_fn(|t| tokens[t] as usize);
+        Self {
+            weights: std::array::from_fn(|r| w.row_bytes(row + r).as_ptr()),
+            scales: std::array::from_fn(|r| w.row_scales(row + r).as_ptr()),
+            data: tokens.map(|token| x.data(token).as_ptr()),
+            half_scales: tokens.map(|token| x.half_scales(token).as_ptr()),
+            corrections: tokens.map(|token| x.lane_corrections(token).as_ptr()),
+        }
+    }
+}
+
+/// Adds the products of `len` blocks from `block` on, at most `STEP`.
+///
+/// # Safety
+/// The caller enables AVX2 and FMA, and the processor has what `P` wants; the
+/// blocks are inside the rows; `block` is a multiple of `STEP`. Activations are
+/// padded to whole groups and scales to whole steps. Prefetches may point anywhere.
+#[inline(always)]
+unsafe fn add_step<P: Products, const R: usize, const T: usize>(
+    operands: &Operands<R, T>,
+    block: usize,
+    len: usize,
+    sums: &mut [[__m256; T]; R],
+) {
+    // SAFETY: the caller's promise; fewer blocks than a vector are loaded one by one.
+    unsafe {
+        let mut factors = [[_mm256_setzero_ps(); T]; R];
+        for r in 0..R {
+            let scale = scale_values(load_scales(operands.scales[r].add(block), len));
+            for t in 0..T {
+                let own = _mm256_load_ps(operands.half_scales[t].add(block));
+                factors[r][t] = _mm256_mul_ps(scale, own);
+            }
+        }
+        let ahead = operands.scales[0].wrapping_add(PREFETCH_SCALES + block * R);
+        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        for pair in 0..STEP / 2 {
+            let first = pair * 2;
+            if first >= len {
+                break;
+            }
+            let at = block + first;
+            let mut values = [[_mm256_setzero_si256(); 2]; R];
+            for r in 0..R {
+                if pair % 2 == 0 {
+                    let line = at * BLOCK_BYTES * R + r * 64;
+                    let ahead = operands.weights[0].wrapping_add(PREFETCH + line);
+                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                }
+                let codes = operands.weights[r].add(at * BLOCK_BYTES);
+                let (low, high) = decode(load_blocks(codes, len - first));
+                values[r] = [low, high];
+            }
+            let lane = first as i32;
+            let spread = _mm256_setr_epi32(
+                lane,
+                lane,
+                lane,
+                lane,
+                lane + 1,
+                lane + 1,
+                lane + 1,
+                lane + 1,
+            );
+            for t in 0..T {
+                let even = operands.data[t].add(block_offset(at));
+                let odd = _mm256_load_si256(even.add(GROUP_BYTES / 2).cast());
+                let even = _mm256_load_si256(even.cast());
+                let correction = _mm256_load_si256(operands.corrections[t].add(at * 4).cast());
+                for r in 0..R {
+                    let sum = P::add(_mm256_setzero_si256(), values[r][0], even);
+                    let sum = P::widen(P::add(sum, values[r][1], odd));
+                    let sum = _mm256_add_epi32(sum, correction);
+                    let factor = _mm256_permutevar8x32_ps(factors[r][t], spread);
+                    sums[r][t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), factor, sums[r][t]);
+                }
             }
         }
     }
@@ -289,17 +336,21 @@ unsafe fn load_blocks(at: *const u8, left: usize) -> __m256i {
 }
 
 /// Up to eight bytes, zeros behind them.
+///
+/// # Safety
+/// `left` bytes, or eight if there are more, are readable at `at`.
 #[inline(always)]
-fn eight_bytes(bytes: &[u8]) -> u64 {
-    match bytes.first_chunk::<8>() {
-        Some(&bytes) => u64::from_le_bytes(bytes),
-        None => {
-            let mut word = 0;
-            for (i, &byte) in bytes.iter().enumerate() {
-                word |= u64::from(byte) << (8 * i);
-            }
-            word
+unsafe fn load_scales(at: *const u8, left: usize) -> u64 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if left >= STEP {
+            return at.cast::<u64>().read_unaligned();
         }
+        let mut word = 0;
+        for i in 0..left {
+            word |= u64::from(*at.add(i)) << (8 * i);
+        }
+        word
     }
 }
 

@@ -5,12 +5,15 @@
 //! `-12 * sum(activations)`. The table is read by `vpermb` where the processor
 //! has VBMI, which ignores what is above a nibble, else by `vpshufb`.
 
+// Indexes run over registers that several arrays share.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 use half::bf16;
 
-use super::activations::{GROUP_BYTES, Int8Rows, Int8Writer};
+use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Rows, Int8Writer};
 use super::avx512_tile;
 use super::experts::FEW_TOKENS;
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix, OFFSET_CODES};
@@ -209,67 +212,102 @@ unsafe fn dot<const R: usize, const T: usize>(
     decode: impl Fn(__m512i) -> (__m512i, __m512i) + Copy,
 ) {
     let blocks = w.row_blocks();
-    let tokens: [usize; T] = std::array::from_fn(|t| tokens[t] as usize);
-    let weights: [*const u8; R] = std::array::from_fn(|r| w.row_bytes(place.row + r).as_ptr());
-    let scales: [*const u8; R] = std::array::from_fn(|r| w.row_scales(place.row + r).as_ptr());
-    let data = tokens.map(|token| x.data(token).as_ptr());
-    let half_scales = tokens.map(|token| x.half_scales(token).as_ptr());
-    let corrections = tokens.map(|token| x.lane_corrections(token).as_ptr());
-
-    // SAFETY: every load below stays inside its row. Weights and scales are
-    // loaded with masks where fewer than a whole vector is left; activations
-    // are padded to whole groups and steps. Prefetches may point anywhere.
+    let whole = blocks - blocks % STEP;
+    let operands = Operands::<R, T>::new(w, place.row, x, tokens);
+    // SAFETY: the steps cover each row once and do not leave it.
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); T]; R];
-        let mut block = 0;
-        while block < blocks {
-            let left = (blocks - block).min(STEP);
-            let mut factors = [[_mm512_setzero_ps(); T]; R];
-            for r in 0..R {
-                let scale = load_scales(scales[r].add(block), left);
-                for t in 0..T {
-                    let own = _mm512_loadu_ps(half_scales[t].add(block));
-                    factors[r][t] = _mm512_mul_ps(scale, own);
-                }
-            }
-            _mm_prefetch::<_MM_HINT_T0>(scales[0].wrapping_add(PREFETCH_SCALES + block * R).cast());
-            for group in 0..4 {
-                let first = group * 4;
-                if first >= left {
-                    break;
-                }
-                let at = block + first;
-                let mut values = [[_mm512_setzero_si512(); 2]; R];
-                for r in 0..R {
-                    let line = at * BLOCK_BYTES * R + r * 64;
-                    _mm_prefetch::<_MM_HINT_T0>(weights[0].wrapping_add(PREFETCH + line).cast());
-                    let packed = load_blocks(weights[r].add(at * BLOCK_BYTES), left - first);
-                    let (low, high) = decode(packed);
-                    values[r] = [low, high];
-                }
-                let spread = lanes(group);
-                for t in 0..T {
-                    let even = data[t].add(at / 4 * GROUP_BYTES);
-                    let odd = _mm512_loadu_si512(even.add(GROUP_BYTES / 2).cast());
-                    let even = _mm512_loadu_si512(even.cast());
-                    let start = _mm512_loadu_si512(corrections[t].add(at * 4).cast());
-                    for r in 0..R {
-                        let sum = _mm512_dpbusd_epi32(start, values[r][0], even);
-                        let sum = _mm512_dpbusd_epi32(sum, values[r][1], odd);
-                        sums[r][t] = _mm512_fmadd_ps(
-                            _mm512_cvtepi32_ps(sum),
-                            _mm512_permutexvar_ps(spread, factors[r][t]),
-                            sums[r][t],
-                        );
-                    }
-                }
-            }
-            block += STEP;
+        for block in (0..whole).step_by(STEP) {
+            add_step(&operands, block, STEP, &mut sums, decode);
+        }
+        if whole < blocks {
+            add_step(&operands, whole, blocks - whole, &mut sums, decode);
         }
         for t in 0..T {
             for r in 0..R {
                 out[(place.token + t) * place.width + place.column + r] =
                     _mm512_reduce_add_ps(sums[r][t]);
+            }
+        }
+    }
+}
+
+/// Where the rows of a product begin.
+struct Operands<const R: usize, const T: usize> {
+    weights: [*const u8; R],
+    scales: [*const u8; R],
+    data: [*const i8; T],
+    half_scales: [*const f32; T],
+    corrections: [*const i32; T],
+}
+
+impl<const R: usize, const T: usize> Operands<R, T> {
+    #[inline(always)]
+    fn new(w: &Matrix<'_>, row: usize, x: &Int8Rows, tokens: &[u32]) -> Self {
+        let tokens: [usize; T] = std::array::from_fn(|t| tokens[t] as usize);
+        Self {
+            weights: std::array::from_fn(|r| w.row_bytes(row + r).as_ptr()),
+            scales: std::array::from_fn(|r| w.row_scales(row + r).as_ptr()),
+            data: tokens.map(|token| x.data(token).as_ptr()),
+            half_scales: tokens.map(|token| x.half_scales(token).as_ptr()),
+            corrections: tokens.map(|token| x.lane_corrections(token).as_ptr()),
+        }
+    }
+}
+
+/// Adds the products of `len` blocks from `block` on, at most `STEP`.
+///
+/// # Safety
+/// The caller enables AVX-512 F, BW, VL and VNNI; the blocks are inside the
+/// rows; `block` is a multiple of `STEP`. Activations are padded to whole
+/// groups and scales to whole steps. Prefetches may point anywhere.
+#[inline(always)]
+unsafe fn add_step<const R: usize, const T: usize>(
+    operands: &Operands<R, T>,
+    block: usize,
+    len: usize,
+    sums: &mut [[__m512; T]; R],
+    decode: impl Fn(__m512i) -> (__m512i, __m512i) + Copy,
+) {
+    // SAFETY: the caller's promise; masks where fewer than a vector is left.
+    unsafe {
+        let mut factors = [[_mm512_setzero_ps(); T]; R];
+        for r in 0..R {
+            let scale = load_scales(operands.scales[r].add(block), len);
+            for t in 0..T {
+                let own = _mm512_load_ps(operands.half_scales[t].add(block));
+                factors[r][t] = _mm512_mul_ps(scale, own);
+            }
+        }
+        let ahead = operands.scales[0].wrapping_add(PREFETCH_SCALES + block * R);
+        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        for group in 0..STEP / GROUP_BLOCKS {
+            let first = group * GROUP_BLOCKS;
+            if first >= len {
+                break;
+            }
+            let at = block + first;
+            let mut values = [[_mm512_setzero_si512(); 2]; R];
+            for r in 0..R {
+                let line = at * BLOCK_BYTES * R + r * 64;
+                let ahead = operands.weights[0].wrapping_add(PREFETCH + line);
+                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                let codes = operands.weights[r].add(at * BLOCK_BYTES);
+                let (low, high) = decode(load_blocks(codes, len - first));
+                values[r] = [low, high];
+            }
+            let spread = lanes(group);
+            for t in 0..T {
+                let even = operands.data[t].add(at / GROUP_BLOCKS * GROUP_BYTES);
+                let odd = _mm512_load_si512(even.add(GROUP_BYTES / 2).cast());
+                let even = _mm512_load_si512(even.cast());
+                let start = _mm512_load_si512(operands.corrections[t].add(at * 4).cast());
+                for r in 0..R {
+                    let sum = _mm512_dpbusd_epi32(start, values[r][0], even);
+                    let sum = _mm512_dpbusd_epi32(sum, values[r][1], odd);
+                    let factor = _mm512_permutexvar_ps(spread, factors[r][t]);
+                    sums[r][t] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, sums[r][t]);
+                }
             }
         }
     }

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use half::bf16;
 
 use super::activations::{Int8Rows, Int8Writer};
+use super::aligned::Aligned;
 use super::disjoint::Disjoint;
 use super::mxfp4::{BLOCK, ExpertMatrices};
 use super::parallel::{Parallel, run_parts};
@@ -140,8 +141,8 @@ pub struct Workspace {
     routing: Routing,
     x: Int8Rows,
     hidden: Int8Rows,
-    hidden_float32: Vec<f32>,
-    products: Vec<f32>,
+    hidden_float32: Aligned<f32>,
+    products: Aligned<f32>,
     parts: Vec<Part>,
     ordinals: Vec<u32>,
 }
@@ -278,8 +279,8 @@ impl Call<'_> {
             ..
         } = workspace;
         let width = self.layer.down.k();
-        resize(hidden_float32, routing.tokens.len() * width);
-        let hidden = Disjoint::new(hidden_float32);
+        hidden_float32.resize(routing.tokens.len() * width);
+        let hidden = Disjoint::new(hidden_float32.as_mut_slice());
         self.gate_up(
             routing,
             parts,
@@ -296,7 +297,7 @@ impl Call<'_> {
                 place.copy_from_slice(values);
             },
         )?;
-        let hidden = &*hidden_float32;
+        let hidden = hidden_float32.as_slice();
         self.down(routing, parts, ordinals, products, |part, places, out| {
             let w = self.layer.down.expert(part.group.expert);
             let rows = part.first_row..part.first_row + part.rows;
@@ -335,8 +336,9 @@ impl Call<'_> {
             let bias_start = part.group.expert * all_rows + part.first_row;
             let bias = &self.layer.gate_up_bias[bias_start..][..part.rows];
             let (first, len) = (part.first_row / 2, part.rows / 2);
-            with_scratch(part.group.len * part.rows + len, |scratch| {
-                let (activated, products) = scratch.split_at_mut(len);
+            let products_len = part.group.len * part.rows;
+            with_scratch(products_len + len, |scratch| {
+                let (products, activated) = scratch.split_at_mut(products_len);
                 multiply(part, products);
                 for (i, products) in products.chunks_exact(part.rows).enumerate() {
                     self.kernel
@@ -355,15 +357,15 @@ impl Call<'_> {
         routing: &Routing,
         parts: &mut Vec<Part>,
         ordinals: &mut Vec<u32>,
-        products: &mut Vec<f32>,
+        products: &mut Aligned<f32>,
         multiply: impl Fn(&Part, &[u32], &mut [f32]) + Sync,
     ) -> Result<(), KernelError> {
         let width = self.layer.hidden();
         let assignments = routing.tokens.len();
         cut(&routing.groups, width, parts);
         ordinals.extend(ordinals.len() as u32..assignments as u32);
-        resize(products, assignments * width);
-        let products = Disjoint::new(products);
+        products.resize(assignments * width);
+        let products = Disjoint::new(products.as_mut_slice());
         self.run(parts.len(), |index| {
             let part = &parts[index];
             let start = products_start(part.group, part.first_row, width);
@@ -396,7 +398,7 @@ impl Call<'_> {
                     let run = run_length(group);
                     for (i, (y, bias)) in y.chunks_mut(run).zip(bias.chunks(run)).enumerate() {
                         let start = products_start(group, i * run, width) + choice.index * y.len();
-                        let x = &products[start..][..y.len()];
+                        let x = &products.as_slice()[start..][..y.len()];
                         self.kernel.add_weighted(x, bias, choice.weight, y);
                     }
                 }
@@ -431,20 +433,14 @@ fn cut(groups: &[Group], rows: usize, parts: &mut Vec<Part>) {
     }
 }
 
-fn resize(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
-    }
-}
-
 /// Lends `len` floats of this thread's own memory, with any content.
 fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     thread_local! {
-        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        static SCRATCH: RefCell<Aligned<f32>> = RefCell::default();
     }
     SCRATCH.with_borrow_mut(|scratch| {
-        resize(scratch, len);
-        f(&mut scratch[..len])
+        scratch.resize(len);
+        f(scratch.as_mut_slice())
     })
 }
 

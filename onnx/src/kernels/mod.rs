@@ -9,6 +9,7 @@ use std::ops::Range;
 use half::bf16;
 
 pub mod activations;
+mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
