@@ -18,8 +18,9 @@ const LANES: usize = 16;
 const VECTORS: usize = 3;
 /// Weight rows of a tile.
 const TILE_ROWS: usize = VECTORS * LANES;
-/// Blocks of a tile: 12 KiB of codes, so that tokens and sums have room beside.
-const TILE_BLOCKS: usize = 8;
+/// Blocks of a tile: 24 KiB of codes. More would leave the first-level cache,
+/// fewer would load and store sums too often.
+const TILE_BLOCKS: usize = 16;
 /// Tokens computed together: with three vectors of weight rows, 12 integer and
 /// 12 float sums stay in registers.
 const TOKENS: usize = 4;
@@ -146,12 +147,11 @@ impl Ahead {
     }
 }
 
-/// Unpacks `blocks` of `rows` into `tile`. Lanes beyond `rows` repeat the last
-/// row; nobody uses their sums.
+/// Unpacks `blocks` of `rows` into `tile`. Lanes beyond `rows` hold zeros.
 ///
 /// # Safety
-/// `rows` and `blocks` are inside `w`, `rows` is not empty and needs `V`
-/// vectors, `blocks` has at most `TILE_BLOCKS`.
+/// `rows` and `blocks` are inside `w`, `rows` needs `V` vectors, `blocks` has
+/// at most `TILE_BLOCKS`.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
 unsafe fn unpack<const V: usize>(
@@ -160,71 +160,103 @@ unsafe fn unpack<const V: usize>(
     blocks: Range<usize>,
     tile: *mut Tile,
 ) {
-    // SAFETY: rows are clamped to `rows`, so that each load of 16 bytes is a
-    // block of the matrix; each store is one of `tile`'s places.
+    let row_blocks = w.row_blocks();
+    let mut spare = Spare::default();
+    for v in 0..V {
+        let first = rows.start + v * LANES;
+        // SAFETY: 16 rows of `w`, or of `spare`, from a block on.
+        unsafe {
+            if first + LANES <= rows.end {
+                let start = first * row_blocks + blocks.start;
+                let codes = w.blocks().as_ptr().add(start * BLOCK_BYTES);
+                let scales = w.scales().as_ptr().add(start);
+                let len = blocks.len();
+                unpack_vector::<V>(codes, scales, row_blocks, len, tile, v);
+            } else {
+                spare.fill(w, first..rows.end, &blocks);
+                let (codes, scales) = (spare.codes.as_ptr(), spare.scales.as_ptr());
+                let (codes, scales) = (codes.cast::<u8>(), scales.cast::<u8>());
+                unpack_vector::<V>(codes, scales, TILE_BLOCKS, blocks.len(), tile, v);
+            }
+        }
+    }
+}
+
+/// A copy of rows that are too few for a vector.
+#[derive(Default)]
+struct Spare {
+    codes: [[[u8; BLOCK_BYTES]; TILE_BLOCKS]; LANES],
+    scales: [[u8; TILE_BLOCKS]; LANES],
+}
+
+impl Spare {
+    fn fill(&mut self, w: &Matrix<'_>, rows: Range<usize>, blocks: &Range<usize>) {
+        for (lane, row) in rows.enumerate() {
+            let codes = &w.row_bytes(row).as_chunks::<BLOCK_BYTES>().0[blocks.clone()];
+            self.codes[lane][..blocks.len()].copy_from_slice(codes);
+            self.scales[lane][..blocks.len()].copy_from_slice(&w.row_scales(row)[blocks.clone()]);
+        }
+    }
+}
+
+/// Unpacks `len` blocks of 16 rows that are `row_blocks` blocks apart, as the
+/// tile's vector `v` of `V`.
+///
+/// # Safety
+/// These blocks and scales are readable; `len <= TILE_BLOCKS`, `v < V`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+unsafe fn unpack_vector<const V: usize>(
+    codes: *const u8,
+    scales: *const u8,
+    row_blocks: usize,
+    len: usize,
+    tile: *mut Tile,
+    v: usize,
+) {
+    // Four pointers and one stride: with a pointer for each row, compilers
+    // keep them in memory.
+    let quarters = |start: *const u8, stride: usize| -> [*const u8; 4] {
+        std::array::from_fn(|i| start.wrapping_add(4 * i * stride))
+    };
+    let stride = row_blocks * BLOCK_BYTES;
+    let rows = quarters(codes, stride);
+    let scale_rows = quarters(scales, row_blocks);
+    let mask = !0u16 >> (TILE_BLOCKS - len);
+    // SAFETY: loads are of the caller's blocks, scales masked; each store is
+    // one of the tile's places.
     unsafe {
         let codes = (&raw mut (*tile).codes).cast::<u8>();
         let scales = (&raw mut (*tile).scales).cast::<f32>();
-        let row_bytes = w.row_blocks() * BLOCK_BYTES;
-        for v in 0..V {
-            let row = |lane: usize| (rows.start + v * LANES + lane).min(rows.end - 1);
-            let starts: [*const u8; LANES] = std::array::from_fn(|lane| {
-                w.blocks()
-                    .as_ptr()
-                    .add(row(lane) * row_bytes + blocks.start * BLOCK_BYTES)
+        for block in 0..len {
+            let quads = transpose(|lane| {
+                let row = rows[lane / 4].add(lane % 4 * stride);
+                _mm_loadu_si128(row.add(block * BLOCK_BYTES).cast())
             });
-            for block in 0..blocks.len() {
-                let quads = transpose(&starts, block * BLOCK_BYTES);
-                for (step, quad) in quads.into_iter().enumerate() {
-                    let (low, high) = decode(quad);
-                    let place = codes.add(((block * STEPS + step) * V + v) * 64);
-                    _mm512_store_si512(place.cast(), low);
-                    _mm512_store_si512(place.add(STEPS / 2 * V * 64).cast(), high);
-                }
+            for (step, quad) in quads.into_iter().enumerate() {
+                let (low, high) = decode(quad);
+                let place = codes.add(((block * STEPS + step) * V + v) * 64);
+                _mm512_store_si512(place.cast(), low);
+                _mm512_store_si512(place.add(STEPS / 2 * V * 64).cast(), high);
             }
-            for quad in 0..blocks.len().div_ceil(4) {
-                let first = blocks.start + quad * 4;
-                let packed: [u32; LANES] = std::array::from_fn(|lane| {
-                    four_bytes(&w.row_scales(row(lane))[first..blocks.end])
-                });
-                let packed = _mm512_loadu_si512(packed.as_ptr().cast());
-                for i in 0..4.min(blocks.end - first) {
-                    let shifted = _mm512_srlv_epi32(packed, _mm512_set1_epi32(8 * i as i32));
-                    let exponents = _mm512_and_si512(shifted, _mm512_set1_epi32(255));
-                    let place = scales.add(((quad * 4 + i) * V + v) * LANES);
-                    _mm512_store_ps(place, scale_values(exponents));
-                }
-            }
+        }
+        let exponents = transpose(|lane| {
+            let row = scale_rows[lane / 4].add(lane % 4 * row_blocks);
+            _mm_maskz_loadu_epi8(mask, row.cast())
+        });
+        for block in 0..len {
+            let shift = _mm512_set1_epi32(8 * (block % 4) as i32);
+            let shifted = _mm512_srlv_epi32(exponents[block / 4], shift);
+            let scale = scale_values(_mm512_and_si512(shifted, _mm512_set1_epi32(255)));
+            _mm512_store_ps(scales.add((block * V + v) * LANES), scale);
         }
     }
 }
 
-/// Up to four bytes as a little-endian word.
-#[inline(always)]
-fn four_bytes(bytes: &[u8]) -> u32 {
-    match bytes.first_chunk::<4>() {
-        Some(&bytes) => u32::from_le_bytes(bytes),
-        None => {
-            let mut word = 0;
-            for (i, &byte) in bytes.iter().enumerate() {
-                word |= u32::from(byte) << (8 * i);
-            }
-            word
-        }
-    }
-}
-
-/// The 16 bytes at `offset` of 16 rows as four vectors: dword `i` of each row.
-///
-/// # Safety
-/// 16 bytes are readable at `offset` of each pointer.
+/// 16 bytes of each of 16 rows as four vectors: dword `i` of each row.
 #[inline]
 #[target_feature(enable = "avx512f")]
-unsafe fn transpose(rows: &[*const u8; LANES], offset: usize) -> [__m512i; 4] {
-    let load = |lane: usize| {
-        // SAFETY: the caller's promise.
-        unsafe { _mm_loadu_si128(rows[lane].add(offset).cast()) }
-    };
+fn transpose(load: impl Fn(usize) -> __m128i) -> [__m512i; 4] {
     // Rows i, 4 + i, 8 + i and 12 + i in the 128-bit lanes of vector i.
     let gather = |i: usize| {
         let v = _mm512_castsi128_si512(load(i));
@@ -286,19 +318,15 @@ unsafe fn multiply<const T: usize, const V: usize>(
             let local = block - blocks.start;
             let mut products: [[__m512i; V]; T] =
                 std::array::from_fn(|t| [_mm512_set1_epi32(*corrections[t].add(block)); V]);
-            for step in 0..STEPS {
-                let place = codes.add((local * STEPS + step) * V * 64);
-                let weights: [__m512i; V] =
-                    std::array::from_fn(|v| _mm512_load_si512(place.add(v * 64).cast()));
-                let odd = step / (STEPS / 2) * (GROUP_BYTES / 2);
-                let offset = block_offset(block) + odd + step % (STEPS / 2) * 4;
-                for t in 0..T {
-                    let four = data[t].add(offset).cast::<i32>().read_unaligned();
-                    let four = _mm512_set1_epi32(four);
-                    for v in 0..V {
-                        products[t][v] = _mm512_dpbusd_epi32(products[t][v], weights[v], four);
-                    }
-                }
+            let weights = codes.add(local * STEPS * V * 64);
+            let data = data.map(|data| data.add(block_offset(block)));
+            if (T, V) == (4, 3) {
+                let products = (&raw mut products).cast::<[[__m512i; 3]; 4]>();
+                let data = (&raw const data).cast::<[*const i8; 4]>();
+                // SAFETY: the types are the same, by the comparison.
+                block_4x3(weights, &*data, &mut *products);
+            } else {
+                block_any(weights, &data, &mut products);
             }
             for v in 0..V {
                 let scale = _mm512_load_ps(scales.add((local * V + v) * LANES));
@@ -315,5 +343,103 @@ unsafe fn multiply<const T: usize, const V: usize>(
                 _mm512_mask_storeu_ps(out.add(t * width + v * LANES), masks[v], sums[t][v]);
             }
         }
+    }
+}
+
+/// Adds the products of one block: `STEPS` steps of four elements.
+///
+/// # Safety
+/// `weights` are the block's `STEPS` by `V` vectors, aligned; `data` the
+/// block's even elements of each token, the odd ones half a group behind.
+#[inline(always)]
+unsafe fn block_any<const T: usize, const V: usize>(
+    weights: *const u8,
+    data: &[*const i8; T],
+    products: &mut [[__m512i; V]; T],
+) {
+    // SAFETY: the caller's promise, and it enables VNNI.
+    unsafe {
+        for step in 0..STEPS {
+            let weights: [__m512i; V] =
+                std::array::from_fn(|v| _mm512_load_si512(weights.add((step * V + v) * 64).cast()));
+            let offset = step / (STEPS / 2) * (GROUP_BYTES / 2) + step % (STEPS / 2) * 4;
+            for t in 0..T {
+                let four = data[t].add(offset).cast::<i32>().read_unaligned();
+                let four = _mm512_set1_epi32(four);
+                for v in 0..V {
+                    products[t][v] = _mm512_dpbusd_epi32(products[t][v], weights[v], four);
+                }
+            }
+        }
+    }
+}
+
+/// [`block_any`] for four tokens and three vectors of weight rows, as assembly:
+/// compilers hoist the loads and then have no registers left for the sums,
+/// which costs 40 % of the speed.
+///
+/// # Safety
+/// As [`block_any`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
+unsafe fn block_4x3(weights: *const u8, data: &[*const i8; 4], products: &mut [[__m512i; 3]; 4]) {
+    macro_rules! step {
+        ($weights:literal, $data:literal) => {
+            concat!(
+                "vmovdqa64 {w0}, zmmword ptr [{w} + 192 * ",
+                $weights,
+                "]\n",
+                "vmovdqa64 {w1}, zmmword ptr [{w} + 192 * ",
+                $weights,
+                " + 64]\n",
+                "vmovdqa64 {w2}, zmmword ptr [{w} + 192 * ",
+                $weights,
+                " + 128]\n",
+                "vpbroadcastd {x}, dword ptr [{x0} + ",
+                $data,
+                "]\n",
+                "vpdpbusd {a0}, {w0}, {x}\nvpdpbusd {a1}, {w1}, {x}\nvpdpbusd {a2}, {w2}, {x}\n",
+                "vpbroadcastd {y}, dword ptr [{x1} + ",
+                $data,
+                "]\n",
+                "vpdpbusd {b0}, {w0}, {y}\nvpdpbusd {b1}, {w1}, {y}\nvpdpbusd {b2}, {w2}, {y}\n",
+                "vpbroadcastd {x}, dword ptr [{x2} + ",
+                $data,
+                "]\n",
+                "vpdpbusd {c0}, {w0}, {x}\nvpdpbusd {c1}, {w1}, {x}\nvpdpbusd {c2}, {w2}, {x}\n",
+                "vpbroadcastd {y}, dword ptr [{x3} + ",
+                $data,
+                "]\n",
+                "vpdpbusd {d0}, {w0}, {y}\nvpdpbusd {d1}, {w1}, {y}\nvpdpbusd {d2}, {w2}, {y}\n",
+            )
+        };
+    }
+    let (_w0, _w1, _w2): (__m512i, __m512i, __m512i);
+    let (_x, _y): (__m512i, __m512i);
+    let [[a0, a1, a2], [b0, b1, b2], [c0, c1, c2], [d0, d1, d2]] = products;
+    // SAFETY: reads only what the caller promises, writes registers only.
+    unsafe {
+        std::arch::asm!(
+            step!(0, 0),
+            step!(1, 4),
+            step!(2, 8),
+            step!(3, 12),
+            step!(4, 64),
+            step!(5, 68),
+            step!(6, 72),
+            step!(7, 76),
+            w = in(reg) weights,
+            x0 = in(reg) data[0],
+            x1 = in(reg) data[1],
+            x2 = in(reg) data[2],
+            x3 = in(reg) data[3],
+            a0 = inout(zmm_reg) *a0, a1 = inout(zmm_reg) *a1, a2 = inout(zmm_reg) *a2,
+            b0 = inout(zmm_reg) *b0, b1 = inout(zmm_reg) *b1, b2 = inout(zmm_reg) *b2,
+            c0 = inout(zmm_reg) *c0, c1 = inout(zmm_reg) *c1, c2 = inout(zmm_reg) *c2,
+            d0 = inout(zmm_reg) *d0, d1 = inout(zmm_reg) *d1, d2 = inout(zmm_reg) *d2,
+            w0 = out(zmm_reg) _w0, w1 = out(zmm_reg) _w1, w2 = out(zmm_reg) _w2,
+            x = out(zmm_reg) _x, y = out(zmm_reg) _y,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
 }
