@@ -1,0 +1,291 @@
+//! The experts of gpt-oss-20b at real width: 32 experts of 2880 x 2880, top-4.
+//!
+//! Weights are random, in several layers that together exceed any cache. Every
+//! timed call is preceded by an untimed plain read of as many bytes, in the same
+//! order by the same threads, so that both see the same machine; the summary at
+//! the end compares medians.
+//!
+//! `GPTOSS_BENCH_LAYERS` (default 4, 0.42 GB each) and `GPTOSS_BENCH_THREADS`
+//! (default: all processors) change the scale.
+
+use std::hint::black_box;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput};
+use gptoss_onnx::kernels::experts::{Activations, Layer, Options, Workspace, mixture};
+use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
+use gptoss_onnx::kernels::parallel::{Parallel, Threads};
+use gptoss_onnx::kernels::portable::SwiGlu;
+use gptoss_onnx::kernels::{ExpertKernel, Isa, kernel};
+use half::bf16;
+
+const WIDTH: usize = 2880;
+const EXPERTS: usize = 32;
+const TOP: usize = 4;
+const MODEL_LAYERS: f64 = 24.0;
+/// Bytes of one expert: three matrices, 17 bytes a block of 32.
+const EXPERT_BYTES: usize = 3 * WIDTH * WIDTH / 32 * 17;
+
+/// Numbers without a pattern (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+        }
+        bytes
+    }
+
+    fn scales(&mut self, len: usize) -> Vec<u8> {
+        let mut scales = self.bytes(len);
+        scales
+            .iter_mut()
+            .for_each(|scale| *scale = 118 + *scale % 8);
+        scales
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len)
+            .map(|_| (self.next() >> 40) as f32 / 8_388_608.0 - 1.0)
+            .collect()
+    }
+}
+
+/// The owned weights of a layer.
+struct Weights {
+    gate_up: (Vec<u8>, Vec<u8>),
+    down: (Vec<u8>, Vec<u8>),
+    gate_up_bias: Vec<bf16>,
+    down_bias: Vec<bf16>,
+}
+
+impl Weights {
+    fn new(random: &mut Random) -> Self {
+        let blocks = EXPERTS * WIDTH * WIDTH / 32;
+        Self {
+            gate_up: (random.bytes(2 * blocks * 16), random.scales(2 * blocks)),
+            down: (random.bytes(blocks * 16), random.scales(blocks)),
+            gate_up_bias: vec![bf16::from_f32(0.1); EXPERTS * 2 * WIDTH],
+            down_bias: vec![bf16::from_f32(0.1); EXPERTS * WIDTH],
+        }
+    }
+
+    fn layer(&self) -> Layer<'_> {
+        let ((gate_up, gate_up_scales), (down, down_scales)) = (&self.gate_up, &self.down);
+        let gate_up = ExpertMatrices::new(gate_up, gate_up_scales, EXPERTS, 2 * WIDTH, WIDTH);
+        let down = ExpertMatrices::new(down, down_scales, EXPERTS, WIDTH, WIDTH);
+        Layer::new(
+            gate_up.expect("sizes fit"),
+            &self.gate_up_bias,
+            down.expect("sizes fit"),
+            &self.down_bias,
+        )
+        .expect("sizes fit")
+    }
+
+    /// Reads the experts, in runs of rows like the kernels.
+    fn read(&self, experts: &[usize], pool: &dyn Parallel) {
+        let ((gate_up, gate_up_scales), (down, down_scales)) = (&self.gate_up, &self.down);
+        for (bytes, scales, runs) in [(gate_up, gate_up_scales, 45), (down, down_scales, 23)] {
+            let part = |bytes: &[u8], index: usize| {
+                let each = bytes.len() / EXPERTS;
+                let run = each.div_ceil(runs);
+                let begin = (index % runs) * run;
+                let end = each.min(begin + run);
+                let start = experts[index / runs] * each;
+                black_box(sum(&bytes[start + begin..start + end]));
+            };
+            let task = |index: usize| {
+                part(bytes, index);
+                part(scales, index);
+            };
+            pool.run(experts.len() * runs, &task)
+                .expect("the pool runs");
+        }
+    }
+}
+
+/// Reads all bytes as fast as memory gives them.
+fn sum(bytes: &[u8]) -> u64 {
+    let mut sums = [0u64; 32];
+    let (lines, rest) = bytes.as_chunks::<256>();
+    for line in lines {
+        for (sum, bytes) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
+            *sum = sum.wrapping_add(u64::from_ne_bytes(*bytes));
+        }
+    }
+    let rest: u64 = rest.iter().map(|&byte| u64::from(byte)).sum();
+    sums.iter().fold(rest, |a, &b| a.wrapping_add(b))
+}
+
+/// Times of calls, each beside that of a read of the same bytes.
+#[derive(Default)]
+struct Pairs {
+    ours: Vec<f64>,
+    read: Vec<f64>,
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times[times.len() / 2]
+}
+
+impl Pairs {
+    fn print(&mut self, name: &str, tokens: usize, bytes: usize) {
+        let (ours, read) = (median(&mut self.ours), median(&mut self.read));
+        println!(
+            "{name}: {:.2} ms a layer, {:.1} GB/s of weights ({:.0} % of plain reading at {:.1} GB/s), \
+             {:.1} tokens/s for the experts of {MODEL_LAYERS} layers",
+            ours * 1e3,
+            bytes as f64 / ours / 1e9,
+            100.0 * read / ours,
+            bytes as f64 / read / 1e9,
+            tokens as f64 / ours / MODEL_LAYERS,
+        );
+    }
+}
+
+struct Bench {
+    layers: Vec<Weights>,
+    pool: Threads,
+    random: Random,
+    workspace: Workspace,
+    turn: usize,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
+        let layers = number("GPTOSS_BENCH_LAYERS").unwrap_or(4).max(1);
+        let threads = number("GPTOSS_BENCH_THREADS")
+            .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
+            .unwrap_or(1);
+        println!("{layers} layers, {threads} threads");
+        let mut random = Random(88_172_645_463_325_252);
+        Self {
+            layers: (0..layers).map(|_| Weights::new(&mut random)).collect(),
+            pool: Threads::new(threads),
+            random,
+            workspace: Workspace::default(),
+            turn: 0,
+        }
+    }
+
+    /// Router logits that choose `TOP` random experts: the same for all tokens
+    /// of a step, or others for each token of a prompt.
+    fn logits(&mut self, tokens: usize, same: bool) -> (Vec<f32>, Vec<usize>) {
+        if same {
+            let row = self.random.floats(EXPERTS);
+            let mut order: Vec<usize> = (0..EXPERTS).collect();
+            order.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            order.truncate(TOP);
+            order.sort_unstable();
+            (row.repeat(tokens), order)
+        } else {
+            (self.random.floats(tokens * EXPERTS), (0..EXPERTS).collect())
+        }
+    }
+
+    /// One pair of a read and a call: returns the call's time.
+    fn pair(
+        &mut self,
+        kernel: &dyn ExpertKernel,
+        tokens: usize,
+        same: bool,
+        pairs: &mut Pairs,
+    ) -> Duration {
+        self.turn = (self.turn + 1) % self.layers.len();
+        let read_layer = self.turn;
+        let (_, experts) = self.logits(tokens, same);
+        let start = Instant::now();
+        self.layers[read_layer].read(&experts, &self.pool);
+        pairs.read.push(start.elapsed().as_secs_f64());
+
+        let (logits, _) = self.logits(tokens, same);
+        let x = self.random.floats(tokens * WIDTH);
+        let mut y = vec![0.0; x.len()];
+        self.turn = (self.turn + 1) % self.layers.len();
+        let options = Options {
+            experts_per_token: TOP,
+            glu: SwiGlu::default(),
+            activations: Activations::Int8,
+        };
+        let layer = self.layers[self.turn].layer();
+        let start = Instant::now();
+        mixture(
+            kernel,
+            &layer,
+            &options,
+            &x,
+            &logits,
+            &mut y,
+            &mut self.workspace,
+            &self.pool,
+            &AtomicBool::new(false),
+        )
+        .expect("sizes fit");
+        let time = start.elapsed();
+        black_box(y);
+        pairs.ours.push(time.as_secs_f64());
+        time
+    }
+}
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut bench = Bench::new();
+    let kernels: Vec<_> = Isa::ALL
+        .into_iter()
+        .filter(|&isa| isa != Isa::Scalar)
+        .filter_map(kernel)
+        .collect();
+    let summary = Mutex::new(Vec::new());
+    for (name, tokens, same, samples) in [
+        ("decode", 1, true, 50),
+        ("decode together", 4, true, 30),
+        ("prefill", 128, false, 10),
+        ("prefill", 512, false, 10),
+    ] {
+        let mut group = criterion.benchmark_group(name);
+        let experts = if same { TOP } else { EXPERTS };
+        let bytes = experts * EXPERT_BYTES;
+        group
+            .sample_size(samples)
+            .measurement_time(Duration::from_secs(8));
+        group.throughput(Throughput::Bytes(bytes as u64));
+        for &kernel in &kernels {
+            let mut pairs = Pairs::default();
+            let id = BenchmarkId::new(kernel.isa().name(), tokens);
+            group.bench_function(id, |b| {
+                b.iter_custom(|iterations| {
+                    (0..iterations)
+                        .map(|_| bench.pair(kernel, tokens, same, &mut pairs))
+                        .sum()
+                });
+            });
+            if !pairs.ours.is_empty() {
+                let name = format!("{name} {tokens}, {}", kernel.isa().name());
+                summary
+                    .lock()
+                    .expect("no panics")
+                    .push((name, tokens, bytes, pairs));
+            }
+        }
+        group.finish();
+    }
+    criterion.final_summary();
+    for (name, tokens, bytes, mut pairs) in summary.into_inner().expect("no panics") {
+        pairs.print(&name, tokens, bytes);
+    }
+}
