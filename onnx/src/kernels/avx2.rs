@@ -340,7 +340,7 @@ unsafe fn load_blocks(at: *const u8, left: usize) -> __m256i {
 /// # Safety
 /// `left` bytes, or eight if there are more, are readable at `at`.
 #[inline(always)]
-unsafe fn load_scales(at: *const u8, left: usize) -> u64 {
+pub(super) unsafe fn load_scales(at: *const u8, left: usize) -> u64 {
     // SAFETY: the caller's promise.
     unsafe {
         if left >= STEP {

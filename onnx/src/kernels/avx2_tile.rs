@@ -8,21 +8,21 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{GROUP_BYTES, Int8Rows, block_offset};
-use super::avx2::{Products, decode, scale_values};
+use super::avx2::{Products, decode, load_scales, scale_values};
 use super::mxfp4::{BLOCK_BYTES, Matrix};
+use super::tile::{Ahead, Spare};
 
 /// Weight rows of a vector: one a 32-bit lane.
 const LANES: usize = 8;
-/// Vectors of weight rows computed together.
-const VECTORS: usize = 2;
+/// Vectors of weight rows computed together: with one token, their sums of
+/// three kinds stay in 16 registers.
+const VECTORS: usize = 4;
 /// Vectors of weight rows of a tile.
-const TILE_VECTORS: usize = 6;
+const TILE_VECTORS: usize = 8;
 /// Weight rows of a tile.
 const TILE_ROWS: usize = TILE_VECTORS * LANES;
-/// Blocks of a tile: 12 KiB of codes.
+/// Blocks of a tile: 16 KiB of codes.
 const TILE_BLOCKS: usize = 8;
-/// Tokens computed together, as many as the registers allow.
-const TOKENS: usize = 2;
 /// Steps of four elements in a block.
 const STEPS: usize = 8;
 /// Bytes of a vector.
@@ -54,32 +54,24 @@ pub(super) unsafe fn many<P: Products>(
     let (width, row_blocks) = (rows.len(), w.row_blocks());
     for first_row in rows.clone().step_by(TILE_ROWS) {
         let here = first_row..rows.end.min(first_row + TILE_ROWS);
+        let calls = row_blocks.div_ceil(TILE_BLOCKS) * tokens.len();
+        let mut ahead = Ahead::new(w, &here, calls);
         for first in (0..row_blocks).step_by(TILE_BLOCKS) {
             let blocks = first..row_blocks.min(first + TILE_BLOCKS);
             // SAFETY: `here` and `blocks` are in range and fit in the tile.
-            unsafe { unpack(w, &here, blocks.clone(), tile) };
-            for (i, tokens) in tokens.chunks(TOKENS).enumerate() {
-                for v in (0..here.len().div_ceil(LANES)).step_by(VECTORS) {
-                    let lanes = (here.len() - v * LANES).min(VECTORS * LANES);
-                    let column = first_row - rows.start + v * LANES;
-                    let start = i * TOKENS * width + column;
-                    let end = start + (tokens.len() - 1) * width + lanes;
-                    let out = &mut out[start..end];
-                    // SAFETY: the tile holds `blocks` of the vectors of `here`.
+            unsafe { unpack(w, &here, &blocks, tile) };
+            for (i, &token) in tokens.iter().enumerate() {
+                ahead.fetch();
+                let out = &mut out[i * width + first_row - rows.start..][..here.len()];
+                for (group, out) in out.chunks_mut(VECTORS * LANES).enumerate() {
+                    let (v, x) = (group * VECTORS, (x, token as usize));
+                    // SAFETY: the tile holds `blocks` of the vectors of `out`.
                     unsafe {
-                        match (tokens.len(), lanes > LANES) {
-                            (1, false) => {
-                                multiply::<P, 1, 1>(tile, v, &blocks, x, tokens, out, width, lanes)
-                            }
-                            (1, true) => {
-                                multiply::<P, 1, 2>(tile, v, &blocks, x, tokens, out, width, lanes)
-                            }
-                            (_, false) => multiply::<P, TOKENS, 1>(
-                                tile, v, &blocks, x, tokens, out, width, lanes,
-                            ),
-                            (_, true) => multiply::<P, TOKENS, 2>(
-                                tile, v, &blocks, x, tokens, out, width, lanes,
-                            ),
+                        match out.len().div_ceil(LANES) {
+                            1 => multiply::<P, 1>(tile, v, &blocks, x, out),
+                            2 => multiply::<P, 2>(tile, v, &blocks, x, out),
+                            3 => multiply::<P, 3>(tile, v, &blocks, x, out),
+                            _ => multiply::<P, VECTORS>(tile, v, &blocks, x, out),
                         }
                     }
                 }
@@ -88,61 +80,84 @@ pub(super) unsafe fn many<P: Products>(
     }
 }
 
-/// Unpacks `blocks` of `rows` into `tile`. Lanes beyond `rows` repeat the last
-/// row; nobody uses their sums.
+/// Unpacks `blocks` of `rows` into `tile`. Lanes beyond `rows` hold zeros.
 ///
 /// # Safety
-/// `rows` and `blocks` are inside `w`, not empty, and fit in the tile.
+/// `rows` and `blocks` are inside `w`, and fit in the tile.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn unpack(w: &Matrix<'_>, rows: &Range<usize>, blocks: Range<usize>, tile: *mut Tile) {
-    // SAFETY: rows are clamped to `rows`, so that each load of 16 bytes is a
-    // block of the matrix; each store is one of `tile`'s places.
-    unsafe {
-        let codes = (&raw mut (*tile).codes).cast::<u8>();
-        let scales = (&raw mut (*tile).scales).cast::<f32>();
-        let row_bytes = w.row_blocks() * BLOCK_BYTES;
-        for v in 0..rows.len().div_ceil(LANES) {
-            let row = |lane: usize| (rows.start + v * LANES + lane).min(rows.end - 1);
-            let starts: [*const u8; LANES] = std::array::from_fn(|lane| {
-                w.blocks()
-                    .as_ptr()
-                    .add(row(lane) * row_bytes + blocks.start * BLOCK_BYTES)
-            });
-            let exponents: [&[u8]; LANES] =
-                std::array::from_fn(|lane| &w.row_scales(row(lane))[blocks.clone()]);
-            for block in 0..blocks.len() {
-                let first = v * TILE_BLOCKS + block;
-                let quads = transpose(&starts, block * BLOCK_BYTES);
-                for (step, quad) in quads.into_iter().enumerate() {
-                    let (low, high) = decode(quad);
-                    let place = codes.add((first * STEPS + step) * BYTES);
-                    _mm256_store_si256(place.cast(), low);
-                    _mm256_store_si256(place.add(STEPS / 2 * BYTES).cast(), high);
-                }
-                let bytes = u64::from_le_bytes(exponents.map(|row| row[block]));
-                _mm256_store_ps(scales.add(first * LANES), scale_values(bytes));
+unsafe fn unpack(w: &Matrix<'_>, rows: &Range<usize>, blocks: &Range<usize>, tile: *mut Tile) {
+    let row_blocks = w.row_blocks();
+    for v in 0..rows.len().div_ceil(LANES) {
+        let first = rows.start + v * LANES;
+        // SAFETY: eight rows of `w`, or of `spare`, from a block on.
+        unsafe {
+            if first + LANES <= rows.end {
+                let start = first * row_blocks + blocks.start;
+                let codes = w.blocks().as_ptr().add(start * BLOCK_BYTES);
+                let scales = w.scales().as_ptr().add(start);
+                unpack_vector(codes, scales, row_blocks, blocks.len(), tile, v);
+            } else {
+                let spare = Spare::<LANES, TILE_BLOCKS>::new(w, first..rows.end, blocks);
+                let codes = (&raw const spare.codes).cast::<u8>();
+                let scales = (&raw const spare.scales).cast::<u8>();
+                unpack_vector(codes, scales, TILE_BLOCKS, blocks.len(), tile, v);
             }
         }
     }
 }
 
-/// The 16 bytes at `offset` of eight rows as four vectors: dword `i` of each row.
+/// Unpacks `len` blocks of eight rows that are `row_blocks` blocks apart, as
+/// the tile's vector `v`.
 ///
 /// # Safety
-/// 16 bytes are readable at `offset` of each pointer.
+/// These blocks and scales are readable; `len <= TILE_BLOCKS`, `v < TILE_VECTORS`.
 #[inline]
 #[target_feature(enable = "avx2")]
-unsafe fn transpose(rows: &[*const u8; LANES], offset: usize) -> [__m256i; 4] {
-    let gather = |i: usize| {
-        // SAFETY: the caller's promise.
-        unsafe {
-            let low = _mm_loadu_si128(rows[i].add(offset).cast());
-            let high = _mm_loadu_si128(rows[4 + i].add(offset).cast());
-            _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+unsafe fn unpack_vector(
+    codes: *const u8,
+    scales: *const u8,
+    row_blocks: usize,
+    len: usize,
+    tile: *mut Tile,
+    v: usize,
+) {
+    let stride = row_blocks * BLOCK_BYTES;
+    // SAFETY: loads are of the caller's blocks and scales; each store is one
+    // of the tile's places.
+    unsafe {
+        let place = (&raw mut (*tile).codes).cast::<u8>();
+        let place = place.add(v * TILE_BLOCKS * STEPS * BYTES);
+        for block in 0..len {
+            let start = codes.add(block * BLOCK_BYTES);
+            let (low_rows, high_rows) = (start, start.add(4 * stride));
+            let quads = transpose(|i| {
+                let low = _mm_loadu_si128(low_rows.add(i * stride).cast());
+                let high = _mm_loadu_si128(high_rows.add(i * stride).cast());
+                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+            });
+            for (step, quad) in quads.into_iter().enumerate() {
+                let (low, high) = decode(quad);
+                let place = place.add((block * STEPS + step) * BYTES);
+                _mm256_store_si256(place.cast(), low);
+                _mm256_store_si256(place.add(STEPS / 2 * BYTES).cast(), high);
+            }
         }
-    };
-    let (a, b, c, d) = (gather(0), gather(1), gather(2), gather(3));
+        let place = (&raw mut (*tile).scales).cast::<f32>();
+        let place = place.add(v * TILE_BLOCKS * LANES);
+        let exponents = transpose_bytes(|lane| load_scales(scales.add(lane * row_blocks), len));
+        for (block, exponents) in exponents.into_iter().enumerate().take(len) {
+            _mm256_store_ps(place.add(block * LANES), scale_values(exponents));
+        }
+    }
+}
+
+/// 16 bytes of each of eight rows as four vectors: dword `i` of each row.
+/// `load(i)` gives rows `i` and `4 + i` in its halves.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose(load: impl Fn(usize) -> __m256i) -> [__m256i; 4] {
+    let (a, b, c, d) = (load(0), load(1), load(2), load(3));
     let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
     let (ab_high, cd_high) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
     [
@@ -153,90 +168,91 @@ unsafe fn transpose(rows: &[*const u8; LANES], offset: usize) -> [__m256i; 4] {
     ]
 }
 
-/// `T` tokens times `V` vectors of weight rows from `vector` on: sets `out` for
+/// Eight bytes of each of eight rows as eight words: byte `i` of each row.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn transpose_bytes(load: impl Fn(usize) -> u64) -> [u64; 8] {
+    let pair = |i: usize| {
+        let (a, b) = (load(i) as i64, load(i + 1) as i64);
+        _mm_unpacklo_epi8(_mm_cvtsi64_si128(a), _mm_cvtsi64_si128(b))
+    };
+    let (a, b, c, d) = (pair(0), pair(2), pair(4), pair(6));
+    let (ab, cd) = (_mm_unpacklo_epi16(a, b), _mm_unpacklo_epi16(c, d));
+    let (ab_high, cd_high) = (_mm_unpackhi_epi16(a, b), _mm_unpackhi_epi16(c, d));
+    let words = |v| {
+        [
+            _mm_cvtsi128_si64(v) as u64,
+            _mm_extract_epi64::<1>(v) as u64,
+        ]
+    };
+    let [x0, x1] = words(_mm_unpacklo_epi32(ab, cd));
+    let [x2, x3] = words(_mm_unpackhi_epi32(ab, cd));
+    let [x4, x5] = words(_mm_unpacklo_epi32(ab_high, cd_high));
+    let [x6, x7] = words(_mm_unpackhi_epi32(ab_high, cd_high));
+    [x0, x1, x2, x3, x4, x5, x6, x7]
+}
+
+/// One token times `V` vectors of weight rows from `vector` on: sets `out` for
 /// the first blocks of the rows, adds to it for the others.
 ///
 /// # Safety
-/// The tile holds `blocks` of these vectors, of which `lanes` lanes count;
-/// `out` holds `(T - 1) * width + lanes` elements; `tokens` are `T` rows of
-/// `x`; the processor has what `P` wants.
+/// The tile holds `blocks` of these vectors, of which the lanes of `out`
+/// count; `token` is a row of `x`; the processor has what `P` wants.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-#[allow(clippy::too_many_arguments)]
-unsafe fn multiply<P: Products, const T: usize, const V: usize>(
+unsafe fn multiply<P: Products, const V: usize>(
     tile: *const Tile,
     vector: usize,
     blocks: &Range<usize>,
-    x: &Int8Rows,
-    tokens: &[u32],
+    (x, token): (&Int8Rows, usize),
     out: &mut [f32],
-    width: usize,
-    lanes: usize,
 ) {
-    let tokens: [usize; T] = std::array::from_fn(|t| tokens[t] as usize);
-    let data = tokens.map(|token| x.data(token).as_ptr());
-    let half_scales = tokens.map(|token| x.half_scales(token).as_ptr());
-    let corrections = tokens.map(|token| x.corrections(token).as_ptr());
+    let data = x.data(token).as_ptr();
     let masks: [__m256i; V] = std::array::from_fn(|v| {
-        let left = lanes - (v * LANES).min(lanes);
+        let left = out.len() - (v * LANES).min(out.len());
         let lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
         _mm256_cmpgt_epi32(_mm256_set1_epi32(left as i32), lane)
     });
     let out = out.as_mut_ptr();
-    // SAFETY: `blocks` are in the tile and in every row of `x`; masks keep
-    // the accesses to `out` inside.
+    // SAFETY: `blocks` are in the tile and in the row of `x`; masks keep the
+    // accesses to `out` inside.
     unsafe {
         let codes = (&raw const (*tile).codes).cast::<u8>();
         let scales = (&raw const (*tile).scales).cast::<f32>();
-        let mut sums = [[_mm256_setzero_ps(); V]; T];
+        let mut sums = [_mm256_setzero_ps(); V];
         if blocks.start > 0 {
-            for t in 0..T {
-                for v in 0..V {
-                    sums[t][v] = _mm256_maskload_ps(out.add(t * width + v * LANES), masks[v]);
-                }
-            }
+            sums = std::array::from_fn(|v| _mm256_maskload_ps(out.add(v * LANES), masks[v]));
         }
         for block in blocks.clone() {
             let local = block - blocks.start;
-            let mut products: [[__m256i; V]; T] =
-                std::array::from_fn(|t| [_mm256_set1_epi32(*corrections[t].add(block)); V]);
+            let first = |v: usize| (vector + v) * TILE_BLOCKS + local;
+            let correction = _mm256_set1_epi32(x.corrections(token)[block]);
+            let mut products = [correction; V];
             for half in 0..2 {
-                let mut partial = [[_mm256_setzero_si256(); V]; T];
+                let mut partial = [_mm256_setzero_si256(); V];
                 for step in 0..STEPS / 2 {
                     let offset = block_offset(block) + half * (GROUP_BYTES / 2) + step * 4;
-                    let four: [__m256i; T] = std::array::from_fn(|t| {
-                        _mm256_set1_epi32(data[t].add(offset).cast::<i32>().read_unaligned())
-                    });
+                    let four = data.add(offset).cast::<i32>().read_unaligned();
+                    let four = _mm256_set1_epi32(four);
                     for v in 0..V {
-                        let first = (vector + v) * TILE_BLOCKS + local;
-                        let place = (first * STEPS + half * (STEPS / 2) + step) * BYTES;
-                        let weights = _mm256_load_si256(codes.add(place).cast());
-                        for t in 0..T {
-                            partial[t][v] = P::add(partial[t][v], weights, four[t]);
-                        }
+                        let step = half * (STEPS / 2) + step;
+                        let place = codes.add((first(v) * STEPS + step) * BYTES);
+                        let weights = _mm256_load_si256(place.cast());
+                        partial[v] = P::add(partial[v], weights, four);
                     }
                 }
-                for t in 0..T {
-                    for v in 0..V {
-                        products[t][v] = _mm256_add_epi32(products[t][v], P::widen(partial[t][v]));
-                    }
+                for v in 0..V {
+                    products[v] = _mm256_add_epi32(products[v], P::widen(partial[v]));
                 }
             }
+            let own = _mm256_set1_ps(x.half_scales(token)[block]);
             for v in 0..V {
-                let place = ((vector + v) * TILE_BLOCKS + local) * LANES;
-                let scale = _mm256_load_ps(scales.add(place));
-                for t in 0..T {
-                    let own = _mm256_set1_ps(*half_scales[t].add(block));
-                    let factor = _mm256_mul_ps(scale, own);
-                    sums[t][v] =
-                        _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[t][v]), factor, sums[t][v]);
-                }
+                let factor = _mm256_mul_ps(_mm256_load_ps(scales.add(first(v) * LANES)), own);
+                sums[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[v]), factor, sums[v]);
             }
         }
-        for t in 0..T {
-            for v in 0..V {
-                _mm256_maskstore_ps(out.add(t * width + v * LANES), masks[v], sums[t][v]);
-            }
+        for v in 0..V {
+            _mm256_maskstore_ps(out.add(v * LANES), masks[v], sums[v]);
         }
     }
 }

@@ -11,6 +11,7 @@ use std::ops::Range;
 use super::activations::{GROUP_BYTES, Int8Rows, block_offset};
 use super::avx512::{decode, scale_values};
 use super::mxfp4::{BLOCK_BYTES, Matrix};
+use super::tile::{Ahead, Spare};
 
 /// Weight rows of a vector: one a 32-bit lane.
 const LANES: usize = 16;
@@ -81,7 +82,8 @@ unsafe fn tile_rows<const V: usize>(
     column: usize,
     tile: *mut Tile,
 ) {
-    let mut ahead = Ahead::behind(w, &rows, tokens.len());
+    let calls = w.row_blocks().div_ceil(TILE_BLOCKS) * tokens.len().div_ceil(TOKENS);
+    let mut ahead = Ahead::new(w, &rows, calls);
     let row_blocks = w.row_blocks();
     for first in (0..row_blocks).step_by(TILE_BLOCKS) {
         let blocks = first..row_blocks.min(first + TILE_BLOCKS);
@@ -107,46 +109,6 @@ unsafe fn tile_rows<const V: usize>(
     }
 }
 
-/// Fetches the weights behind a tile while that one is being computed, a few
-/// lines at a time so that they do not queue up.
-struct Ahead {
-    blocks: *const u8,
-    scales: *const u8,
-    lines: usize,
-    each: usize,
-    next: usize,
-}
-
-impl Ahead {
-    fn behind(w: &Matrix<'_>, rows: &Range<usize>, tokens: usize) -> Self {
-        let calls = w.row_blocks().div_ceil(TILE_BLOCKS) * tokens.div_ceil(TOKENS);
-        let end = rows.end * w.row_blocks();
-        let lines = (rows.len() * w.row_blocks() * BLOCK_BYTES).div_ceil(64);
-        Self {
-            blocks: w.blocks().as_ptr().wrapping_add(end * BLOCK_BYTES),
-            scales: w.scales().as_ptr().wrapping_add(end),
-            lines,
-            each: lines.div_ceil(calls.max(1)),
-            next: 0,
-        }
-    }
-
-    #[inline(always)]
-    fn fetch(&mut self) {
-        let end = self.lines.min(self.next + self.each);
-        for line in self.next..end {
-            // SAFETY: a prefetch may point anywhere.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(self.blocks.wrapping_add(line * 64).cast());
-                if line % 16 == 0 {
-                    _mm_prefetch::<_MM_HINT_T1>(self.scales.wrapping_add(line * 4).cast());
-                }
-            }
-        }
-        self.next = end;
-    }
-}
-
 /// Unpacks `blocks` of `rows` into `tile`. Lanes beyond `rows` hold zeros.
 ///
 /// # Safety
@@ -161,7 +123,6 @@ unsafe fn unpack<const V: usize>(
     tile: *mut Tile,
 ) {
     let row_blocks = w.row_blocks();
-    let mut spare = Spare::default();
     for v in 0..V {
         let first = rows.start + v * LANES;
         // SAFETY: 16 rows of `w`, or of `spare`, from a block on.
@@ -173,28 +134,11 @@ unsafe fn unpack<const V: usize>(
                 let len = blocks.len();
                 unpack_vector::<V>(codes, scales, row_blocks, len, tile, v);
             } else {
-                spare.fill(w, first..rows.end, &blocks);
-                let (codes, scales) = (spare.codes.as_ptr(), spare.scales.as_ptr());
-                let (codes, scales) = (codes.cast::<u8>(), scales.cast::<u8>());
+                let spare = Spare::<LANES, TILE_BLOCKS>::new(w, first..rows.end, &blocks);
+                let codes = (&raw const spare.codes).cast::<u8>();
+                let scales = (&raw const spare.scales).cast::<u8>();
                 unpack_vector::<V>(codes, scales, TILE_BLOCKS, blocks.len(), tile, v);
             }
-        }
-    }
-}
-
-/// A copy of rows that are too few for a vector.
-#[derive(Default)]
-struct Spare {
-    codes: [[[u8; BLOCK_BYTES]; TILE_BLOCKS]; LANES],
-    scales: [[u8; TILE_BLOCKS]; LANES],
-}
-
-impl Spare {
-    fn fill(&mut self, w: &Matrix<'_>, rows: Range<usize>, blocks: &Range<usize>) {
-        for (lane, row) in rows.enumerate() {
-            let codes = &w.row_bytes(row).as_chunks::<BLOCK_BYTES>().0[blocks.clone()];
-            self.codes[lane][..blocks.len()].copy_from_slice(codes);
-            self.scales[lane][..blocks.len()].copy_from_slice(&w.row_scales(row)[blocks.clone()]);
         }
     }
 }

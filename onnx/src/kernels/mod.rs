@@ -27,6 +27,8 @@ mod routing;
 mod scalar;
 #[cfg(test)]
 mod tests;
+#[cfg(target_arch = "x86_64")]
+mod tile;
 
 use activations::{Int8Rows, Int8Writer};
 use mxfp4::Matrix;
