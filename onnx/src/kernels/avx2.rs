@@ -43,6 +43,23 @@ pub(super) trait Products: Send + Sync + 'static {
     /// # Safety
     /// The processor has the instruction set.
     unsafe fn widen(sum: __m256i) -> __m256i;
+
+    /// Adds the products of one block of a tile; see
+    /// [`avx2_tile::add_block_any`], which it is by default.
+    ///
+    /// # Safety
+    /// As there.
+    #[inline(always)]
+    unsafe fn add_block<const V: usize>(
+        weights: *const u8,
+        data: *const i8,
+        products: &mut [__m256i; V],
+    ) where
+        Self: Sized,
+    {
+        // SAFETY: the caller's promise.
+        unsafe { avx2_tile::add_block_any::<Self, V>(weights, data, products) }
+    }
 }
 
 /// `vpmaddubsw`: sums of 16 bits, at most 5 * 2 * 24 * 127 = 30480.
@@ -66,6 +83,23 @@ impl Products for Maddubs {
     unsafe fn widen(sum: __m256i) -> __m256i {
         // SAFETY: the caller's promise.
         unsafe { _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_block<const V: usize>(
+        weights: *const u8,
+        data: *const i8,
+        products: &mut [__m256i; V],
+    ) {
+        // SAFETY: the caller's promise, and by the comparison `V` is four.
+        unsafe {
+            if V == 4 {
+                let products = &mut *(&raw mut *products).cast::<[__m256i; 4]>();
+                avx2_tile::add_block_maddubs(weights, data, products);
+            } else {
+                avx2_tile::add_block_any::<Self, V>(weights, data, products);
+            }
+        }
     }
 }
 

@@ -17,22 +17,20 @@ const LANES: usize = 8;
 /// Vectors of weight rows computed together: with one token, their sums of
 /// three kinds stay in 16 registers.
 const VECTORS: usize = 4;
-/// Vectors of weight rows of a tile.
-const TILE_VECTORS: usize = 8;
 /// Weight rows of a tile.
-const TILE_ROWS: usize = TILE_VECTORS * LANES;
+const TILE_ROWS: usize = VECTORS * LANES;
 /// Blocks of a tile: 16 KiB of codes.
-const TILE_BLOCKS: usize = 8;
+const TILE_BLOCKS: usize = 16;
 /// Steps of four elements in a block.
 const STEPS: usize = 8;
 /// Bytes of a vector.
 const BYTES: usize = 32;
 
-/// An unpacked tile: codes `[vector, block, step, 32]`, scales `[vector, block, 8]`.
+/// An unpacked tile: codes `[block, step, vector, 32]`, scales `[block, vector, 8]`.
 #[repr(align(64))]
 struct Tile {
-    codes: [u8; TILE_VECTORS * TILE_BLOCKS * STEPS * BYTES],
-    scales: [f32; TILE_VECTORS * TILE_BLOCKS * LANES],
+    codes: [u8; VECTORS * TILE_BLOCKS * STEPS * BYTES],
+    scales: [f32; VECTORS * TILE_BLOCKS * LANES],
 }
 
 /// Many tokens. See [`super::ExpertKernel::int8`].
@@ -63,16 +61,14 @@ pub(super) unsafe fn many<P: Products>(
             for (i, &token) in tokens.iter().enumerate() {
                 ahead.fetch();
                 let out = &mut out[i * width + first_row - rows.start..][..here.len()];
-                for (group, out) in out.chunks_mut(VECTORS * LANES).enumerate() {
-                    let (v, x) = (group * VECTORS, (x, token as usize));
-                    // SAFETY: the tile holds `blocks` of the vectors of `out`.
-                    unsafe {
-                        match out.len().div_ceil(LANES) {
-                            1 => multiply::<P, 1>(tile, v, &blocks, x, out),
-                            2 => multiply::<P, 2>(tile, v, &blocks, x, out),
-                            3 => multiply::<P, 3>(tile, v, &blocks, x, out),
-                            _ => multiply::<P, VECTORS>(tile, v, &blocks, x, out),
-                        }
+                let x = (x, token as usize);
+                // SAFETY: the tile holds `blocks` of `here`.
+                unsafe {
+                    match here.len().div_ceil(LANES) {
+                        1 => multiply::<P, 1>(tile, &blocks, x, out),
+                        2 => multiply::<P, 2>(tile, &blocks, x, out),
+                        3 => multiply::<P, 3>(tile, &blocks, x, out),
+                        _ => multiply::<P, VECTORS>(tile, &blocks, x, out),
                     }
                 }
             }
@@ -111,7 +107,7 @@ unsafe fn unpack(w: &Matrix<'_>, rows: &Range<usize>, blocks: &Range<usize>, til
 /// the tile's vector `v`.
 ///
 /// # Safety
-/// These blocks and scales are readable; `len <= TILE_BLOCKS`, `v < TILE_VECTORS`.
+/// These blocks and scales are readable; `len <= TILE_BLOCKS`, `v < VECTORS`.
 #[inline]
 #[target_feature(enable = "avx2")]
 unsafe fn unpack_vector(
@@ -127,7 +123,6 @@ unsafe fn unpack_vector(
     // of the tile's places.
     unsafe {
         let place = (&raw mut (*tile).codes).cast::<u8>();
-        let place = place.add(v * TILE_BLOCKS * STEPS * BYTES);
         for block in 0..len {
             let start = codes.add(block * BLOCK_BYTES);
             let (low_rows, high_rows) = (start, start.add(4 * stride));
@@ -138,16 +133,20 @@ unsafe fn unpack_vector(
             });
             for (step, quad) in quads.into_iter().enumerate() {
                 let (low, high) = decode(quad);
-                let place = place.add((block * STEPS + step) * BYTES);
+                let place = place.add(((block * STEPS + step) * VECTORS + v) * BYTES);
                 _mm256_store_si256(place.cast(), low);
-                _mm256_store_si256(place.add(STEPS / 2 * BYTES).cast(), high);
+                _mm256_store_si256(place.add(STEPS / 2 * VECTORS * BYTES).cast(), high);
             }
         }
         let place = (&raw mut (*tile).scales).cast::<f32>();
-        let place = place.add(v * TILE_BLOCKS * LANES);
-        let exponents = transpose_bytes(|lane| load_scales(scales.add(lane * row_blocks), len));
-        for (block, exponents) in exponents.into_iter().enumerate().take(len) {
-            _mm256_store_ps(place.add(block * LANES), scale_values(exponents));
+        for first in (0..len).step_by(8) {
+            let scales = scales.add(first);
+            let load = |lane| load_scales(scales.add(lane * row_blocks), len - first);
+            let exponents = transpose_bytes(load);
+            for (block, exponents) in (first..len).zip(exponents) {
+                let place = place.add((block * VECTORS + v) * LANES);
+                _mm256_store_ps(place, scale_values(exponents));
+            }
         }
     }
 }
@@ -192,17 +191,16 @@ fn transpose_bytes(load: impl Fn(usize) -> u64) -> [u64; 8] {
     [x0, x1, x2, x3, x4, x5, x6, x7]
 }
 
-/// One token times `V` vectors of weight rows from `vector` on: sets `out` for
-/// the first blocks of the rows, adds to it for the others.
+/// One token times the tile's `V` vectors of weight rows: sets `out` for the
+/// first blocks of the rows, adds to it for the others.
 ///
 /// # Safety
-/// The tile holds `blocks` of these vectors, of which the lanes of `out`
-/// count; `token` is a row of `x`; the processor has what `P` wants.
+/// The tile holds `blocks` of `V` vectors, of which the lanes of `out` count;
+/// `token` is a row of `x`; the processor has what `P` wants.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
 unsafe fn multiply<P: Products, const V: usize>(
     tile: *const Tile,
-    vector: usize,
     blocks: &Range<usize>,
     (x, token): (&Int8Rows, usize),
     out: &mut [f32],
@@ -225,34 +223,148 @@ unsafe fn multiply<P: Products, const V: usize>(
         }
         for block in blocks.clone() {
             let local = block - blocks.start;
-            let first = |v: usize| (vector + v) * TILE_BLOCKS + local;
-            let correction = _mm256_set1_epi32(x.corrections(token)[block]);
-            let mut products = [correction; V];
-            for half in 0..2 {
-                let mut partial = [_mm256_setzero_si256(); V];
-                for step in 0..STEPS / 2 {
-                    let offset = block_offset(block) + half * (GROUP_BYTES / 2) + step * 4;
-                    let four = data.add(offset).cast::<i32>().read_unaligned();
-                    let four = _mm256_set1_epi32(four);
-                    for v in 0..V {
-                        let step = half * (STEPS / 2) + step;
-                        let place = codes.add((first(v) * STEPS + step) * BYTES);
-                        let weights = _mm256_load_si256(place.cast());
-                        partial[v] = P::add(partial[v], weights, four);
-                    }
-                }
-                for v in 0..V {
-                    products[v] = _mm256_add_epi32(products[v], P::widen(partial[v]));
-                }
-            }
+            let mut products = [_mm256_set1_epi32(x.corrections(token)[block]); V];
+            let weights = codes.add(local * STEPS * VECTORS * BYTES);
+            P::add_block(weights, data.add(block_offset(block)), &mut products);
             let own = _mm256_set1_ps(x.half_scales(token)[block]);
             for v in 0..V {
-                let factor = _mm256_mul_ps(_mm256_load_ps(scales.add(first(v) * LANES)), own);
+                let scale = _mm256_load_ps(scales.add((local * VECTORS + v) * LANES));
+                let factor = _mm256_mul_ps(scale, own);
                 sums[v] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(products[v]), factor, sums[v]);
             }
         }
         for v in 0..V {
             _mm256_maskstore_ps(out.add(v * LANES), masks[v], sums[v]);
         }
+    }
+}
+
+/// Adds the products of one block of a tile, eight steps of four elements.
+///
+/// # Safety
+/// `weights` are the block's `STEPS` by `VECTORS` vectors, aligned, of which `V`
+/// count; `data` the block's even elements, the odd ones half a group behind;
+/// the processor has what `P` wants.
+#[inline(always)]
+pub(super) unsafe fn add_block_any<P: Products, const V: usize>(
+    weights: *const u8,
+    data: *const i8,
+    products: &mut [__m256i; V],
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        for half in 0..2 {
+            let mut partial = [_mm256_setzero_si256(); V];
+            for step in 0..STEPS / 2 {
+                let offset = half * (GROUP_BYTES / 2) + step * 4;
+                let four = data.add(offset).cast::<i32>().read_unaligned();
+                let four = _mm256_set1_epi32(four);
+                for v in 0..V {
+                    let step = half * (STEPS / 2) + step;
+                    let place = weights.add((step * VECTORS + v) * BYTES);
+                    partial[v] = P::add(partial[v], _mm256_load_si256(place.cast()), four);
+                }
+            }
+            for v in 0..V {
+                products[v] = _mm256_add_epi32(products[v], P::widen(partial[v]));
+            }
+        }
+    }
+}
+
+/// [`add_block_any`] by `vpmaddubsw` for four vectors, as assembly: compilers
+/// hoist the loads and then have no registers left for the sums.
+///
+/// # Safety
+/// As [`add_block_any`].
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) unsafe fn add_block_maddubs(
+    weights: *const u8,
+    data: *const i8,
+    products: &mut [__m256i; 4],
+) {
+    macro_rules! step {
+        (first $weights:literal, $data:literal) => {
+            concat!(
+                "vpbroadcastd {x}, dword ptr [{d} + ",
+                $data,
+                "]\n",
+                "vmovdqa {p0}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                "]\n",
+                "vmovdqa {p1}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                " + 32]\n",
+                "vmovdqa {p2}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                " + 64]\n",
+                "vmovdqa {p3}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                " + 96]\n",
+                "vpmaddubsw {p0}, {p0}, {x}\nvpmaddubsw {p1}, {p1}, {x}\n",
+                "vpmaddubsw {p2}, {p2}, {x}\nvpmaddubsw {p3}, {p3}, {x}\n",
+            )
+        };
+        ($weights:literal, $data:literal) => {
+            concat!(
+                "vpbroadcastd {x}, dword ptr [{d} + ",
+                $data,
+                "]\n",
+                "vmovdqa {t}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                "]\n",
+                "vmovdqa {u}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                " + 32]\n",
+                "vpmaddubsw {t}, {t}, {x}\nvpmaddubsw {u}, {u}, {x}\n",
+                "vpaddw {p0}, {p0}, {t}\nvpaddw {p1}, {p1}, {u}\n",
+                "vmovdqa {t}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                " + 64]\n",
+                "vmovdqa {u}, ymmword ptr [{w} + 128 * ",
+                $weights,
+                " + 96]\n",
+                "vpmaddubsw {t}, {t}, {x}\nvpmaddubsw {u}, {u}, {x}\n",
+                "vpaddw {p2}, {p2}, {t}\nvpaddw {p3}, {p3}, {u}\n",
+            )
+        };
+    }
+    macro_rules! widen {
+        () => {
+            concat!(
+                "vpmaddwd {p0}, {p0}, {o}\nvpmaddwd {p1}, {p1}, {o}\n",
+                "vpmaddwd {p2}, {p2}, {o}\nvpmaddwd {p3}, {p3}, {o}\n",
+                "vpaddd {q0}, {q0}, {p0}\nvpaddd {q1}, {q1}, {p1}\n",
+                "vpaddd {q2}, {q2}, {p2}\nvpaddd {q3}, {q3}, {p3}\n",
+            )
+        };
+    }
+    let (_p0, _p1, _p2, _p3): (__m256i, __m256i, __m256i, __m256i);
+    let (_t, _u, _x): (__m256i, __m256i, __m256i);
+    let [q0, q1, q2, q3] = products;
+    // SAFETY: reads only what the caller promises, writes registers only.
+    unsafe {
+        std::arch::asm!(
+            step!(first 0, 0),
+            step!(1, 4),
+            step!(2, 8),
+            step!(3, 12),
+            widen!(),
+            step!(first 4, 64),
+            step!(5, 68),
+            step!(6, 72),
+            step!(7, 76),
+            widen!(),
+            w = in(reg) weights,
+            d = in(reg) data,
+            o = in(ymm_reg) _mm256_set1_epi16(1),
+            q0 = inout(ymm_reg) *q0, q1 = inout(ymm_reg) *q1,
+            q2 = inout(ymm_reg) *q2, q3 = inout(ymm_reg) *q3,
+            p0 = out(ymm_reg) _p0, p1 = out(ymm_reg) _p1,
+            p2 = out(ymm_reg) _p2, p3 = out(ymm_reg) _p3,
+            t = out(ymm_reg) _t, u = out(ymm_reg) _u, x = out(ymm_reg) _x,
+            options(pure, readonly, nostack, preserves_flags)
+        );
     }
 }
