@@ -27,7 +27,7 @@ const RULES: &[Rule] = &[
     ),
     Rule::of("dbus", &["session", "engine", "model"], &["ort"]),
     Rule::of("session", &["engine", "harmony"], &["zbus", "ort"]),
-    Rule::of("engine", &["harmony"], &["zbus", "ort", "tokio"]),
+    Rule::of("engine", &["harmony"], &["zbus", "ort"]),
     Rule::of("harmony", &[], &["zbus", "ort", "tokio", "gptoss_onnx"]),
     Rule::of("runtime", &["engine", "model", "gptoss_onnx"], &["zbus"]),
     Rule::of("model", &[], &["zbus", "ort", "hf_hub", "gptoss_onnx"]),

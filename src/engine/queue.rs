@@ -153,13 +153,12 @@ impl Shared {
         state.next_id += 1;
         state.totals.submitted += 1;
         let id = state.next_id;
-        let place = match request.priority {
-            Priority::Background => queued,
-            Priority::Interactive => {
-                let background = |job: &Job| job.request.priority == Priority::Background;
-                state.waiting.iter().position(background).unwrap_or(queued)
-            }
+        let behind = |job: &Job| {
+            let background = |p| p == Priority::Background;
+            let rank = |r: &GenerationRequest| (background(r.priority), r.arrival);
+            rank(&job.request) > rank(&request)
         };
+        let place = state.waiting.iter().position(behind).unwrap_or(queued);
         let job = Job {
             id,
             request,

@@ -26,6 +26,9 @@ pub struct GenerationRequest {
     pub owner: Owner,
     /// Which queue it stands in.
     pub priority: Priority,
+    /// Its number in the order of acceptance: preparing a prompt takes more or
+    /// less time, and must not decide who is first.
+    pub arrival: u64,
     /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
     /// Most tokens to generate, at least one.

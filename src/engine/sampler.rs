@@ -378,5 +378,5 @@ impl Random {
 }
 
 #[cfg(test)]
-#[path = "sampler_tests.rs"]
+#[path = "tests/sampler.rs"]
 mod tests;

@@ -298,10 +298,11 @@ fn special(name: &str) -> u32 {
 }
 
 /// Where the answer begins in a sequence, and the last message before it.
+#[derive(Debug, Default)]
 struct Turn {
     prompt: String,
-    /// Tokens of the answer that are in the sequence already.
-    answered: usize,
+    /// Index of the answer's first token.
+    begin: usize,
 }
 
 /// Finds the last message that is not the assistant's; what follows its end
@@ -311,8 +312,8 @@ fn turn(tokens: &[u32]) -> Option<Turn> {
     let start = |i: &usize| {
         let rest = tokens.get(*i..).unwrap_or_default();
         // The header being generated may not be complete.
-        let assistants = rest.starts_with(&assistant) || assistant.starts_with(rest);
-        tokens.get(*i) == Some(&special("<|start|>")) && !assistants
+        let assistants = || rest.starts_with(&assistant) || assistant.starts_with(rest);
+        rest.first() == Some(&special("<|start|>")) && !assistants()
     };
     let last = (0..tokens.len()).rev().find(start)?;
     let message = tokens.get(last..)?;
@@ -324,10 +325,10 @@ fn turn(tokens: &[u32]) -> Option<Turn> {
     let bytes = message.get(body + 1..end)?.iter();
     let bytes: Vec<u8> = bytes.filter_map(|t| u8::try_from(*t).ok()).collect();
     let after = message.get(end + 1..)?;
-    let answered = after.strip_prefix(assistant.as_slice())?.len();
+    let answer = after.strip_prefix(assistant.as_slice())?;
     Some(Turn {
         prompt: String::from_utf8_lossy(&bytes).into_owned(),
-        answered,
+        begin: tokens.len() - answer.len(),
     })
 }
 
@@ -381,6 +382,10 @@ pub struct SimulatedBackend {
     /// What is said where no answer matches.
     echo: Answer,
     tokens: Vec<u32>,
+    /// The turn the sequence is in.
+    turn: Option<Turn>,
+    /// The present answer.
+    said: Option<Said>,
     logits: Vec<f32>,
     interrupt: Arc<Interrupt>,
 }
@@ -399,6 +404,8 @@ impl SimulatedBackend {
             script,
             echo: Answer::default(),
             tokens: Vec::new(),
+            turn: None,
+            said: None,
             logits: Vec::new(),
             interrupt: Arc::default(),
         }
@@ -411,37 +418,55 @@ impl SimulatedBackend {
     pub fn from_script(path: &Path) -> Result<Self, ScriptError> {
         Script::from_file(path).map(Self::new)
     }
-
-    /// The answer to `prompt`.
-    fn answer(&self, prompt: &str) -> &Answer {
-        let matches = |a: &&Answer| a.when.as_ref().is_none_or(|w| prompt.contains(w.as_str()));
-        let answer = self.script.answers.iter().find(matches);
-        answer.unwrap_or(&self.echo)
-    }
 }
 
-/// The token at `index` of an answer, `<|return|>` after its end.
-fn token_at(answer: &Answer, prompt: &str, index: usize) -> u32 {
-    let finish = special("<|return|>");
-    let (mut tokens, repeat) = match answer.tokens.is_empty() {
-        true => (
-            encode(&answer.text.replace("{prompt}", prompt)),
-            answer.repeat,
-        ),
-        false => (answer.tokens.clone(), 1),
-    };
-    let ends = [finish, special("<|call|>"), special("<|endoftext|>")];
-    let end = tokens.last().copied().filter(|last| ends.contains(last));
-    if end.is_some() {
-        tokens.pop();
+/// The answer to `prompt`: the first that matches.
+fn select<'a>(answers: &'a [Answer], echo: &'a Answer, prompt: &str) -> &'a Answer {
+    let matches = |a: &&Answer| a.when.as_ref().is_none_or(|w| prompt.contains(w.as_str()));
+    answers.iter().find(matches).unwrap_or(echo)
+}
+
+/// An answer's tokens, made for one prompt.
+#[derive(Debug)]
+struct Said {
+    prompt: String,
+    tokens: Vec<u32>,
+    repeat: usize,
+    end: u32,
+}
+
+impl Said {
+    fn new(answer: &Answer, prompt: &str) -> Self {
+        let (mut tokens, repeat) = match answer.tokens.is_empty() {
+            true => (
+                encode(&answer.text.replace("{prompt}", prompt)),
+                answer.repeat,
+            ),
+            false => (answer.tokens.clone(), 1),
+        };
+        let ends = ["<|return|>", "<|call|>", "<|endoftext|>"].map(special);
+        let end = tokens.last().copied().filter(|last| ends.contains(last));
+        if end.is_some() {
+            tokens.pop();
+        }
+        Self {
+            prompt: prompt.to_owned(),
+            tokens,
+            repeat,
+            end: end.unwrap_or(special("<|return|>")),
+        }
     }
-    let round = index.checked_div(tokens.len()).unwrap_or(usize::MAX);
-    if round >= repeat {
-        return end.unwrap_or(finish);
+
+    /// The token at `index`; the end for ever after.
+    fn token(&self, index: usize) -> u32 {
+        let round = index.checked_div(self.tokens.len()).unwrap_or(usize::MAX);
+        match round < self.repeat {
+            // `round` is a number of whole texts, so the text is not empty.
+            true => self.tokens.get(index % self.tokens.len()).copied(),
+            false => None,
+        }
+        .unwrap_or(self.end)
     }
-    // `round` is a number of whole texts, so the text is not empty.
-    let place = index % tokens.len();
-    tokens.get(place).copied().unwrap_or(finish)
 }
 
 impl Backend for SimulatedBackend {
@@ -467,9 +492,14 @@ impl Backend for SimulatedBackend {
         }
         let before = self.tokens.len();
         self.tokens.extend_from_slice(tokens);
+        // A single token other than `<|start|>` goes on with the turn.
+        let goes_on = tokens.len() == 1 && tokens.first() != Some(&special("<|start|>"));
+        if !goes_on || self.turn.is_none() {
+            self.turn = turn(&self.tokens);
+        }
         let result = self.compute(tokens.len(), wanted);
         if let Err(error) = result {
-            self.tokens.truncate(before);
+            self.rewind(before);
             return Err(error);
         }
         Ok(Logits {
@@ -480,6 +510,7 @@ impl Backend for SimulatedBackend {
 
     fn rewind(&mut self, position: usize) {
         self.tokens.truncate(position);
+        self.turn = None;
     }
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {
@@ -490,22 +521,30 @@ impl Backend for SimulatedBackend {
 impl SimulatedBackend {
     /// Fills the logits: one row, the scripted token far above the rest.
     fn compute(&mut self, fed: usize, wanted: Wanted<'_>) -> Result<(), BackendError> {
-        let turn = turn(&self.tokens);
-        let (prompt, answered) = turn.map_or((String::new(), 0), |t| (t.prompt, t.answered));
-        let answer = self.answer(&prompt).clone();
-        let decoding = answered > 0;
-        let delay = match decoding {
-            true => answer.token_delay_ms,
-            false => answer.prefill_delay_ms,
+        let (prompt, answered) = match &self.turn {
+            Some(turn) => (turn.prompt.as_str(), self.tokens.len() - turn.begin),
+            None => ("", 0),
+        };
+        let answer = select(&self.script.answers, &self.echo, prompt);
+        let delay = match answered {
+            0 => answer.prefill_delay_ms,
+            _ => answer.token_delay_ms,
         };
         self.interrupt.sleep(Duration::from_millis(delay))?;
-        if answer.fail_after.is_some_and(|after| answered >= after) && wanted != Wanted::None {
+        let due = |after| answered >= after && wanted != Wanted::None;
+        if answer.fail_after.is_some_and(due) {
             match answer.failure {
                 Failure::Error => return Err(BackendError::Provider("the script says so".into())),
                 // What the script is for: a backend that breaks its promises.
                 Failure::Panic => panic!("the script says so"),
             }
         }
+        let said = match self.said.take() {
+            Some(said) if said.prompt == prompt => said,
+            _ => Said::new(answer, prompt),
+        };
+        let next = said.token(answered) as usize;
+        self.said = Some(said);
         let rows = match wanted {
             Wanted::None => 0,
             Wanted::Last => 1,
@@ -513,9 +552,9 @@ impl SimulatedBackend {
         };
         self.logits.clear();
         self.logits.resize(rows * VOCAB_SIZE, 0.0);
-        let next = token_at(&answer, &prompt, answered) as usize;
         for row in self.logits.chunks_exact_mut(VOCAB_SIZE) {
-            // Far enough that no temperature up to 2 picks another one.
+            // Far enough that no temperature up to 2 picks another one. The
+            // script's ids are checked when it is read.
             row[next] = 60.0;
         }
         Ok(())
@@ -523,5 +562,5 @@ impl SimulatedBackend {
 }
 
 #[cfg(test)]
-#[path = "simulated_tests.rs"]
+#[path = "tests/simulated.rs"]
 mod tests;

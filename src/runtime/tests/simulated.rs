@@ -23,6 +23,7 @@ fn events(script: Script, user: &str) -> Vec<EngineEvent> {
         .submit(GenerationRequest {
             owner: Owner(0),
             priority: Priority::Interactive,
+            arrival: 0,
             prompt: prompt(user),
             max_new: 1000,
             sampling: Sampling::default(),

@@ -121,6 +121,7 @@ fn request(prompt: &[u32], max_new: usize) -> GenerationRequest {
     GenerationRequest {
         owner: Owner(1000),
         priority: Priority::Interactive,
+        arrival: 0,
         prompt: prompt.to_vec(),
         max_new,
         sampling: Sampling::greedy(),
@@ -346,6 +347,24 @@ fn the_queue_is_bounded_and_in_order() {
     assert_eq!(tokens(&drain(first)), [2]);
     assert_eq!(tokens(&drain(second)), [21]);
     assert_eq!(engine.statistics().refused, 1);
+}
+
+#[test]
+fn an_earlier_arrival_goes_first() {
+    let (engine, seen) = engine();
+    let hanging = engine.submit(request(&[63], 10)).unwrap();
+    wait_for_forward(&seen);
+    let mut arrived = [2, 1].map(|arrival| {
+        let mut request = request(&[1], 1);
+        request.arrival = arrival;
+        engine.submit(request).unwrap()
+    });
+    let positions = |stream: &mut TokenStream| stream.blocking_next().unwrap();
+    let [second, first] = &mut arrived;
+    assert_eq!(positions(second), EngineEvent::Queued { position: 1 });
+    assert_eq!(positions(second), EngineEvent::Queued { position: 2 });
+    assert_eq!(positions(first), EngineEvent::Queued { position: 1 });
+    drop(hanging);
 }
 
 #[test]
