@@ -1,0 +1,404 @@
+//! One answer, from the prompt to the last event.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
+
+use super::event::{Finish, LogprobEntry, STREAM_VERSION, StreamEvent, UsageNumbers, WaitingFor};
+use super::failure::Failure;
+use super::host::{Lease, ModelHost};
+use super::prompt::Prompt;
+use super::quota::Place;
+use super::stop::{Scan, StopStrings};
+use crate::engine::{
+    EngineEvent, FinishReason, GenerationRequest, TokenLogprobs, TokenStream, Usage,
+};
+use crate::harmony::{Channel, Event, Parser, Position, Tokenizer, render};
+
+/// Ends a generation from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interrupt {
+    /// The application asked: `end` with `cancelled`.
+    Cancel,
+    /// The daemon stops: an `error`.
+    Stop,
+}
+
+/// A generation at work. Dropping it cancels at once.
+#[derive(Debug)]
+pub struct Generation {
+    events: UnboundedReceiver<StreamEvent>,
+    interrupt: watch::Sender<Option<Interrupt>>,
+}
+
+/// Ends its generation from anywhere.
+#[derive(Debug, Clone)]
+pub struct Interrupter(watch::Sender<Option<Interrupt>>);
+
+impl Interrupter {
+    /// The generation ends with its usual last event.
+    pub fn interrupt(&self, how: Interrupt) {
+        self.0.send_if_modified(|now| {
+            let first = now.is_none();
+            now.get_or_insert(how);
+            first
+        });
+    }
+}
+
+impl Generation {
+    /// Begins to answer `prompt` with `model`, a name the host has resolved.
+    /// Must be called inside the async runtime.
+    pub fn start(host: Arc<ModelHost>, model: String, prompt: Prompt, place: Arc<Place>) -> Self {
+        let (sender, events) = unbounded_channel();
+        let interrupt = watch::Sender::new(None);
+        let mut interrupted = interrupt.subscribe();
+        let arrival = host.next_arrival();
+        tokio::spawn(async move {
+            let mut work = Work {
+                host,
+                model,
+                arrival,
+                show_reasoning: prompt.show_reasoning,
+                events: sender.clone(),
+                usage: UsageNumbers::default(),
+                calls: 0,
+                stopped: false,
+            };
+            let result = tokio::select! {
+                biased;
+                // Nobody reads any more. What is dropped below cancels.
+                () = sender.closed() => return,
+                how = interrupted.wait_for(Option::is_some) => {
+                    match how.ok().and_then(|how| *how) {
+                        Some(Interrupt::Cancel) => Ok(Finish::Cancelled),
+                        Some(Interrupt::Stop) => {
+                            Err(Failure::Cancelled("the daemon is stopping".into()))
+                        }
+                        // The generation's handle is gone with its receiver.
+                        None => return,
+                    }
+                }
+                result = work.run(prompt, place) => result,
+            };
+            work.close(result);
+        });
+        Self { events, interrupt }
+    }
+
+    /// The next event; `None` after the last one. Cancel-safe.
+    pub async fn next(&mut self) -> Option<StreamEvent> {
+        self.events.recv().await
+    }
+
+    /// A handle that ends it.
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(self.interrupt.clone())
+    }
+}
+
+struct Work {
+    host: Arc<ModelHost>,
+    model: String,
+    /// Its place in the order of acceptance.
+    arrival: u64,
+    show_reasoning: bool,
+    events: UnboundedSender<StreamEvent>,
+    usage: UsageNumbers,
+    /// Tool calls delivered.
+    calls: usize,
+    /// Whether a stop string came.
+    stopped: bool,
+}
+
+impl Work {
+    fn send(&self, event: StreamEvent) {
+        // Nobody reads: `closed` ends the task at its next await.
+        let _ = self.events.send(event);
+    }
+
+    /// The last events.
+    fn close(&self, result: Result<Finish, Failure>) {
+        if self.usage.prompt_tokens > 0 {
+            self.send(StreamEvent::Usage(self.usage));
+        }
+        match result {
+            Ok(finish_reason) => self.send(StreamEvent::End { finish_reason }),
+            Err(failure) => self.send(StreamEvent::Error {
+                name: failure.name(),
+                message: failure.to_string(),
+            }),
+        }
+    }
+
+    async fn run(&mut self, prompt: Prompt, place: Arc<Place>) -> Result<Finish, Failure> {
+        let asked = Instant::now();
+        let tokenizer = self.host.tokenizer(&self.model).await?;
+        let (ids, prompt) = rendered(tokenizer, prompt).await?;
+        let window = self.host.context_window(&self.model).await?;
+        self.check_window(ids.len(), window)?;
+        place.add_tokens(ids.len())?;
+        self.usage.prompt_tokens = ids.len();
+
+        let lease = self.wait_for_model().await?;
+        // The model may have been installed anew meanwhile.
+        self.check_window(ids.len(), lease.engine().info().context_window)?;
+        let waited = asked.elapsed();
+        let stops = lease.tokenizer().special().stops();
+        let stream = lease.engine().submit(GenerationRequest {
+            owner: place.owner(),
+            priority: prompt.priority,
+            arrival: self.arrival,
+            max_new: prompt.max_output_tokens.unwrap_or(usize::MAX),
+            prompt: ids,
+            sampling: prompt.sampling,
+            stop_tokens: stops.to_vec(),
+        })?;
+        self.follow(stream, &lease, StopStrings::new(prompt.stop), waited)
+            .await
+    }
+
+    fn check_window(&self, used: usize, window: usize) -> Result<(), Failure> {
+        if used < window {
+            return Ok(());
+        }
+        self.send(StreamEvent::Overflow { used, window });
+        Err(Failure::ContextLengthExceeded { used, window })
+    }
+
+    /// Waits until the model is loaded, and says so where that takes time.
+    async fn wait_for_model(&self) -> Result<Lease, Failure> {
+        let acquire = self.host.acquire(&self.model);
+        tokio::pin!(acquire);
+        let position = *self.host.watch_waiting().borrow();
+        let soon = tokio::time::timeout(Duration::from_millis(20), &mut acquire);
+        if let Ok(lease) = soon.await {
+            return Ok(lease?);
+        }
+        self.send(StreamEvent::Queued {
+            position,
+            waiting_for: WaitingFor::Model,
+        });
+        Ok(acquire.await?)
+    }
+
+    /// Turns the engine's tokens into events until the last.
+    async fn follow(
+        &mut self,
+        mut stream: TokenStream,
+        lease: &Lease,
+        stop: StopStrings,
+        waited: Duration,
+    ) -> Result<Finish, Failure> {
+        let mut queue_position = 0;
+        let mut reader = Reader {
+            parser: Parser::new(Arc::clone(lease.tokenizer())),
+            tokenizer: Arc::clone(lease.tokenizer()),
+            parsed: Vec::new(),
+            stop,
+            logprobs: Vec::new(),
+        };
+        while let Some(event) = stream.next().await {
+            match event {
+                EngineEvent::Queued { position } => {
+                    queue_position = queue_position.max(position);
+                    self.send(StreamEvent::Queued {
+                        position,
+                        waiting_for: WaitingFor::Queue,
+                    });
+                }
+                EngineEvent::Started { cached } => {
+                    self.usage.cached_tokens = cached;
+                    self.send(StreamEvent::Start {
+                        version: STREAM_VERSION,
+                        model: self.model.clone(),
+                        prompt_tokens: self.usage.prompt_tokens,
+                        cached_tokens: cached,
+                        queue_position,
+                        context_window: lease.engine().info().context_window,
+                    });
+                }
+                EngineEvent::Token { id, logprobs } => {
+                    self.usage.output_tokens += 1;
+                    if reader.parser.position() == Position::Text(Channel::Analysis) {
+                        self.usage.reasoning_tokens += 1;
+                    }
+                    reader.token(self, id, logprobs.as_deref());
+                    if self.stopped {
+                        // Dropping the stream ends the sequence.
+                        return Ok(Finish::Stop);
+                    }
+                }
+                EngineEvent::Done { reason, usage } => {
+                    reader.finish(self);
+                    self.account(&usage, waited);
+                    return Ok(match reason {
+                        _ if self.stopped => Finish::Stop,
+                        FinishReason::Length => Finish::Length,
+                        FinishReason::Stop(_) if self.calls > 0 => Finish::ToolCalls,
+                        FinishReason::Stop(_) => Finish::Stop,
+                    });
+                }
+                EngineEvent::Failed(failure) => {
+                    reader.finish(self);
+                    return Err(failure.into());
+                }
+            }
+        }
+        Err(Failure::BackendFailure("the engine broke".into()))
+    }
+
+    fn account(&mut self, usage: &Usage, waited: Duration) {
+        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+        self.usage.queue_ms = millis(waited + usage.queued);
+        self.usage.prefill_ms = millis(usage.prefill);
+        self.usage.decode_ms = millis(usage.decode);
+    }
+}
+
+/// Tokens of the prompt that `prompt` makes for an installed model.
+///
+/// # Errors
+/// The model's tokenizer cannot be read, or a message cannot be rendered.
+pub async fn count_tokens(
+    host: &Arc<ModelHost>,
+    model: &str,
+    prompt: Prompt,
+) -> Result<usize, Failure> {
+    let tokenizer = host.tokenizer(model).await?;
+    Ok(rendered(tokenizer, prompt).await?.0.len())
+}
+
+/// The prompt's tokens. On a thread that may block: a long text takes seconds.
+async fn rendered(
+    tokenizer: Arc<Tokenizer>,
+    prompt: Prompt,
+) -> Result<(Vec<u32>, Prompt), Failure> {
+    let task = tokio::task::spawn_blocking(move || {
+        let ids = render(&tokenizer, &prompt.conversation)?;
+        Ok((ids, prompt))
+    });
+    let broken = |e: tokio::task::JoinError| Failure::BackendFailure(e.to_string());
+    task.await.map_err(broken)?
+}
+
+/// Makes events of tokens.
+struct Reader {
+    parser: Parser,
+    tokenizer: Arc<Tokenizer>,
+    /// Scratch.
+    parsed: Vec<Event>,
+    stop: StopStrings,
+    /// Of tokens whose text has not been delivered yet.
+    logprobs: Vec<LogprobEntry>,
+}
+
+impl Reader {
+    fn token(&mut self, work: &mut Work, id: u32, logprobs: Option<&TokenLogprobs>) {
+        match logprobs {
+            // A control token is no part of any text.
+            Some(_) if self.tokenizer.is_special(id) => self.logprobs.clear(),
+            Some(logprobs) => {
+                let entry = self.entry(id, logprobs);
+                self.logprobs.push(entry);
+            }
+            None => {}
+        }
+        let mut parsed = std::mem::take(&mut self.parsed);
+        self.parser.push_into(id, &mut parsed);
+        self.deliver(work, &mut parsed);
+        self.parsed = parsed;
+    }
+
+    fn finish(&mut self, work: &mut Work) {
+        let mut parsed = self.parser.finish();
+        self.deliver(work, &mut parsed);
+        self.flush(work);
+    }
+
+    fn deliver(&mut self, work: &mut Work, parsed: &mut Vec<Event>) {
+        for event in parsed.drain(..) {
+            if work.stopped {
+                continue;
+            }
+            match event {
+                Event::Delta { channel, text } => self.delta(work, channel, &text),
+                // The complete call follows, repaired where necessary.
+                Event::ToolCallDelta { .. } => self.logprobs.clear(),
+                Event::ToolCall {
+                    id,
+                    name,
+                    arguments,
+                } => {
+                    work.calls += 1;
+                    work.send(StreamEvent::ToolCall {
+                        id,
+                        name,
+                        arguments,
+                    });
+                }
+                Event::MessageEnd(_) => self.flush(work),
+                Event::Recovered { kind, raw } => {
+                    work.send(StreamEvent::Recovered { kind, raw });
+                }
+                Event::Stop(_) => {}
+            }
+        }
+    }
+
+    fn delta(&mut self, work: &mut Work, channel: Channel, text: &str) {
+        let text = match channel {
+            Channel::Analysis if !work.show_reasoning => {
+                self.logprobs.clear();
+                return;
+            }
+            Channel::Final => match self.stop.push(text) {
+                Scan::Text(text) => text,
+                Scan::Stopped(text) => {
+                    work.stopped = true;
+                    text
+                }
+            },
+            _ => text.to_owned(),
+        };
+        if !text.is_empty() {
+            work.send(StreamEvent::Delta {
+                channel: channel.as_str(),
+                text,
+                logprobs: std::mem::take(&mut self.logprobs),
+            });
+        }
+    }
+
+    /// Delivers what might have become a stop string.
+    fn flush(&mut self, work: &Work) {
+        let text = self.stop.finish();
+        if !text.is_empty() && !work.stopped {
+            work.send(StreamEvent::Delta {
+                channel: Channel::Final.as_str(),
+                text,
+                logprobs: std::mem::take(&mut self.logprobs),
+            });
+        }
+    }
+
+    fn entry(&self, id: u32, logprobs: &TokenLogprobs) -> LogprobEntry {
+        let entry = |id: u32, logprob: f32| LogprobEntry {
+            id,
+            text: Some(self.tokenizer.decode(&[id])),
+            // JSON has no infinity.
+            logprob: logprob.max(-1e9),
+            top: Vec::new(),
+        };
+        LogprobEntry {
+            top: logprobs.top.iter().map(|(id, l)| entry(*id, *l)).collect(),
+            ..entry(id, logprobs.chosen)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "tests/generation.rs"]
+mod tests;
