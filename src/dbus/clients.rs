@@ -1,0 +1,208 @@
+//! The callers: who they are, what they have, and that they are still there.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::watch;
+use zbus::fdo::DBusProxy;
+use zbus::message::Header;
+use zbus::names::OwnedUniqueName;
+use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath};
+
+use super::PATH;
+use super::error::Error;
+use crate::session::{Interrupt, Interrupter};
+
+/// A caller on the bus.
+#[derive(Debug, Clone)]
+pub struct Client {
+    /// Its unique name.
+    pub name: OwnedUniqueName,
+    /// Its user, as the bus says.
+    pub uid: u32,
+    /// Closed once it has left the bus.
+    pub presence: watch::Receiver<()>,
+}
+
+struct Entry {
+    client: Client,
+    /// Dropped with the entry: everything the client has ends.
+    _presence: watch::Sender<()>,
+    requests: HashMap<OwnedObjectPath, Interrupter>,
+}
+
+/// Everyone who called and has not left.
+pub struct Clients {
+    connection: Connection,
+    entries: Mutex<HashMap<OwnedUniqueName, Entry>>,
+    /// Requests alive, their readers' backlog included.
+    live: watch::Sender<usize>,
+    next_token: Mutex<u64>,
+}
+
+impl Clients {
+    /// Nobody called yet.
+    pub fn new(connection: Connection) -> Arc<Self> {
+        Arc::new(Self {
+            connection,
+            entries: Mutex::default(),
+            live: watch::Sender::new(0),
+            next_token: Mutex::new(0),
+        })
+    }
+
+    fn entries(&self) -> MutexGuard<'_, HashMap<OwnedUniqueName, Entry>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who sent a call. From its first call on a client is watched.
+    ///
+    /// # Errors
+    /// The call has no sender, or it has left already.
+    pub async fn identify(self: &Arc<Self>, header: &Header<'_>) -> Result<Client, Error> {
+        let nameless = || Error::AccessDenied("the call has no sender".into());
+        let name: OwnedUniqueName = header.sender().ok_or_else(nameless)?.to_owned().into();
+        if let Some(entry) = self.entries().get(&name) {
+            return Ok(entry.client.clone());
+        }
+        // The subscription first: a client that is still there when it is
+        // asked for its user can't leave unnoticed.
+        let departures = self.departures(&name).await?;
+        let bus = DBusProxy::new(&self.connection).await?;
+        let uid = bus.get_connection_unix_user(name.clone().into()).await;
+        let uid = uid.map_err(|e| Error::AccessDenied(format!("who calls? {e}")))?;
+        Ok(self.admit(name, uid, departures))
+    }
+
+    async fn departures(&self, name: &OwnedUniqueName) -> Result<MessageStream, Error> {
+        let rule = MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .sender("org.freedesktop.DBus")
+            .interface("org.freedesktop.DBus")
+            .member("NameOwnerChanged")
+            .arg(0, name.as_str())
+            .arg(2, "")
+            .build()?;
+        Ok(MessageStream::for_match_rule(rule, &self.connection, None).await?)
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        name: OwnedUniqueName,
+        uid: u32,
+        mut departures: MessageStream,
+    ) -> Client {
+        let mut entries = self.entries();
+        if let Some(entry) = entries.get(&name) {
+            // Two first calls at once.
+            return entry.client.clone();
+        }
+        let (sender, presence) = watch::channel(());
+        let client = Client {
+            name: name.clone(),
+            uid,
+            presence,
+        };
+        let entry = Entry {
+            client: client.clone(),
+            _presence: sender,
+            requests: HashMap::new(),
+        };
+        entries.insert(name.clone(), entry);
+        let clients = Arc::downgrade(self);
+        tokio::spawn(async move {
+            // `None`: the connection is closed, and so is everyone's.
+            let _ = departures.next().await;
+            if let Some(clients) = clients.upgrade() {
+                clients.entries().remove(&name);
+            }
+        });
+        client
+    }
+
+    /// Makes the path of a new request: `…/request/1_42/TOKEN`.
+    ///
+    /// # Errors
+    /// The token is not `[A-Za-z0-9_]{1,64}` or in use.
+    pub fn reserve(
+        self: &Arc<Self>,
+        client: &Client,
+        token: Option<&str>,
+        interrupter: Interrupter,
+    ) -> Result<Reservation, Error> {
+        let token = match token {
+            Some(token) => {
+                let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+                if !(1..=64).contains(&token.len()) || !token.bytes().all(allowed) {
+                    return Err(Error::invalid(
+                        "handle-token must be 1 to 64 letters, digits or underscores",
+                    ));
+                }
+                token.to_owned()
+            }
+            None => self.new_token(),
+        };
+        let sender = client
+            .name
+            .as_str()
+            .trim_start_matches(':')
+            .replace('.', "_");
+        let path = format!("{PATH}/request/{sender}/{token}");
+        let path = OwnedObjectPath::try_from(path)?;
+        let mut entries = self.entries();
+        let gone = || Error::AccessDenied("the caller has left the bus".into());
+        let entry = entries.get_mut(&client.name).ok_or_else(gone)?;
+        if entry.requests.contains_key(&path) {
+            return Err(Error::invalid(format!(
+                "handle-token {token:?} is in use; each request of yours needs another one"
+            )));
+        }
+        entry.requests.insert(path.clone(), interrupter);
+        self.live.send_modify(|n| *n += 1);
+        Ok(Reservation {
+            clients: Arc::clone(self),
+            client: client.name.clone(),
+            path,
+        })
+    }
+
+    fn new_token(&self) -> String {
+        let next = self.next_token.lock();
+        let mut next = next.unwrap_or_else(PoisonError::into_inner);
+        *next += 1;
+        format!("gptoss_{next}")
+    }
+
+    /// Ends every request and waits until the readers have the last event.
+    pub async fn stop(&self, patience: Duration) {
+        for entry in self.entries().values() {
+            for interrupter in entry.requests.values() {
+                interrupter.interrupt(Interrupt::Stop);
+            }
+        }
+        let mut live = self.live.subscribe();
+        let all_gone = live.wait_for(|n| *n == 0);
+        if tokio::time::timeout(patience, all_gone).await.is_err() {
+            tracing::warn!("some readers did not take their last event");
+        }
+    }
+}
+
+/// A request's place in the registry; gone when dropped.
+pub struct Reservation {
+    clients: Arc<Clients>,
+    client: OwnedUniqueName,
+    /// The request's path.
+    pub path: OwnedObjectPath,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if let Some(entry) = self.clients.entries().get_mut(&self.client) {
+            entry.requests.remove(&self.path);
+        }
+        self.clients.live.send_modify(|n| *n -= 1);
+    }
+}

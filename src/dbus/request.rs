@@ -1,0 +1,29 @@
+//! `org.gptoss.Daemon1.Request`: a generation at work.
+
+use zbus::interface;
+use zbus::message::Header;
+use zbus::names::OwnedUniqueName;
+
+use super::error::Error;
+use crate::session::{Interrupt, Interrupter};
+
+/// The object of one request. It disappears with the request's end.
+pub struct Request {
+    /// Who may cancel.
+    pub owner: OwnedUniqueName,
+    /// Ends the generation.
+    pub interrupter: Interrupter,
+}
+
+#[interface(name = "org.gptoss.Daemon1.Request", introspection_docs = false)]
+impl Request {
+    /// Ends the request; its stream ends with finish reason `cancelled`.
+    async fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
+        if header.sender().map(|s| s.as_str()) != Some(self.owner.as_str()) {
+            // The same as for a path that never was.
+            return Err(Error::UnknownObject("no such request of yours".into()));
+        }
+        self.interrupter.interrupt(Interrupt::Cancel);
+        Ok(())
+    }
+}
