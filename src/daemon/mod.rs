@@ -1,6 +1,176 @@
 //! Lifecycle of `gptossd`: wiring, readiness, watchdog, signals.
 
+mod arguments;
+mod installed;
+mod notify;
+mod simulated;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use zbus::Connection;
+
+use self::arguments::Arguments;
+use self::installed::StoreLoader;
+use self::simulated::SimulatedLoader;
+use crate::config::{self, Config, Load};
+use crate::dbus::{Bus, NAME, Parts, Service};
+use crate::engine::EngineSettings;
+use crate::model::Store;
+use crate::runtime::simulated::Script;
+use crate::session::{Loader, ModelHost, Quota, QuotaLimits};
+
+/// How long readers have to take their last event when the daemon stops.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The command line, or the settings, make no sense.
+const EXIT_USAGE: u8 = 2;
+
 /// Entry point of `gptossd`.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    log_to_stderr();
+    match run(arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Logs go to stderr, where the journal takes them. Prompts and answers are
+/// never logged; the bus library, which could log whole messages, is held to
+/// warnings whatever `GPTOSS_LOG` says.
+fn log_to_stderr() {
+    let filter = std::env::var("GPTOSS_LOG").unwrap_or_else(|_| "info".into());
+    let filter = tracing_subscriber::EnvFilter::new(format!("{filter},zbus=warn"));
+    let logger = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    match std::env::var_os("JOURNAL_STREAM") {
+        // The journal has its own clock and no colours.
+        Some(_) => logger.without_time().with_ansi(false).init(),
+        None => logger.init(),
+    }
+}
+
+fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let config = config::files(arguments.scope(), arguments.config.as_deref())
+        .and_then(|files| Ok((Config::load(&files)?, files)));
+    let (config, files) = match config {
+        Ok(read) => read,
+        Err(error) => {
+            tracing::error!("{error}");
+            return Ok(ExitCode::from(EXIT_USAGE));
+        }
+    };
+    if arguments.check_config {
+        match files.as_slice() {
+            [] => println!("no settings files; the defaults are valid"),
+            files => files
+                .iter()
+                .for_each(|f| println!("{}: valid", f.display())),
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let loader = loader(&arguments, &config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("bus")
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(serve(arguments.bus.into(), &config, loader));
+    // A load that hangs in a file system must not keep the process.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+fn loader(
+    arguments: &Arguments,
+    config: &Config,
+) -> Result<Arc<dyn Loader>, Box<dyn std::error::Error>> {
+    match &arguments.simulate {
+        Some(script) => {
+            tracing::warn!("answers are simulated by {}", script.display());
+            Ok(Arc::new(SimulatedLoader::new(Script::from_file(script)?)))
+        }
+        None => {
+            let root = arguments.store.clone().unwrap_or_else(Store::default_root);
+            tracing::info!("models are in {}", root.display());
+            Ok(Arc::new(StoreLoader::new(&root, config)?))
+        }
+    }
+}
+
+async fn serve(
+    bus: Bus,
+    config: &Config,
+    loader: Arc<dyn Loader>,
+) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let connection = connect(bus).await?;
+    let engine = EngineSettings {
+        queue: config.limits.queue,
+    };
+    let host = ModelHost::new(loader, engine);
+    // Found out before anyone looks, so that the first change is a change.
+    host.availability().await;
+    let parts = Parts {
+        bus,
+        host: Arc::clone(&host),
+        quota: Quota::new(QuotaLimits {
+            requests_per_user: config.limits.requests_per_user,
+            tokens_per_user: config.limits.tokens_per_user,
+        }),
+        prompt_bytes: config.limits.prompt_bytes,
+        spool_bytes: config.limits.spool_bytes,
+    };
+    let service = Service::start(&connection, parts).await?;
+    if !service.request_name().await? {
+        tracing::error!("{NAME} is taken: another gptossd runs on this bus");
+        return Ok(ExitCode::FAILURE);
+    }
+    notify::ready();
+    tracing::info!("ready as {NAME}");
+    if config.model.load == Load::Start {
+        tokio::spawn(load_default(Arc::clone(&host)));
+    }
+    let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&host)));
+    let lost = tokio::select! {
+        _ = terminate.recv() => false,
+        _ = interrupt.recv() => false,
+        () = connection.closed() => true,
+    };
+    notify::stopping();
+    tracing::info!("stopping");
+    host.stop();
+    service.stop(PATIENCE).await;
+    watchdog.abort();
+    if lost {
+        return Err("the bus closed the connection".into());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn connect(bus: Bus) -> Result<Connection, Box<dyn std::error::Error>> {
+    let (builder, name) = match bus {
+        Bus::System => (zbus::connection::Builder::system(), "system"),
+        Bus::Session => (zbus::connection::Builder::session(), "session"),
+    };
+    let connection = builder.build().await;
+    Ok(connection.map_err(|e| format!("cannot connect to the {name} bus: {e}"))?)
+}
+
+async fn load_default(host: Arc<ModelHost>) {
+    match host.resolve(None).await {
+        // Kept resident by the host; a failed load has logged itself.
+        Ok(model) => drop(host.acquire(&model).await),
+        Err(why) => tracing::warn!("nothing to load: {why}"),
+    }
 }

@@ -1,0 +1,266 @@
+//! The loader of installed models: store, ONNX Runtime, provider, session.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use gptoss_onnx::export::Target;
+
+use crate::config::Config;
+use crate::harmony::Tokenizer;
+use crate::model::{Installed, Store, StoreError};
+use crate::runtime::{self, Options, OrtBackend, ProviderChoice, ProviderReport, RuntimeError};
+use crate::session::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
+
+/// Exports that can be run, best first.
+const TARGETS: [Target; 2] = [Target::Cpu, Target::Portable];
+
+/// Loads what `gptoss-ctl` installed.
+pub struct StoreLoader {
+    store: Store,
+    default: Option<String>,
+    context: usize,
+    library: Option<PathBuf>,
+    provider: ProviderChoice,
+    threads: Option<usize>,
+    /// The provider, once one has proven itself.
+    chosen: Mutex<Option<ProviderReport>>,
+}
+
+impl StoreLoader {
+    /// A loader for the models under `root`.
+    ///
+    /// # Errors
+    /// The folder is not usable, or the settings name an unknown provider.
+    pub fn new(root: &Path, config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
+        let threads = config.runtime.threads;
+        Ok(Self {
+            store: Store::open(root)?,
+            default: config.model.default.clone(),
+            context: config.model.context,
+            library: config.runtime.library.clone(),
+            provider: config.runtime.provider.parse()?,
+            threads: (threads > 0).then_some(threads),
+            chosen: Mutex::default(),
+        })
+    }
+
+    fn find(&self, model: &str) -> Result<Installed, Unavailable> {
+        self.store.find(model).map_err(|error| match error {
+            StoreError::NotInstalled { .. } => Unavailable::NoModel(format!(
+                "the model {model:?} is not installed; `gptoss-ctl list` shows what is, \
+                 `gptoss-ctl pull {model}` fetches it"
+            )),
+            other => Unavailable::NoModel(other.to_string()),
+        })
+    }
+
+    /// The model for requests that name none.
+    fn default_model(&self) -> Result<String, Unavailable> {
+        if let Some(name) = &self.default {
+            return Ok(name.clone());
+        }
+        let mut names: Vec<_> = self.store.models().into_iter().map(|m| m.name).collect();
+        names.dedup();
+        let named = |wanted: &str| names.iter().find(|name| *name == wanted);
+        let chosen = match names.as_slice() {
+            [only] => Some(only),
+            _ => named("20b").or_else(|| named("nano")),
+        };
+        chosen.cloned().ok_or_else(|| {
+            Unavailable::NoModel(match names.is_empty() {
+                true => "no model is installed; `gptoss-ctl pull 20b` fetches one".into(),
+                false => format!(
+                    "several models are installed ({}); name one, or set model.default",
+                    names.join(", ")
+                ),
+            })
+        })
+    }
+
+    /// The provider that works, found out once.
+    fn provider(&self) -> Result<ProviderReport, Unavailable> {
+        let chosen = self.chosen.lock();
+        let mut chosen = chosen.unwrap_or_else(PoisonError::into_inner);
+        if let Some(report) = chosen.as_ref() {
+            return Ok(report.clone());
+        }
+        let report = runtime::choose(self.provider).map_err(unavailable)?;
+        *chosen = Some(report.clone());
+        Ok(report)
+    }
+}
+
+/// The export to run.
+fn target(model: &Installed) -> Result<Target, Unavailable> {
+    let made = |target: &Target| model.manifest.targets.contains_key(&target.to_string());
+    let missing = || {
+        Unavailable::Failed(format!(
+            "the model {} has no export that this version runs; make one with `gptoss-ctl export \
+             {} --target cpu`",
+            model.name, model.name
+        ))
+    };
+    TARGETS.into_iter().find(made).ok_or_else(missing)
+}
+
+fn unavailable(error: RuntimeError) -> Unavailable {
+    let message = error.to_string();
+    let no_runtime = |library: String| Unavailable::NoRuntime {
+        library,
+        message: message.clone(),
+    };
+    match error {
+        RuntimeError::LibraryNotFound { .. } => no_runtime("libonnxruntime.so".into()),
+        RuntimeError::NotALibrary { path, .. } | RuntimeError::LibraryTooOld { path, .. } => {
+            no_runtime(path.display().to_string())
+        }
+        RuntimeError::AlreadyLoaded { loaded } => no_runtime(loaded.display().to_string()),
+        RuntimeError::ProviderUnusable { provider, .. } => Unavailable::SelfTestFailed {
+            provider: provider.to_string(),
+            message,
+        },
+        RuntimeError::NoProvider { rejected } => Unavailable::SelfTestFailed {
+            provider: rejected
+                .last()
+                .map_or_else(String::new, |(provider, _)| provider.to_string()),
+            message,
+        },
+        RuntimeError::NotEnoughMemory { need, have } => Unavailable::NotEnoughMemory { need, have },
+        _ => Unavailable::Failed(message),
+    }
+}
+
+impl Loader for StoreLoader {
+    fn models(&self) -> Vec<ModelSummary> {
+        let summary = |model: Installed| {
+            let exported = model.manifest.targets.values().flatten();
+            let files = model.manifest.files.iter().chain(exported);
+            ModelSummary {
+                size: files.map(|file| file.size).sum(),
+                target: target(&model).map_or_else(|_| String::new(), |t| t.to_string()),
+                verified_at: model.manifest.verified_at.clone(),
+                name: model.name,
+                revision: model.revision,
+            }
+        };
+        self.store.models().into_iter().map(summary).collect()
+    }
+
+    fn resolve(&self, name: Option<&str>) -> Result<String, Unavailable> {
+        let wanted = match name {
+            Some(name) => name.to_owned(),
+            None => self.default_model()?,
+        };
+        let found = self.find(&wanted)?;
+        // The bare name where it means the same revision, so that both ways of
+        // asking meet the same resident model.
+        let bare = self.store.find(&found.name);
+        Ok(
+            match bare.is_ok_and(|bare| bare.revision == found.revision) {
+                true => found.name,
+                false => format!("{}@{}", found.name, found.revision),
+            },
+        )
+    }
+
+    fn probe(&self, model: &str) -> Result<(), Unavailable> {
+        target(&self.find(model)?)?;
+        let library = runtime::find(self.library.as_deref());
+        library.map(drop).map_err(unavailable)
+    }
+
+    fn tokenizer(&self, model: &str) -> Result<Arc<Tokenizer>, Unavailable> {
+        let file = self.find(model)?.dir.join("tokenizer.json");
+        let tokenizer = Tokenizer::from_file(&file);
+        let failed = |e| Unavailable::Failed(format!("{}: {e}", file.display()));
+        Ok(Arc::new(tokenizer.map_err(failed)?))
+    }
+
+    fn context_window(&self, model: &str) -> Result<usize, Unavailable> {
+        #[derive(serde::Deserialize)]
+        struct Shape {
+            max_position_embeddings: usize,
+        }
+        let file = self.find(model)?.dir.join("config.json");
+        let failed = |e: String| Unavailable::Failed(format!("{}: {e}", file.display()));
+        let text = std::fs::read(&file).map_err(|e| failed(e.to_string()))?;
+        let shape: Shape = serde_json::from_slice(&text).map_err(|e| failed(e.to_string()))?;
+        Ok(self.context.min(shape.max_position_embeddings))
+    }
+
+    fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable> {
+        let installed = self.find(model)?;
+        let target = target(&installed)?;
+        let library = runtime::find(self.library.as_deref()).map_err(unavailable)?;
+        runtime::initialise(&library).map_err(unavailable)?;
+        progress(0.05);
+        let report = self.provider()?;
+        progress(0.1);
+        let options = Options {
+            model: model.to_owned(),
+            target,
+            context: self.context,
+            threads: self.threads,
+            provider: report.provider,
+            ..Options::default()
+        };
+        let backend = OrtBackend::load(&installed.dir, options).map_err(unavailable)?;
+        progress(1.0);
+        let rejected = report.rejected.iter();
+        Ok(LoadedModel {
+            backend: Box::new(backend),
+            provider: ProviderInfo {
+                name: report.provider.to_string(),
+                rejected: rejected
+                    .map(|(p, why)| (p.to_string(), why.clone()))
+                    .collect(),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loader(root: &Path, default: Option<&str>) -> StoreLoader {
+        let mut config = Config::default();
+        config.model.default = default.map(str::to_owned);
+        config.runtime.library = Some("/nowhere/libonnxruntime.so".into());
+        StoreLoader::new(root, &config).unwrap()
+    }
+
+    #[test]
+    fn an_empty_store_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let empty = loader(folder.path(), None);
+        let Err(Unavailable::NoModel(message)) = empty.resolve(None) else {
+            panic!("a model in an empty store");
+        };
+        assert!(message.contains("gptoss-ctl pull 20b"), "{message}");
+        let Err(Unavailable::NoModel(message)) = empty.resolve(Some("x")) else {
+            panic!("a model in an empty store");
+        };
+        assert!(message.contains("gptoss-ctl pull x"), "{message}");
+        assert!(empty.models().is_empty());
+        let named = loader(folder.path(), Some("120b"))
+            .resolve(None)
+            .unwrap_err();
+        assert!(named.to_string().contains("120b"), "{named}");
+    }
+
+    #[test]
+    fn errors_keep_their_kind() {
+        let old = unavailable(RuntimeError::LibraryTooOld {
+            path: "/x/libonnxruntime.so".into(),
+            version: "1.21".into(),
+            needed: "1.31",
+        });
+        assert_eq!(old.reason(), "no-runtime");
+        assert!(old.to_string().contains("1.21"));
+        let memory = unavailable(RuntimeError::NotEnoughMemory { need: 2, have: 1 });
+        assert_eq!(memory, Unavailable::NotEnoughMemory { need: 2, have: 1 });
+        let none = unavailable(RuntimeError::NoProvider { rejected: vec![] });
+        assert_eq!(none.reason(), "self-test-failed");
+    }
+}
