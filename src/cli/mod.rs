@@ -1,6 +1,7 @@
 //! `gptoss-ctl`: one file a subcommand.
 
 mod bench;
+mod daemon;
 mod error;
 mod eval;
 mod export;

@@ -1,15 +1,145 @@
-//! `gptoss-ctl status`.
+//! `gptoss-ctl status`: what the daemon says about itself.
 
-use super::{CliError, ExitStatus, Global};
+use std::collections::HashMap;
+
+use serde_json::{Map, Value, json};
+use zbus::{OwnedVariant, Variant};
+
+use super::daemon::{BusName, block_on, explain};
+use super::{CliError, Global};
+use crate::client::{Client, ClientError};
 
 /// Arguments of `gptoss-ctl status`.
 #[derive(Debug, clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// The bus the daemon is on.
+    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
+    bus: BusName,
+}
 
 /// Runs the command.
-pub fn run(_global: &Global, _args: Args) -> Result<(), CliError> {
-    Err(CliError::new(
-        ExitStatus::Failed,
-        "this build has no status yet",
-    ))
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let status = block_on(async {
+        let status = async {
+            let client = Client::connect(args.bus.into()).await?;
+            gather(&client).await
+        };
+        status.await.map_err(|e| explain(e, args.bus))
+    })?;
+    match global.json {
+        true => println!("{status:#}"),
+        false => print!("{}", for_people(&status)),
+    }
+    Ok(())
+}
+
+async fn gather(client: &Client) -> Result<Value, ClientError> {
+    let manager = client.manager();
+    let (state, state_details) = manager.availability().await?;
+    let (provider, provider_details) = manager.execution_provider().await?;
+    let models: Vec<_> = manager.models().await?.iter().map(object).collect();
+    Ok(json!({
+        "version": manager.version().await?,
+        "features": manager.features().await?,
+        "availability": with("state", state, &state_details),
+        "execution-provider": with("name", provider, &provider_details),
+        "loaded-model": manager.loaded_model().await?,
+        "models": models,
+    }))
+}
+
+fn with(key: &str, value: String, details: &HashMap<String, OwnedVariant>) -> Value {
+    let mut all = Map::from_iter([(key.to_owned(), value.into())]);
+    if let Value::Object(details) = object(details) {
+        all.extend(details);
+    }
+    all.into()
+}
+
+fn object(entries: &HashMap<String, OwnedVariant>) -> Value {
+    let mut keys: Vec<_> = entries.keys().collect();
+    keys.sort();
+    let entry = |key: &&String| Some(((*key).clone(), plain(entries.get(*key)?)));
+    Value::Object(keys.iter().filter_map(entry).collect())
+}
+
+/// A variant of the types the daemon uses, as JSON.
+fn plain(value: &Variant<'_>) -> Value {
+    match value {
+        Variant::Str(text) => text.as_str().into(),
+        Variant::U64(number) => (*number).into(),
+        Variant::U32(number) => (*number).into(),
+        Variant::F64(number) => (*number).into(),
+        Variant::Bool(yes) => (*yes).into(),
+        Variant::Dict(entries) => {
+            let entry = |(key, value): (&Variant<'_>, &Variant<'_>)| match key {
+                Variant::Str(key) => Some((key.as_str().to_owned(), plain(value))),
+                _ => None,
+            };
+            Value::Object(entries.iter().filter_map(entry).collect())
+        }
+        other => other.to_string().into(),
+    }
+}
+
+fn for_people(status: &Value) -> String {
+    let text = |pointer: &str| {
+        status
+            .pointer(pointer)
+            .and_then(Value::as_str)
+            .unwrap_or("")
+    };
+    let mut out = format!("gptossd {}\n", text("/version"));
+    out += &format!("state: {}", text("/availability/state"));
+    match text("/availability/state") {
+        "loading" => {
+            let progress = status.pointer("/availability/progress");
+            let percent = progress.and_then(Value::as_f64).unwrap_or(0.0) * 100.0;
+            out += &format!(" {} ({percent:.0} %)", text("/availability/model"));
+        }
+        "unavailable" => {
+            let (reason, message) = (text("/availability/reason"), text("/availability/message"));
+            out += &format!(" ({reason}): {message}");
+        }
+        "idle" => out += " (a model is loaded with the first prompt)",
+        _ => {}
+    }
+    out += "\n";
+    if !text("/loaded-model").is_empty() {
+        out += &format!(
+            "model: {} on {}\n",
+            text("/loaded-model"),
+            text("/execution-provider/name")
+        );
+    }
+    let rejected = status.pointer("/execution-provider/rejected");
+    for (name, why) in rejected.and_then(Value::as_object).into_iter().flatten() {
+        out += &format!("not on {name}: {}\n", why.as_str().unwrap_or(""));
+    }
+    let models = status.pointer("/models").and_then(Value::as_array);
+    let name = |model: &Value| Some(model.get("name")?.as_str()?.to_owned());
+    let names: Vec<_> = models.into_iter().flatten().filter_map(name).collect();
+    let names = match names.is_empty() {
+        true => "none; `gptoss-ctl pull 20b` fetches one".into(),
+        false => names.join(", "),
+    };
+    out + &format!("installed: {names}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn people_read_the_reason() {
+        let status = json!({
+            "version": "1", "loaded-model": "", "models": [],
+            "availability": {"state": "unavailable", "reason": "no-model", "message": "pull one"},
+            "execution-provider": {"name": "cpu", "rejected": {"cuda": "no driver"}},
+        });
+        let text = for_people(&status);
+        assert!(text.contains("unavailable (no-model): pull one"), "{text}");
+        assert!(text.contains("not on cuda: no driver"), "{text}");
+        assert!(text.contains("gptoss-ctl pull 20b"), "{text}");
+    }
 }

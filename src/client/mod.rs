@@ -1,1 +1,333 @@
-//! D-Bus proxies and the reader of the event stream, for our command line and for Rust applications.
+//! D-Bus proxies and the reader of the event stream, for our command line and
+//! for Rust applications.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), gptoss::client::ClientError> {
+//! use gptoss::client::{Bus, Client, Message, Options, StreamEvent};
+//!
+//! let client = Client::connect(Bus::Session).await?;
+//! let messages = [Message::new("user", "What is the capital of France?")];
+//! let mut answer = client.generate(&messages, &Options::default()).await?;
+//! while let Some(event) = answer.next().await? {
+//!     if let StreamEvent::Delta { text, .. } = event {
+//!         print!("{text}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+mod event;
+mod proxy;
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::UnixStream;
+use zbus::{Connection, DBusError, OwnedVariant, Variant};
+
+pub use event::{LogprobEntry, StreamEvent, UsageNumbers};
+pub use proxy::{ManagerProxy, RequestProxy};
+
+/// Which bus the daemon is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bus {
+    /// The machine's daemon.
+    System,
+    /// The user's own.
+    Session,
+}
+
+/// Why a call, or a stream, failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody answers: no bus, no daemon, or it went away.
+    #[error("gptossd does not answer: {0}")]
+    Unreachable(String),
+    /// The daemon says no.
+    #[error("{message}")]
+    Refused {
+        /// The D-Bus error name.
+        name: String,
+        /// The daemon's words.
+        message: String,
+    },
+    /// The stream ended in the middle: the daemon died.
+    #[error("gptossd died in the middle of the answer; see its log (journalctl -u gptossd)")]
+    Died,
+    /// The stream holds something that is no event.
+    #[error("gptossd sent something that is no event: {0}")]
+    Malformed(String),
+    /// The bus failed otherwise.
+    #[error("{0}")]
+    Bus(zbus::Error),
+}
+
+impl From<zbus::Error> for ClientError {
+    fn from(error: zbus::Error) -> Self {
+        match &error {
+            zbus::Error::MethodError(name, message, _) => {
+                answered(name.as_str(), message.as_deref())
+            }
+            zbus::Error::FDO(standard) => match standard.as_ref() {
+                zbus::fdo::Error::ZBus(_) => ClientError::Bus(error),
+                named => answered(named.name().as_str(), named.description()),
+            },
+            zbus::Error::InputOutput(io) => ClientError::Unreachable(io.to_string()),
+            zbus::Error::Address(_) | zbus::Error::Handshake(_) | zbus::Error::Connection(..) => {
+                ClientError::Unreachable(error.to_string())
+            }
+            _ => ClientError::Bus(error),
+        }
+    }
+}
+
+/// What an error reply means: nobody there, or the daemon's own word.
+fn answered(name: &str, message: Option<&str>) -> ClientError {
+    let message = message.unwrap_or(name).to_owned();
+    let standard = name.strip_prefix("org.freedesktop.DBus.Error.");
+    let absent = standard.is_some_and(|name| {
+        let names = [
+            "ServiceUnknown",
+            "NameHasNoOwner",
+            "NoReply",
+            "Disconnected",
+        ];
+        names.contains(&name) || name.starts_with("Spawn.")
+    });
+    match absent {
+        true => ClientError::Unreachable(message),
+        false => ClientError::Refused {
+            name: name.to_owned(),
+            message,
+        },
+    }
+}
+
+impl From<zbus::fdo::Error> for ClientError {
+    fn from(error: zbus::fdo::Error) -> Self {
+        zbus::Error::from(error).into()
+    }
+}
+
+/// One message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Message {
+    /// `system`, `developer`, `user`, `assistant` or `tool`.
+    pub role: String,
+    /// Its text.
+    pub content: String,
+    /// `analysis`, `commentary` or `final`.
+    pub channel: Option<String>,
+    /// The speaker's or the tool's name.
+    pub name: Option<String>,
+    /// Whom it is for.
+    pub recipient: Option<String>,
+    /// The call that a tool's result answers.
+    pub call_id: Option<String>,
+}
+
+impl Message {
+    /// A message with role and text only.
+    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
+        Self {
+            role: role.into(),
+            content: content.into(),
+            ..Self::default()
+        }
+    }
+
+    fn dictionary(&self) -> HashMap<&'static str, Variant<'_>> {
+        let mut entries = HashMap::from([
+            ("role", Variant::from(self.role.as_str())),
+            ("content", Variant::from(self.content.as_str())),
+        ]);
+        for (key, value) in [
+            ("channel", &self.channel),
+            ("name", &self.name),
+            ("recipient", &self.recipient),
+            ("call-id", &self.call_id),
+        ] {
+            if let Some(value) = value {
+                entries.insert(key, Variant::from(value.as_str()));
+            }
+        }
+        entries
+    }
+}
+
+/// Options of a request, by their names on the bus.
+#[derive(Debug, Default)]
+pub struct Options(HashMap<String, OwnedVariant>);
+
+impl Options {
+    /// Adds one. The value's type must be the one the API says.
+    pub fn set<'a>(mut self, key: &str, value: impl Into<Variant<'a>>) -> Self {
+        // Only file descriptors can fail to become owned.
+        if let Ok(value) = value.into().try_into_owned() {
+            self.0.insert(key.to_owned(), value);
+        }
+        self
+    }
+
+    /// Adds one where there is a value.
+    pub fn set_some<'a>(self, key: &str, value: Option<impl Into<Variant<'a>>>) -> Self {
+        match value {
+            Some(value) => self.set(key, value),
+            None => self,
+        }
+    }
+
+    fn dictionary(&self) -> HashMap<&str, &Variant<'_>> {
+        let entries = self.0.iter();
+        entries
+            .map(|(key, value)| (key.as_str(), &**value))
+            .collect()
+    }
+}
+
+/// A connection to the daemon.
+#[derive(Debug, Clone)]
+pub struct Client {
+    connection: Connection,
+    manager: ManagerProxy<'static>,
+}
+
+impl Client {
+    /// Connects to a bus. The daemon is asked with the first call.
+    ///
+    /// # Errors
+    /// There is no such bus.
+    pub async fn connect(bus: Bus) -> Result<Self, ClientError> {
+        let builder = match bus {
+            Bus::System => zbus::connection::Builder::system(),
+            Bus::Session => zbus::connection::Builder::session(),
+        };
+        Self::over(builder.build().await?).await
+    }
+
+    /// Uses a connection that exists.
+    ///
+    /// # Errors
+    /// The bus'.
+    pub async fn over(connection: Connection) -> Result<Self, ClientError> {
+        let manager = ManagerProxy::builder(&connection)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Ok(Self {
+            connection,
+            manager,
+        })
+    }
+
+    /// The manager's methods and properties.
+    pub fn manager(&self) -> &ManagerProxy<'static> {
+        &self.manager
+    }
+
+    /// Asks for one answer.
+    ///
+    /// # Errors
+    /// The daemon's, by name.
+    pub async fn generate(
+        &self,
+        messages: &[Message],
+        options: &Options,
+    ) -> Result<Answer, ClientError> {
+        let messages: Vec<_> = messages.iter().map(Message::dictionary).collect();
+        let options = options.dictionary();
+        let (path, stream) = self.manager.generate(&messages, &options).await?;
+        let request = RequestProxy::builder(&self.connection)
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        Answer::new(request, stream.into())
+    }
+
+    /// Tokens of the prompt that these messages make.
+    ///
+    /// # Errors
+    /// The daemon's, by name.
+    pub async fn count_tokens(
+        &self,
+        messages: &[Message],
+        options: &Options,
+    ) -> Result<u32, ClientError> {
+        let messages: Vec<_> = messages.iter().map(Message::dictionary).collect();
+        let options = options.dictionary();
+        Ok(self.manager.count_tokens(&messages, &options).await?)
+    }
+}
+
+/// An answer on its way. Dropping it cancels the request.
+#[derive(Debug)]
+pub struct Answer {
+    request: RequestProxy<'static>,
+    lines: BufReader<UnixStream>,
+    line: String,
+    ended: bool,
+}
+
+impl Answer {
+    fn new(request: RequestProxy<'static>, stream: OwnedFd) -> Result<Self, ClientError> {
+        let socket = std::os::unix::net::UnixStream::from(stream);
+        let socket = socket
+            .set_nonblocking(true)
+            .and_then(|()| UnixStream::from_std(socket));
+        let socket = socket.map_err(|e| ClientError::Bus(e.into()))?;
+        Ok(Self {
+            request,
+            lines: BufReader::new(socket),
+            line: String::new(),
+            ended: false,
+        })
+    }
+
+    /// The request's object.
+    pub fn request(&self) -> &RequestProxy<'static> {
+        &self.request
+    }
+
+    /// The next event; `None` after `end` or `error`. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`ClientError::Died`] where the stream ends before its last event.
+    pub async fn next(&mut self) -> Result<Option<StreamEvent>, ClientError> {
+        Ok(match self.next_line().await? {
+            Some(line) => Some(StreamEvent::parse(&line)?),
+            None => None,
+        })
+    }
+
+    /// The same as the daemon's own line, without the line feed.
+    ///
+    /// # Errors
+    /// As [`Answer::next`].
+    pub async fn next_line(&mut self) -> Result<Option<String>, ClientError> {
+        if self.ended {
+            return Ok(None);
+        }
+        let read = self.lines.read_line(&mut self.line).await;
+        let read = read.map_err(|e| ClientError::Malformed(e.to_string()))?;
+        // A line that is not whole is no event.
+        if read == 0 || !self.line.ends_with('\n') {
+            self.ended = true;
+            return Err(ClientError::Died);
+        }
+        self.line.pop();
+        let line = std::mem::take(&mut self.line);
+        self.ended = StreamEvent::parse(&line)?.is_last();
+        Ok(Some(line))
+    }
+
+    /// Asks the daemon to stop; the stream then ends with `cancelled`.
+    ///
+    /// # Errors
+    /// The request has ended, or the bus'.
+    pub async fn cancel(&self) -> Result<(), ClientError> {
+        Ok(self.request.cancel().await?)
+    }
+}
