@@ -1,0 +1,277 @@
+//! Starts and ends what a test needs. Nothing here sleeps to wait: the bus
+//! prints its address, the daemon notifies, streams have events.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use gptoss::client::{Answer, Client, ClientError, Message, Options, StreamEvent};
+use tempfile::TempDir;
+
+/// More than anything here takes; a test that waits this long has failed.
+pub const LONG: Duration = Duration::from_secs(60);
+
+/// A private message bus, open to every user of the machine.
+pub struct Bus {
+    daemon: Child,
+    /// What clients connect to.
+    pub address: String,
+    /// Scratch.
+    pub folder: TempDir,
+}
+
+impl Bus {
+    pub fn start() -> Bus {
+        let folder = tempfile::tempdir().unwrap();
+        open_to_all(folder.path());
+        let config = folder.path().join("bus.conf");
+        std::fs::write(
+            &config,
+            format!(
+                "<busconfig><type>session</type><keep_umask/>\
+                 <listen>unix:dir={}</listen><auth>EXTERNAL</auth>\
+                 <policy context='default'>\
+                 <allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>\
+                 <allow own='*'/><allow user='*'/></policy></busconfig>",
+                folder.path().display()
+            ),
+        )
+        .unwrap();
+        let mut daemon = Command::new("dbus-daemon")
+            .arg(format!("--config-file={}", config.display()))
+            .args(["--nofork", "--nopidfile", "--print-address"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("dbus-daemon must be installed (Debian: package dbus)");
+        let mut address = String::new();
+        let stdout = daemon.stdout.take().unwrap();
+        BufReader::new(stdout).read_line(&mut address).unwrap();
+        Bus {
+            daemon,
+            address: address.trim().to_owned(),
+            folder,
+        }
+    }
+
+    /// A client's connection of its own.
+    pub async fn connect(&self) -> zbus::Connection {
+        let builder = zbus::connection::Builder::address(self.address.as_str());
+        builder.build().await.unwrap()
+    }
+
+    /// A client of the daemon.
+    pub async fn client(&self) -> Client {
+        Client::over(self.connect().await).await.unwrap()
+    }
+
+    /// `gptoss-ctl` on this bus.
+    pub fn ctl<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_gptoss-ctl"));
+        command
+            .args(arguments)
+            .env("DBUS_SESSION_BUS_ADDRESS", &self.address)
+            .env("GPTOSS_BUS", "session")
+            .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Bus {
+    fn drop(&mut self) {
+        let _ = self.daemon.kill();
+        let _ = self.daemon.wait();
+    }
+}
+
+/// Lets other users reach the bus' socket.
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// A running `gptossd`.
+pub struct Daemon {
+    pub bus: Bus,
+    pub child: Child,
+    /// What it tells the service manager.
+    pub notices: UnixDatagram,
+}
+
+/// How a test wants its daemon.
+#[derive(Default)]
+pub struct Setup<'a> {
+    pub script: &'a str,
+    pub config: &'a str,
+    pub watchdog: Option<Duration>,
+}
+
+impl Daemon {
+    /// A daemon that follows `script`.
+    pub fn start(script: &str) -> Daemon {
+        Daemon::with(Setup {
+            script,
+            ..Setup::default()
+        })
+    }
+
+    pub fn with(setup: Setup<'_>) -> Daemon {
+        let bus = Bus::start();
+        let (mut command, notices) = command(&bus, &setup);
+        // Its log is for whoever looks into a failure.
+        if std::env::var_os("GPTOSS_LOG").is_none() {
+            command.stderr(Stdio::null());
+        }
+        let child = command.spawn().unwrap();
+        let daemon = Daemon {
+            bus,
+            child,
+            notices,
+        };
+        daemon.wait_for_notice("READY=1");
+        daemon
+    }
+
+    /// Waits until the service manager is told so.
+    pub fn wait_for_notice(&self, wanted: &str) {
+        let mut buffer = [0; 4096];
+        loop {
+            let length = self.notices.recv(&mut buffer).expect(wanted);
+            let notice = std::str::from_utf8(&buffer[..length]).unwrap();
+            if notice.lines().any(|line| line == wanted) {
+                return;
+            }
+        }
+    }
+
+    pub async fn client(&self) -> Client {
+        self.bus.client().await
+    }
+
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .args([format!("-{name}"), self.child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `gptossd` on `bus`, not yet started.
+pub fn command(bus: &Bus, setup: &Setup<'_>) -> (Command, UnixDatagram) {
+    let file = |name: &str, text: &str| -> PathBuf {
+        let path = bus.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let socket = bus.folder.path().join("notify");
+    let _ = std::fs::remove_file(&socket);
+    let notices = UnixDatagram::bind(&socket).unwrap();
+    notices.set_read_timeout(Some(LONG)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gptossd"));
+    command
+        .args(["--bus", "session", "--simulate"])
+        .arg(file("script.toml", setup.script))
+        .arg("--config")
+        .arg(file("gptossd.toml", setup.config))
+        .env("DBUS_SESSION_BUS_ADDRESS", &bus.address)
+        .env("NOTIFY_SOCKET", socket)
+        .env_remove("WATCHDOG_USEC")
+        .stdin(Stdio::null());
+    if let Some(limit) = setup.watchdog {
+        command.env("WATCHDOG_USEC", limit.as_micros().to_string());
+    }
+    (command, notices)
+}
+
+/// One user message.
+pub fn user(text: &str) -> [Message; 1] {
+    [Message::new("user", text)]
+}
+
+/// Asks one question.
+pub async fn ask(client: &Client, text: &str, options: Options) -> Answer {
+    client.generate(&user(text), &options).await.unwrap()
+}
+
+/// The next event, in time.
+pub async fn next(answer: &mut Answer) -> StreamEvent {
+    let event = tokio::time::timeout(LONG, answer.next()).await;
+    event.expect("no event in time").unwrap().expect("the end")
+}
+
+/// All events to the last.
+pub async fn all(answer: &mut Answer) -> Vec<StreamEvent> {
+    let mut events = Vec::new();
+    loop {
+        let event = tokio::time::timeout(LONG, answer.next()).await;
+        match event.expect("no event in time").unwrap() {
+            Some(event) => events.push(event),
+            None => return events,
+        }
+    }
+}
+
+/// Reads on until the model works on the request.
+pub async fn wait_for_start(answer: &mut Answer) -> Vec<StreamEvent> {
+    let mut events = Vec::new();
+    loop {
+        events.push(next(answer).await);
+        if let Some(StreamEvent::Start { .. }) = events.last() {
+            return events;
+        }
+    }
+}
+
+/// The text on one channel.
+pub fn text(events: &[StreamEvent], wanted: &str) -> String {
+    let text = |event: &StreamEvent| match event {
+        StreamEvent::Delta { channel, text, .. } if channel == wanted => Some(text.clone()),
+        _ => None,
+    };
+    events.iter().filter_map(text).collect()
+}
+
+/// The finish reason, where it ended well.
+pub fn finish(events: &[StreamEvent]) -> &str {
+    match events.last() {
+        Some(StreamEvent::End { finish_reason }) => finish_reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Short name and text of the error at the end.
+pub fn failure(events: &[StreamEvent]) -> (&str, &str) {
+    match events.last() {
+        Some(StreamEvent::Error { name, message }) => (name.rsplit('.').next().unwrap(), message),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Short name and text of a refusal.
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, ClientError>) -> (String, String) {
+    match result {
+        Err(ClientError::Refused { name, message }) => {
+            (name.rsplit('.').next().unwrap().to_owned(), message)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a command printed, and its exit code.
+pub fn outcome(output: &Output) -> (i32, String, String) {
+    (
+        output.status.code().unwrap_or(-1),
+        String::from_utf8(output.stdout.clone()).unwrap(),
+        String::from_utf8(output.stderr.clone()).unwrap(),
+    )
+}

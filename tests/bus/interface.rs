@@ -1,0 +1,110 @@
+//! The interface as it is described and as other clients see it.
+
+use std::path::Path;
+use std::process::Command;
+
+use gptoss::client::Options;
+
+use crate::harness::{Daemon, ask, outcome, wait_for_start};
+
+const SHIPPED: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/systemd/org.gptoss.Daemon1.xml"
+);
+
+/// The description of one interface, line by line, without indentation.
+fn interface(xml: &str, name: &str) -> Vec<String> {
+    let begin = format!("<interface name=\"{name}\">");
+    let mut xml = xml.to_owned();
+    while let Some(start) = xml.find("<!--") {
+        let end = xml[start..].find("-->").unwrap() + start + 3;
+        xml.replace_range(start..end, "");
+    }
+    let lines = xml.lines().map(str::trim).filter(|l| !l.is_empty());
+    let lines = lines.skip_while(|l| *l != begin);
+    let mut found = Vec::new();
+    for line in lines {
+        found.push(line.to_owned());
+        if line == "</interface>" {
+            return found;
+        }
+    }
+    panic!("no {name} in {xml}");
+}
+
+async fn introspect(connection: &zbus::Connection, path: &str) -> String {
+    let reply = connection
+        .call_method(
+            Some("org.gptoss.Daemon1"),
+            path,
+            Some("org.freedesktop.DBus.Introspectable"),
+            "Introspect",
+            &(),
+        )
+        .await
+        .unwrap();
+    reply.body().deserialize().unwrap()
+}
+
+#[tokio::test]
+async fn the_shipped_description_is_the_daemons() {
+    let daemon = Daemon::start("[[answers]]\nprefill-delay-ms = 3600000");
+    let client = daemon.client().await;
+    let mut answer = ask(&client, "x", Options::default()).await;
+    wait_for_start(&mut answer).await;
+    let raw = daemon.bus.connect().await;
+    let shipped = std::fs::read_to_string(SHIPPED).unwrap();
+    let request = answer.request().inner().path().to_string();
+    for (path, name) in [
+        ("/org/gptoss/Daemon1", "org.gptoss.Daemon1.Manager"),
+        (request.as_str(), "org.gptoss.Daemon1.Request"),
+    ] {
+        let live = introspect(&raw, path).await;
+        assert_eq!(interface(&shipped, name), interface(&live, name), "{live}");
+    }
+}
+
+/// `busctl` and `gdbus`, where they are installed.
+#[tokio::test]
+async fn other_clients_can_call() {
+    let daemon = Daemon::start("");
+    let address = format!("--address={}", daemon.bus.address);
+    let object = ["org.gptoss.Daemon1", "/org/gptoss/Daemon1"];
+    if Path::new("/usr/bin/busctl").exists() {
+        let mut busctl = Command::new("busctl");
+        busctl.arg(&address).arg("call").args(object).args([
+            "org.gptoss.Daemon1.Manager",
+            "Generate",
+            "aa{sv}a{sv}",
+            "1",
+            "2",
+            "role",
+            "s",
+            "user",
+            "content",
+            "s",
+            "hello",
+            "1",
+            "temperature",
+            "d",
+            "0",
+        ]);
+        let (code, stdout, stderr) = outcome(&busctl.output().unwrap());
+        assert_eq!(code, 0, "{stderr}");
+        assert!(
+            stdout.starts_with("oh \"/org/gptoss/Daemon1/request/"),
+            "{stdout}"
+        );
+    }
+    if Path::new("/usr/bin/gdbus").exists() {
+        let mut gdbus = Command::new("gdbus");
+        gdbus
+            .args(["call", "--address", &daemon.bus.address])
+            .args(["--dest", object[0], "--object-path", object[1]])
+            .args(["--method", "org.gptoss.Daemon1.Manager.CountTokens"])
+            .args(["[{'role': <'user'>, 'content': <'hello'>}]", "{}"]);
+        let (code, stdout, stderr) = outcome(&gdbus.output().unwrap());
+        assert_eq!(code, 0, "{stderr}");
+        assert!(stdout.starts_with("(uint32 "), "{stdout}");
+    }
+}

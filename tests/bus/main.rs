@@ -1,0 +1,10 @@
+//! The daemon on a real bus: a private `dbus-daemon`, the real `gptossd` with
+//! its simulated backend, the real `gptoss-ctl`.
+
+mod cancel;
+mod command;
+mod generate;
+mod harness;
+mod interface;
+mod lifecycle;
+mod refuse;
