@@ -8,3 +8,4 @@ mod library;
 mod logits;
 mod metrics;
 mod reference;
+mod taught;
