@@ -222,6 +222,7 @@ fn session(
 ) -> Result<Session, Box<dyn std::error::Error>> {
     let dimensions = std::array::from_fn(|i| inputs.shapes[i].len());
     let model = model::moe(&NAMES, dimensions, attributes);
+    let _opening = operators::opening();
     let mut builder = Session::builder(environment())?
         .with_intra_threads(2)?
         .with_operators(operators::domain(Arc::clone(cancel))?)?;

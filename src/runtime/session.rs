@@ -27,6 +27,7 @@ pub(super) struct Settings<'a> {
 /// Opens the model.
 pub(super) fn open(model: &[u8], settings: Settings<'_>) -> Result<Session, RuntimeError> {
     let provider = settings.provider;
+    let _opening = gptoss_onnx::operators::opening();
     let mut builder = options(settings)?;
     provider
         .register(&mut builder)

@@ -4,6 +4,7 @@
 //! # use std::sync::{Arc, atomic::AtomicBool};
 //! # fn f(environment: &ort::environment::Environment) -> Result<(), Box<dyn std::error::Error>> {
 //! let cancel = Arc::new(AtomicBool::new(false));
+//! let _opening = gptoss_onnx::operators::opening();
 //! let domain = gptoss_onnx::operators::domain(Arc::clone(&cancel))?;
 //! let builder = ort::session::Session::builder(environment)?.with_operators(domain);
 //! # Ok(()) }
@@ -11,8 +12,8 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::operator::OperatorDomain;
 
@@ -30,6 +31,14 @@ pub const DOMAIN: &str = "gptoss";
 /// ONNX Runtime refused the registration.
 pub fn domain(cancel: Arc<AtomicBool>) -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?.add(MoE::new(cancel))
+}
+
+/// Held while a session with [`domain`] is opened. ONNX Runtime keeps the names
+/// of domains in one registry for the process and does not guard it: of two
+/// sessions opened at once, one can fail because "the domain is already exist".
+pub fn opening() -> MutexGuard<'static, ()> {
+    static OPENING: Mutex<()> = Mutex::new(());
+    OPENING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Turns a panic into an error: unwinding into ONNX Runtime would abort the process.

@@ -190,6 +190,7 @@ impl Host {
 
 fn session(model: &ModelFile) -> ort::Result<Session> {
     let cancel = Arc::new(AtomicBool::new(false));
+    let _opening = gptoss_onnx::operators::opening();
     let mut builder = Session::builder(environment())?
         .with_intra_threads(2)?
         .with_intra_op_spinning(false)?
