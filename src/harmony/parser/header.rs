@@ -239,7 +239,7 @@ impl Draft {
                 faults.push((Recovery::MalformedHeader, rest));
             }
         }
-        if let Some(glued) = &reading.glued_type {
+        for glued in &reading.glued_types {
             faults.push((Recovery::MalformedHeader, glued.clone()));
         }
         for (index, offset) in unknown {
@@ -333,7 +333,8 @@ struct Reading {
     /// `to=` was the last word: the name follows.
     awaits_recipient: bool,
     content_type: Option<String>,
-    glued_type: Option<String>,
+    /// What was glued to content types.
+    glued_types: Vec<String>,
     /// Words understood.
     words: usize,
     /// Where the first word is that is not understood: part, offset in it.
@@ -426,7 +427,7 @@ impl Reading {
         }
         self.content_type = Some(name.to_owned());
         if !glued.is_empty() {
-            self.glued_type = Some(glued.to_owned());
+            self.glued_types.push(glued.to_owned());
         }
         Taken::Some(word.len())
     }

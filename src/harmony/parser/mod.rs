@@ -11,6 +11,8 @@ mod arguments;
 mod event;
 mod header;
 #[cfg(test)]
+mod position_tests;
+#[cfg(test)]
 mod stream_tests;
 #[cfg(test)]
 mod tests;

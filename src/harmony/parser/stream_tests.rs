@@ -64,7 +64,7 @@ proptest! {
         let ids = pieces.concat();
         let tokenizer = small();
         let events = parse_ids(&ids);
-        let handed_out: String = events.iter().flat_map(texts).collect();
+        let handed_out = events.iter().flat_map(texts).collect::<Vec<_>>().join("\0");
 
         // Not a letter of a control token, unless the model spelt it in letters.
         let plain = tokenizer.decode(&ids);

@@ -49,7 +49,7 @@ fn parse(marked: &str) -> Vec<Event> {
 }
 
 /// What was said, as `channel: text` and `name(arguments)`; `return` or `call`.
-fn said(events: &[Event]) -> Vec<String> {
+pub(super) fn said(events: &[Event]) -> Vec<String> {
     let mut out = Vec::new();
     let mut streamed = String::new();
     for event in events {
@@ -521,63 +521,6 @@ fn text_comes_at_once_when_it_can_be_no_header() {
         channel: Channel::Final,
         text: "H".to_owned()
     }));
-}
-
-#[test]
-fn positions() {
-    let mut parser = Parser::new(small());
-    let mut seen = vec![parser.position()];
-    let marked = "<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary \
-                  to=functions.f<|message|>{}<|call|>";
-    for id in tokens(marked) {
-        parser.push(id);
-        if seen.last() != Some(&parser.position()) {
-            seen.push(parser.position());
-        }
-    }
-    let arguments = Position::Arguments {
-        name: "f".to_owned(),
-    };
-    assert_eq!(
-        seen,
-        [
-            Position::Start,
-            Position::Header,
-            Position::Text(Channel::Analysis),
-            Position::Between,
-            Position::Header,
-            arguments,
-            Position::Between,
-        ]
-    );
-}
-
-#[test]
-fn forcing_the_final_answer_is_clean_from_everywhere() {
-    use crate::harmony::render::force_final;
-    for marked in [
-        "",
-        "<|channel|>analysis<|message|>hm",
-        "<|channel|>analysis<|message|>hm<|end|>",
-        "<|channel|>analysis<|message|>hm<|end|><|start|>assistant<|channel|>comm",
-    ] {
-        let tokenizer = small();
-        let mut parser = Parser::new(tokenizer.clone());
-        let mut events: Vec<Event> = tokens(marked)
-            .into_iter()
-            .flat_map(|id| parser.push(id))
-            .collect();
-        let mut forced = force_final(&tokenizer, &parser.position());
-        forced.extend(tokenizer.encode("Yes."));
-        forced.push(tokenizer.special().ret);
-        events.extend(forced.into_iter().flat_map(|id| parser.push(id)));
-        let said = said(&events);
-        assert_eq!(
-            said[said.len() - 2..],
-            ["final: Yes.", "return"],
-            "{marked}"
-        );
-    }
 }
 
 /// All text that an event hands out.
