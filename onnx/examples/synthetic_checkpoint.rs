@@ -157,7 +157,7 @@ fn write_shard(path: &Path, tensors: &[&Tensor], seed: &mut u64) -> std::io::Res
         at = end;
     }
     let mut header = Value::Object(header).to_string();
-    while header.len() % 8 != 0 {
+    while !header.len().is_multiple_of(8) {
         header.push(' ');
     }
     let mut file = BufWriter::with_capacity(1 << 20, File::create(path)?);
