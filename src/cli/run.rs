@@ -66,8 +66,14 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 /// The prompt, from the command line, standard input, or both.
 fn prompt(given: Option<&str>) -> Result<String, CliError> {
     let mut input = std::io::stdin();
-    let piped = !input.is_terminal();
     let asked = matches!(given, None | Some("-"));
+    // A socket or a device may never end: only what a shell redirects counts
+    // unasked.
+    let piped = rustix::fs::fstat(&input).is_ok_and(|stat| {
+        use rustix::fs::FileType;
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        matches!(kind, FileType::Fifo | FileType::RegularFile)
+    });
     let mut text = match given {
         Some("-") | None => String::new(),
         Some(text) => text.to_owned(),
@@ -102,10 +108,11 @@ async fn follow(mut answer: Answer, json: bool, bus: BusName) -> Result<(), CliE
     loop {
         let line = tokio::select! {
             line = answer.next_line() => line,
-            _ = tokio::signal::ctrl_c(), if !interrupted => {
-                interrupted = true;
-                // The daemon may be gone; dropping the stream cancels as well.
-                if answer.cancel().await.is_err() {
+            _ = tokio::signal::ctrl_c() => {
+                // The second time the daemon is not waited for; and where it
+                // does not answer, dropping the stream cancels as well.
+                let again = std::mem::replace(&mut interrupted, true);
+                if again || answer.cancel().await.is_err() {
                     break;
                 }
                 continue;
@@ -115,7 +122,11 @@ async fn follow(mut answer: Answer, json: bool, bus: BusName) -> Result<(), CliE
             break;
         };
         let event = StreamEvent::parse(&line).map_err(|e| explain(e, bus))?;
-        printer.print(&line, &event).map_err(broken_pipe)?;
+        match printer.print(&line, &event) {
+            // `gptoss-ctl run … | head`: enough was read.
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),
+            printed => printed.map_err(unwritable)?,
+        }
         if let StreamEvent::Error { name, message } = event {
             printer.finish();
             return Err(super::daemon::refusal(&name, &message));
@@ -123,12 +134,13 @@ async fn follow(mut answer: Answer, json: bool, bus: BusName) -> Result<(), CliE
     }
     printer.finish();
     if interrupted {
+        // By way of the exit, so that a shell's loop ends as well.
         std::process::exit(INTERRUPTED);
     }
     Ok(())
 }
 
-fn broken_pipe(error: std::io::Error) -> CliError {
+fn unwritable(error: std::io::Error) -> CliError {
     CliError::new(
         ExitStatus::Failed,
         format!("cannot write the answer: {error}"),
@@ -197,7 +209,8 @@ impl Printer {
 
     fn finish(&mut self) {
         if !self.json && self.open_line {
-            println!();
+            // Nobody may be reading any more.
+            let _ = writeln!(std::io::stdout());
         }
         if self.truncated && !self.json {
             eprintln!("gptoss-ctl: the answer was cut: the limit of tokens is reached");
