@@ -128,6 +128,17 @@ async fn interrupting_cancels() {
 }
 
 #[tokio::test]
+async fn who_has_read_enough_closes_the_pipe() {
+    let daemon = Daemon::start(ENDLESS);
+    let mut command = daemon.bus.ctl(["run", "simulated", "endless"]);
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdout.take().unwrap().read_exact(&mut [0]).unwrap();
+    let (code, _, stderr) = outcome(&child.wait_with_output().unwrap());
+    assert_eq!((code, stderr.as_str()), (0, ""));
+}
+
+#[tokio::test]
 async fn a_daemon_that_dies_is_code_6() {
     let daemon = Daemon::start(ENDLESS);
     let mut command = daemon.bus.ctl(["run", "simulated", "endless"]);

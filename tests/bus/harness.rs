@@ -119,7 +119,12 @@ impl Daemon {
 
     pub fn with(setup: Setup<'_>) -> Daemon {
         let bus = Bus::start();
-        let (mut command, notices) = command(&bus, &setup);
+        let (command, notices) = command(&bus, &setup);
+        Daemon::run(bus, command, notices)
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn run(bus: Bus, mut command: Command, notices: UnixDatagram) -> Daemon {
         // Its log is for whoever looks into a failure.
         if std::env::var_os("GPTOSS_LOG").is_none() {
             command.stderr(Stdio::null());
@@ -166,8 +171,17 @@ impl Drop for Daemon {
     }
 }
 
-/// `gptossd` on `bus`, not yet started.
+/// `gptossd --simulate` on `bus`, not yet started.
 pub fn command(bus: &Bus, setup: &Setup<'_>) -> (Command, UnixDatagram) {
+    let (mut command, notices) = bare_command(bus, setup);
+    let script = bus.folder.path().join("script.toml");
+    std::fs::write(&script, setup.script).unwrap();
+    command.arg("--simulate").arg(script);
+    (command, notices)
+}
+
+/// `gptossd` on `bus` with installed models, not yet started.
+pub fn bare_command(bus: &Bus, setup: &Setup<'_>) -> (Command, UnixDatagram) {
     let file = |name: &str, text: &str| -> PathBuf {
         let path = bus.folder.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -179,8 +193,7 @@ pub fn command(bus: &Bus, setup: &Setup<'_>) -> (Command, UnixDatagram) {
     notices.set_read_timeout(Some(LONG)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_gptossd"));
     command
-        .args(["--bus", "session", "--simulate"])
-        .arg(file("script.toml", setup.script))
+        .args(["--bus", "session"])
         .arg("--config")
         .arg(file("gptossd.toml", setup.config))
         .env("DBUS_SESSION_BUS_ADDRESS", &bus.address)

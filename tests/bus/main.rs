@@ -7,4 +7,6 @@ mod generate;
 mod harness;
 mod interface;
 mod lifecycle;
+mod nano;
+mod overhead;
 mod refuse;

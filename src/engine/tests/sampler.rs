@@ -307,3 +307,44 @@ fn ranges_are_checked() {
     assert_eq!(with(|s| s.min_p = 1.5), Err("min-p"));
     assert_eq!(with(|s| s.logprobs = Some(21)), Err("logprobs"));
 }
+
+/// A measurement: what a token of the published vocabulary costs.
+/// `cargo test --release --lib sampler -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_published_vocabulary() {
+    let logits = row(201_088, 3);
+    let filters = [
+        ("greedy", Sampling::greedy()),
+        ("temperature 1", Sampling::default()),
+        (
+            "top-p 0.95",
+            Sampling {
+                top_p: 0.95,
+                ..Sampling::default()
+            },
+        ),
+        (
+            "top-k 50",
+            Sampling {
+                top_k: 50,
+                ..Sampling::default()
+            },
+        ),
+        (
+            "min-p 0.05",
+            Sampling {
+                min_p: 0.05,
+                ..Sampling::default()
+            },
+        ),
+    ];
+    for (name, settings) in filters {
+        let mut sampler = sampler(&settings);
+        let begun = std::time::Instant::now();
+        for _ in 0..50 {
+            sampler.sample(&logits).unwrap();
+        }
+        println!("{name}: {} µs", begun.elapsed().as_micros() / 50);
+    }
+}

@@ -1,0 +1,187 @@
+//! The whole line with the embedded model: pulled, exported, served, asked.
+
+use std::path::{Path, PathBuf};
+
+use gptoss::client::{ClientError, Message, Options, StreamEvent};
+
+use crate::harness::{
+    Bus, Daemon, Setup, all, ask, bare_command, failure, finish, next, outcome, refusal, text,
+    user, wait_for_start,
+};
+
+/// The library the tests use, as `make runtime` puts it.
+fn library() -> PathBuf {
+    let named = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    let built = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("build/runtime")
+        .join(gptoss::runtime::library::FILE_NAME);
+    let path = named.unwrap_or(built);
+    assert!(
+        path.is_file(),
+        "{} is missing: run `make runtime`",
+        path.display()
+    );
+    path
+}
+
+/// A daemon with an empty store and this library.
+fn serving(config: &str, library: &Path) -> Daemon {
+    let bus = Bus::start();
+    let setup = Setup {
+        config,
+        ..Setup::default()
+    };
+    let (mut command, notices) = bare_command(&bus, &setup);
+    command
+        .env("GPTOSS_STORE", bus.folder.path().join("store"))
+        .env("ORT_DYLIB_PATH", library);
+    Daemon::run(bus, command, notices)
+}
+
+fn pull_nano(daemon: &Daemon) {
+    let mut pull = daemon.bus.ctl(["pull", "nano"]);
+    pull.env("GPTOSS_STORE", daemon.bus.folder.path().join("store"));
+    let (code, _, stderr) = outcome(&pull.output().unwrap());
+    assert_eq!(code, 0, "{stderr}");
+}
+
+fn greedy() -> Options {
+    Options::default().set("temperature", 0.0)
+}
+
+async fn reason(daemon: &Daemon) -> (String, String) {
+    let client = daemon.client().await;
+    let (state, details) = client.manager().availability().await.unwrap();
+    let reason = details.get("reason").map(|r| r.to_string());
+    (state, reason.unwrap_or_default().trim_matches('"').into())
+}
+
+#[tokio::test]
+async fn nano_is_pulled_and_answers() {
+    let daemon = serving("", &library());
+    let client = daemon.client().await;
+    assert_eq!(
+        reason(&daemon).await,
+        ("unavailable".into(), "no-model".into())
+    );
+    let named = Options::default().set("model", "nano");
+    let (name, message) = refusal(client.generate(&user("x"), &named).await);
+    assert_eq!(name, "ModelNotInstalled");
+    assert!(message.contains("gptoss-ctl pull nano"), "{message}");
+
+    // No restart: what is installed now counts now.
+    pull_nano(&daemon);
+    assert_eq!(reason(&daemon).await.0, "idle");
+    let question = "What is the capital of France?";
+    let shown = greedy().set("show-reasoning", true);
+    let events = all(&mut ask(&client, question, shown).await).await;
+    assert_eq!(finish(&events), "stop");
+    let answer = text(&events, "final");
+    assert!(answer.contains("Paris"), "{answer}");
+    assert_ne!(text(&events, "analysis"), "");
+    assert_eq!(reason(&daemon).await.0, "ready");
+    let (provider, _) = client.manager().execution_provider().await.unwrap();
+    assert_eq!(provider, "cpu");
+
+    // A second turn computes the new part only.
+    let conversation = [
+        Message::new("user", question),
+        Message::new("assistant", answer),
+        Message::new("user", "Qui es-tu ?"),
+    ];
+    let mut second = client.generate(&conversation, &greedy()).await.unwrap();
+    let started = wait_for_start(&mut second).await;
+    let Some(StreamEvent::Start {
+        prompt_tokens,
+        cached_tokens,
+        ..
+    }) = started.last()
+    else {
+        panic!("{started:?}");
+    };
+    assert!(cached_tokens * 2 > *prompt_tokens, "{started:?}");
+    assert_eq!(finish(&all(&mut second).await), "stop");
+
+    let run = daemon
+        .bus
+        .ctl(["run", "nano", question, "--temperature", "0"]);
+    let (code, stdout, stderr) = outcome(&{ run }.output().unwrap());
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stdout.contains("Paris"), "{stdout}");
+}
+
+#[tokio::test]
+async fn a_cancelled_prompt_leaves_the_model_usable() {
+    let daemon = serving("[runtime]\nthreads = 1", &library());
+    pull_nano(&daemon);
+    let client = daemon.client().await;
+    let question = "What is the capital of France?";
+    let before = all(&mut ask(&client, question, greedy()).await).await;
+    for _ in 0..5 {
+        // Thousands of tokens: cancelled inside a chunk of the prefill.
+        let long = "one two three four five six seven ".repeat(300);
+        let mut answer = ask(&client, &long, greedy()).await;
+        wait_for_start(&mut answer).await;
+        answer.cancel().await.unwrap();
+        assert_eq!(finish(&all(&mut answer).await), "cancelled");
+        let after = all(&mut ask(&client, question, greedy()).await).await;
+        assert_eq!(text(&after, "final"), text(&before, "final"));
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_beyond_the_window_is_refused_with_both_counts() {
+    let daemon = serving("[model]\ncontext = 256", &library());
+    pull_nano(&daemon);
+    let client = daemon.client().await;
+    let long = "one two three four ".repeat(200);
+    let events = all(&mut ask(&client, &long, greedy()).await).await;
+    let StreamEvent::Overflow { used, window } = events[0] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(window, 256);
+    let (name, message) = failure(&events);
+    assert_eq!(name, "ContextLengthExceeded");
+    assert!(message.contains(&used.to_string()), "{message}");
+    let status = daemon.bus.ctl(["run", "nano", &long]).output().unwrap();
+    let (code, _, stderr) = outcome(&status);
+    assert_eq!(code, 1);
+    assert!(stderr.contains("256"), "{stderr}");
+}
+
+#[tokio::test]
+async fn a_library_that_is_none_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let wrong = folder.path().join("libonnxruntime.so");
+    std::fs::write(&wrong, "not a library").unwrap();
+    for library in [Path::new("/nowhere/libonnxruntime.so"), &wrong] {
+        let daemon = serving("", library);
+        pull_nano(&daemon);
+        let client = daemon.client().await;
+        let events = all(&mut ask(&client, "x", greedy()).await).await;
+        let (name, message) = failure(&events);
+        assert_eq!(name, "ModelNotReady");
+        assert!(message.contains("no-runtime"), "{message}");
+        assert!(message.contains(library.to_str().unwrap()), "{message}");
+        let counted = client.count_tokens(&user("x"), &greedy()).await;
+        assert!(counted.is_ok(), "counting needs no library: {counted:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_killed_in_mid_answer_is_noticed() {
+    let daemon = serving("", &library());
+    pull_nano(&daemon);
+    let client = daemon.client().await;
+    let long = "one two three four five six seven ".repeat(300);
+    let mut answer = ask(&client, &long, greedy()).await;
+    while !matches!(next(&mut answer).await, StreamEvent::Start { .. }) {}
+    daemon.signal("KILL");
+    let end = loop {
+        match answer.next().await {
+            Ok(Some(_)) => {}
+            end => break end,
+        }
+    };
+    assert!(matches!(end, Err(ClientError::Died)), "{end:?}");
+}
