@@ -106,6 +106,8 @@ pub struct Setup<'a> {
     pub script: &'a str,
     pub config: &'a str,
     pub watchdog: Option<Duration>,
+    /// `--bus`; `session` unless said otherwise.
+    pub bus: Option<&'a str>,
 }
 
 impl Daemon {
@@ -193,7 +195,7 @@ pub fn bare_command(bus: &Bus, setup: &Setup<'_>) -> (Command, UnixDatagram) {
     notices.set_read_timeout(Some(LONG)).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_gptossd"));
     command
-        .args(["--bus", "session"])
+        .args(["--bus", setup.bus.unwrap_or("session")])
         .arg("--config")
         .arg(file("gptossd.toml", setup.config))
         .env("DBUS_SESSION_BUS_ADDRESS", &bus.address)

@@ -10,3 +10,5 @@ mod lifecycle;
 mod nano;
 mod overhead;
 mod refuse;
+mod stress;
+mod system;
