@@ -11,7 +11,6 @@ use half::bf16;
 
 use super::activations::{GROUP_BYTES, Int8Rows, Int8Writer, block_offset};
 use super::avx2_tile;
-use super::experts::FEW_TOKENS;
 use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
 use super::{ExpertKernel, Isa, portable};
@@ -21,7 +20,7 @@ const PREFETCH: usize = 8192;
 const PREFETCH_SCALES: usize = 1024;
 /// Blocks of a step: as many scales as a vector holds.
 const STEP: usize = 8;
-/// Tokens that share one decoding of the weights.
+/// Tokens that share one decoding of the weights; more are faster in tiles.
 const TOKENS: usize = 2;
 
 /// How bytes are multiplied: weights unsigned at most 24, activations signed.
@@ -103,6 +102,64 @@ impl Products for Maddubs {
     }
 }
 
+/// `vpdpbusd` of 256 bits: AVX-VNNI's, or, to test the same code on processors
+/// without that, AVX-512's.
+#[derive(Debug)]
+pub struct Vnni<const VEX: bool>;
+
+impl<const VEX: bool> Products for Vnni<VEX> {
+    const ISA: Isa = Isa::AvxVnni;
+
+    fn detect() -> bool {
+        if VEX {
+            is_x86_feature_detected!("avxvnni")
+        } else {
+            is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add(sum: __m256i, weights: __m256i, activations: __m256i) -> __m256i {
+        // SAFETY: the caller's promise.
+        unsafe { dpbusd::<VEX>(sum, weights, activations) }
+    }
+
+    #[inline(always)]
+    unsafe fn widen(sum: __m256i) -> __m256i {
+        sum
+    }
+}
+
+/// `vpdpbusd` as assembly: the intrinsic is only inlined into functions that
+/// enable the extension, and those around here serve [`Maddubs`] too.
+///
+/// # Safety
+/// The processor has AVX-VNNI, or without `VEX` AVX-512 VNNI and VL.
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn dpbusd<const VEX: bool>(mut sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
+    macro_rules! dot_product {
+        ($encoding:literal) => {
+            std::arch::asm!(
+                concat!("{{", $encoding, "}} vpdpbusd {s}, {w}, {x}"),
+                s = inout(ymm_reg) sum,
+                w = in(ymm_reg) weights,
+                x = in(ymm_reg) x,
+                options(pure, nomem, nostack, preserves_flags)
+            )
+        };
+    }
+    // SAFETY: the caller's promise; only `sum` changes.
+    unsafe {
+        if VEX {
+            dot_product!("vex");
+        } else {
+            dot_product!("evex");
+        }
+    }
+    sum
+}
+
 /// Runs on processors with AVX2 and FMA, and what `P` wants.
 #[derive(Debug)]
 pub struct Avx2<P>(std::marker::PhantomData<P>);
@@ -133,7 +190,7 @@ impl<P: Products> ExpertKernel for Avx2<P> {
         // SAFETY: `detect` is the only source of `self`, so the processor has
         // the features; `check` has compared all sizes.
         unsafe {
-            if tokens.len() <= FEW_TOKENS {
+            if tokens.len() <= TOKENS {
                 few::<P>(w, rows, x, tokens, out);
             } else {
                 avx2_tile::many::<P>(w, rows, x, tokens, out);

@@ -15,7 +15,6 @@ use half::bf16;
 
 use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Rows, Int8Writer};
 use super::avx512_tile;
-use super::experts::FEW_TOKENS;
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
 use super::{ExpertKernel, Isa, portable};
@@ -27,7 +26,7 @@ const PREFETCH: usize = 8192;
 const PREFETCH_SCALES: usize = 1024;
 /// Blocks of a step: as many scales as a vector holds.
 const STEP: usize = 16;
-/// Tokens that share one decoding of the weights.
+/// Tokens that share one decoding of the weights; more are faster in tiles.
 const TOKENS: usize = 4;
 
 /// Runs on processors with AVX-512 F, BW, VL and VNNI; `VBMI` wants that too.
@@ -68,7 +67,7 @@ impl<const VBMI: bool> ExpertKernel for Avx512<VBMI> {
         // SAFETY: `detect` is the only source of `self`, so the processor has
         // the features; `check` has compared all sizes.
         unsafe {
-            match (tokens.len() <= FEW_TOKENS, VBMI) {
+            match (tokens.len() <= TOKENS, VBMI) {
                 (true, true) => few_vbmi(w, rows, x, tokens, out),
                 (true, false) => few_vnni(w, rows, x, tokens, out),
                 (false, _) => avx512_tile::many(w, rows, x, tokens, out),
@@ -142,7 +141,8 @@ pub(super) fn decode(packed: __m512i) -> (__m512i, __m512i) {
 /// Few tokens: two weight rows at once, read front to back.
 ///
 /// # Safety
-/// The caller enables AVX-512 F, BW, VL, VNNI, and has called [`super::check`].
+/// The caller enables AVX-512 F, BW, VL, VNNI, and has called [`super::check`];
+/// there are at most `TOKENS` tokens.
 #[inline(always)]
 unsafe fn few(
     w: &Matrix<'_>,
@@ -156,29 +156,24 @@ unsafe fn few(
     let mut row = rows.start;
     while row < rows.end {
         let pair = rows.end - row >= 2;
-        let mut t = 0;
-        while t < tokens.len() {
-            let place = Place {
-                row,
-                token: t,
-                column: row - rows.start,
-                width,
-            };
-            let rest = &tokens[t..];
-            // SAFETY: the caller's promise; row + R <= rows.end <= w.rows().
-            unsafe {
-                match (pair, rest.len()) {
-                    (true, 1) => dot::<2, 1>(w, x, rest, place, out, decode),
-                    (true, 2) => dot::<2, 2>(w, x, rest, place, out, decode),
-                    (true, 3) => dot::<2, 3>(w, x, rest, place, out, decode),
-                    (true, _) => dot::<2, TOKENS>(w, x, rest, place, out, decode),
-                    (false, 1) => dot::<1, 1>(w, x, rest, place, out, decode),
-                    (false, 2) => dot::<1, 2>(w, x, rest, place, out, decode),
-                    (false, 3) => dot::<1, 3>(w, x, rest, place, out, decode),
-                    (false, _) => dot::<1, TOKENS>(w, x, rest, place, out, decode),
-                }
+        let place = Place {
+            row,
+            column: row - rows.start,
+            width,
+        };
+        // SAFETY: the caller's promise; row + R <= rows.end <= w.rows().
+        unsafe {
+            match (pair, tokens.len()) {
+                (_, 0) => {}
+                (true, 1) => dot::<2, 1>(w, x, tokens, place, out, decode),
+                (true, 2) => dot::<2, 2>(w, x, tokens, place, out, decode),
+                (true, 3) => dot::<2, 3>(w, x, tokens, place, out, decode),
+                (true, _) => dot::<2, TOKENS>(w, x, tokens, place, out, decode),
+                (false, 1) => dot::<1, 1>(w, x, tokens, place, out, decode),
+                (false, 2) => dot::<1, 2>(w, x, tokens, place, out, decode),
+                (false, 3) => dot::<1, 3>(w, x, tokens, place, out, decode),
+                (false, _) => dot::<1, TOKENS>(w, x, tokens, place, out, decode),
             }
-            t += TOKENS;
         }
         row += if pair { 2 } else { 1 };
     }
@@ -189,8 +184,6 @@ unsafe fn few(
 struct Place {
     /// First weight row.
     row: usize,
-    /// First row of `out`.
-    token: usize,
     /// First column of `out`.
     column: usize,
     /// Columns of `out`.
@@ -225,8 +218,7 @@ unsafe fn dot<const R: usize, const T: usize>(
         }
         for t in 0..T {
             for r in 0..R {
-                out[(place.token + t) * place.width + place.column + r] =
-                    _mm512_reduce_add_ps(sums[r][t]);
+                out[t * place.width + place.column + r] = _mm512_reduce_add_ps(sums[r][t]);
             }
         }
     }

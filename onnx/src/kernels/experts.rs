@@ -28,7 +28,7 @@ const MAX_TOKENS: usize = 512;
 /// core's second-level cache beside a tile of weights.
 const MAX_GROUP: usize = 256;
 /// Groups up to this size are bound by reading weights, larger ones by arithmetic.
-pub const FEW_TOKENS: usize = 8;
+const FEW_TOKENS: usize = 4;
 /// Weight rows of a part: enough to hide the cost of taking one, few enough
 /// that threads finish together. Multiples of 64 (gate and up of one block).
 const RUN_FEW: usize = 128;

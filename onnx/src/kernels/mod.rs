@@ -58,6 +58,8 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2 and FMA.
     Avx2,
+    /// The same with AVX-VNNI.
+    AvxVnni,
     /// x86-64 with AVX-512 F, BW, VL and VNNI.
     Avx512Vnni,
     /// The same with VBMI.
@@ -66,13 +68,20 @@ pub enum Isa {
 
 impl Isa {
     /// All, from the slowest up.
-    pub const ALL: [Self; 4] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni, Self::Avx512Vbmi];
+    pub const ALL: [Self; 5] = [
+        Self::Scalar,
+        Self::Avx2,
+        Self::AvxVnni,
+        Self::Avx512Vnni,
+        Self::Avx512Vbmi,
+    ];
 
     /// The name used in logs and in `GPTOSS_ISA`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Vbmi => "avx512vbmi",
         }
@@ -149,6 +158,8 @@ pub fn kernel(isa: Isa) -> Option<&'static dyn ExpertKernel> {
         Isa::Scalar => Some(&scalar::Scalar),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::Avx2::<avx2::Maddubs>::detect().map(|k| k as _),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AvxVnni => avx2::Avx2::<avx2::Vnni<true>>::detect().map(|k| k as _),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512::Avx512::<false>::detect().map(|k| k as _),
         #[cfg(target_arch = "x86_64")]

@@ -172,8 +172,13 @@ fn assert_close(got: &[f32], exact: &[(f64, f64)], what: &str) {
     }
 }
 
+/// All kernels of this processor, and AVX-VNNI's code over AVX-512's instruction.
 fn kernels() -> impl Iterator<Item = &'static dyn ExpertKernel> {
-    Isa::ALL.into_iter().filter_map(kernel)
+    let kernels = Isa::ALL.into_iter().filter_map(kernel);
+    #[cfg(target_arch = "x86_64")]
+    let kernels =
+        kernels.chain(super::avx2::Avx2::<super::avx2::Vnni<false>>::detect().map(|k| k as _));
+    kernels
 }
 
 fn compare(case: &Case) {

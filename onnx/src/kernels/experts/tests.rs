@@ -1,7 +1,9 @@
 //! Whole mixtures against float64.
 
+use std::sync::OnceLock;
+
 use super::*;
-use crate::kernels::parallel::Serial;
+use crate::kernels::parallel::{Serial, Threads};
 use crate::kernels::tests::Random;
 use crate::kernels::{Isa, kernel};
 use proptest::prelude::*;
@@ -112,8 +114,10 @@ fn run(
 ) -> Vec<f32> {
     let mut y = vec![f32::NAN; x.len()];
     let cancel = AtomicBool::new(false);
+    static POOL: OnceLock<Threads> = OnceLock::new();
+    let pool = POOL.get_or_init(|| Threads::new(3));
     mixture(
-        kernel, layer, options, x, logits, &mut y, workspace, &Serial, &cancel,
+        kernel, layer, options, x, logits, &mut y, workspace, pool, &cancel,
     )
     .unwrap();
     y
