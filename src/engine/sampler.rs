@@ -4,9 +4,10 @@
 //! implementation: temperature, top-k, top-p, min-p. Ties are broken by the
 //! lower token id. A published vocabulary has 201 088 entries, so nothing here
 //! sorts a row: the k best are kept in a buffer of 2 k entries, the nucleus is
-//! found by quickselect on its mass, and the choice walks the row in id order.
-//! After the first token of a given size nothing is allocated, log-probabilities
-//! where asked excepted.
+//! found by buckets and quickselect, and the choice walks the row in id order,
+//! by sums of [`CHUNK`] entries first. The passes over a whole row are written
+//! so that the compiler makes vector code of them. After the first token of a
+//! given size nothing is allocated, log-probabilities where asked excepted.
 
 use std::cmp::Ordering;
 use std::hash::{BuildHasher, Hasher};
@@ -122,6 +123,16 @@ pub struct NotFinite;
 struct Candidate {
     logit: f32,
     id: u32,
+    weight: f32,
+}
+
+impl Candidate {
+    /// Worse than every token, so that all are kept up to it.
+    const WORST: Self = Self {
+        logit: f32::NEG_INFINITY,
+        id: u32::MAX,
+        weight: 0.0,
+    };
 }
 
 /// Best first: higher logit, then lower id. Candidates are never NaN.
@@ -130,12 +141,22 @@ fn best_first(a: &Candidate, b: &Candidate) -> Ordering {
     logits.then(a.id.cmp(&b.id))
 }
 
+/// Entries of a row that are summed in single precision, and then walked to
+/// find the choice.
+const CHUNK: usize = 256;
+
 /// The sampler of one sequence at a time, with its scratch memory.
 #[derive(Debug, Default)]
 pub struct Sampler {
     settings: Sampling,
     random: Random,
     candidates: Vec<Candidate>,
+    /// Softmax weight of each token relative to the greatest, 0 where filtered.
+    weights: Vec<f32>,
+    /// Their sums, one a chunk.
+    sums: Vec<f32>,
+    /// Their sums by distance from the greatest logit.
+    masses: Vec<f64>,
 }
 
 impl Sampler {
@@ -154,64 +175,163 @@ impl Sampler {
     /// # Errors
     /// [`NotFinite`] where the greatest logit is not a number one can use.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
-        let (best, max) = maximum(logits);
+        let max = maximum(logits);
         if !max.is_finite() {
             return Err(NotFinite);
         }
-        let Sampling {
-            temperature,
-            top_p,
-            top_k,
-            min_p,
-            ..
-        } = self.settings;
-        if temperature <= 0.0 {
-            return Ok(best);
+        if self.settings.temperature <= 0.0 {
+            let best = logits.iter().position(|l| *l == max);
+            return Ok(best.unwrap_or(0) as u32);
         }
-        let weigh = Weigh { max, temperature };
-        let mut last = None;
-        let top_k = top_k as usize;
+        let top_k = self.settings.top_k as usize;
+        let mut last = Candidate::WORST;
         if top_k > 0 && top_k < logits.len() {
             keep_best(logits, top_k, &mut self.candidates);
-            last = self.candidates.iter().copied().max_by(best_first);
-            if top_p < 1.0 {
-                last = self.nucleus(&weigh, self.mass(&weigh));
-            }
-        } else if top_p < 1.0 {
-            let mass = logits.iter().map(|&l| f64::from(weigh.of(l))).sum();
-            self.gather_nucleus_candidates(logits, &weigh, mass);
-            last = self.nucleus(&weigh, mass);
+            let worst = self.candidates.iter().copied().max_by(best_first);
+            last = worst.unwrap_or(last);
         }
-        let kept = Kept {
-            floor: weigh.logit_at(min_p),
-            last,
-        };
-        let mass: f64 = kept.walk(logits).map(|(_, l)| f64::from(weigh.of(l))).sum();
-        let target = self.random.unit() * mass;
+        self.weigh(logits, max, last);
+        let (top_p, min_p) = (self.settings.top_p, self.settings.min_p);
+        if top_p < 1.0 {
+            last = self.nucleus(logits, max).unwrap_or(last);
+        }
+        if top_p < 1.0 || min_p > 0.0 {
+            self.restrict(logits, last, min_p);
+        }
+        Ok(self.draw())
+    }
+
+    /// Fills weights and sums; what is worse than `last` weighs nothing.
+    fn weigh(&mut self, logits: &[f32], max: f32, last: Candidate) {
+        let scale = 1.0 / self.settings.temperature;
+        // A temperature next to 0 must not make NaN of the greatest logit.
+        let scale = scale.min(f32::MAX);
+        self.weights.resize(logits.len(), 0.0);
+        self.sums.clear();
+        let chunks = logits.chunks(CHUNK).zip(self.weights.chunks_mut(CHUNK));
+        for (index, (logits, weights)) in chunks.enumerate() {
+            let first = (index * CHUNK) as u32;
+            for (i, (logit, weight)) in logits.iter().zip(weights.iter_mut()).enumerate() {
+                let kept = is_kept(*logit, first + i as u32, last);
+                let value = exp_of_negative((logit - max) * scale);
+                *weight = if kept { value } else { 0.0 };
+            }
+            self.sums.push(sum(weights));
+        }
+    }
+
+    /// Takes the weight from what is worse than `last` or weighs below `least`.
+    fn restrict(&mut self, logits: &[f32], last: Candidate, least: f32) {
+        self.sums.clear();
+        let chunks = logits.chunks(CHUNK).zip(self.weights.chunks_mut(CHUNK));
+        for (index, (logits, weights)) in chunks.enumerate() {
+            let first = (index * CHUNK) as u32;
+            for (i, (logit, weight)) in logits.iter().zip(weights.iter_mut()).enumerate() {
+                let kept = is_kept(*logit, first + i as u32, last) & (*weight >= least);
+                *weight = if kept { *weight } else { 0.0 };
+            }
+            self.sums.push(sum(weights));
+        }
+    }
+
+    fn mass(&self) -> f64 {
+        self.sums.iter().map(|s| f64::from(*s)).sum()
+    }
+
+    /// The last token, best first, of the smallest set that has `top_p` of the
+    /// mass. The mass is gathered by distance from the greatest logit; only the
+    /// bucket in which the set ends is looked into.
+    fn nucleus(&mut self, logits: &[f32], max: f32) -> Option<Candidate> {
+        self.masses.clear();
+        self.masses.resize(BUCKETS, 0.0);
+        let (mass, top_p) = (self.mass(), f64::from(self.settings.top_p));
+        // Tokens below `(1 - top_p) · mass / n` weigh less than `(1 - top_p) ·
+        // mass` together, so the set is complete before the first of them. A
+        // little lower, for the rounding of the sums.
+        let floor = ((1.0 - top_p) * mass / logits.len() as f64 * 0.99) as f32;
+        for (logit, weight) in logits.iter().zip(&self.weights) {
+            if *weight < floor {
+                continue;
+            }
+            if let Some(mass) = self.masses.get_mut(bucket(max, *logit)) {
+                *mass += f64::from(*weight);
+            }
+        }
+        let target = top_p * mass;
         let mut passed = 0.0;
-        let mut choice = best;
-        for (id, logit) in kept.walk(logits) {
-            let weight = f64::from(weigh.of(logit));
+        let mut end = 0;
+        for (index, mass) in self.masses.iter().enumerate().filter(|(_, m)| **m > 0.0) {
+            end = index;
+            if passed + mass >= target {
+                break;
+            }
+            passed += mass;
+        }
+        let tokens = logits.iter().zip(&self.weights).zip(0u32..);
+        let inside = |logit, weight| (bucket(max, logit) == end) & (weight > 0.0);
+        let inside = tokens.filter(|((logit, weight), _)| inside(**logit, **weight));
+        self.candidates.clear();
+        self.candidates
+            .extend(inside.map(|((&logit, &weight), id)| Candidate { logit, id, weight }));
+
+        // Quickselect by mass.
+        let mut range = self.candidates.as_mut_slice();
+        while range.len() > 1 {
+            let middle = range.len() / 2;
+            range.select_nth_unstable_by(middle, best_first);
+            let (better, worse) = range.split_at_mut(middle);
+            let upper: f64 = better.iter().map(|c| f64::from(c.weight)).sum();
+            if passed + upper >= target {
+                range = better;
+            } else {
+                passed += upper;
+                range = worse;
+            }
+        }
+        range.first().copied()
+    }
+
+    /// A token by its weight: the chunk it falls into, then the token there.
+    fn draw(&mut self) -> u32 {
+        let mut left = self.random.unit() * self.mass();
+        let mut chunk = 0;
+        for (index, sum) in self.sums.iter().enumerate() {
+            if *sum > 0.0 {
+                chunk = index;
+                if left < f64::from(*sum) {
+                    break;
+                }
+                left -= f64::from(*sum);
+            }
+        }
+        let first = chunk * CHUNK;
+        let weights = self.weights.iter().skip(first).take(CHUNK);
+        let mut choice = first;
+        for (id, weight) in weights.enumerate().map(|(i, w)| (first + i, *w)) {
+            // Sums and weights round differently: what is left at the end of a
+            // chunk falls to its last token.
             if weight > 0.0 {
                 choice = id;
-                passed += weight;
-                if passed > target {
+                left -= f64::from(weight);
+                if left < 0.0 {
                     break;
                 }
             }
         }
-        Ok(choice)
+        choice as u32
     }
 
     /// Log-probabilities of `chosen` and of the best alternatives, where the
     /// sequence asked for them.
     pub fn logprobs(&mut self, logits: &[f32], chosen: u32) -> Option<Box<TokenLogprobs>> {
         let count = self.settings.logprobs?;
-        let (_, max) = maximum(logits);
+        let max = maximum(logits);
         let mass: f64 = logits
-            .iter()
-            .filter(|l| !l.is_nan())
-            .map(|&l| f64::from((l - max).exp()))
+            .chunks(CHUNK)
+            .map(|chunk| {
+                let weights = chunk.iter().map(|l| exp_of_negative(l - max));
+                f64::from(weights.sum::<f32>())
+            })
             .sum();
         let of = |logit: f32| (f64::from(logit - max) - mass.ln()) as f32;
         keep_best(logits, count, &mut self.candidates);
@@ -227,98 +347,78 @@ impl Sampler {
                 .collect(),
         }))
     }
-
-    fn mass(&self, weigh: &Weigh) -> f64 {
-        let weights = self.candidates.iter().map(|c| weigh.of(c.logit));
-        weights.map(f64::from).sum()
-    }
-
-    /// Fills `candidates` with every token that may be in the nucleus. Tokens
-    /// below `(1 - top_p) · mass / n` weigh less than `(1 - top_p) · mass`
-    /// together, so the nucleus is complete before the first of them.
-    fn gather_nucleus_candidates(&mut self, logits: &[f32], weigh: &Weigh, mass: f64) {
-        let share = (1.0 - f64::from(self.settings.top_p)) * mass / logits.len() as f64;
-        // A little lower, for the rounding of the logarithm.
-        let floor = weigh.logit_at((share * 0.99) as f32);
-        self.candidates.clear();
-        let able = logits.iter().enumerate().filter(|(_, l)| **l >= floor);
-        self.candidates.extend(able.map(|(id, &logit)| Candidate {
-            logit,
-            id: id as u32,
-        }));
-    }
-
-    /// The last candidate, best first, of the smallest set that has `top_p`
-    /// of `mass`. Quickselect: linear in the number of candidates.
-    fn nucleus(&mut self, weigh: &Weigh, mass: f64) -> Option<Candidate> {
-        let target = f64::from(self.settings.top_p) * mass;
-        let mut range = self.candidates.as_mut_slice();
-        let mut passed = 0.0;
-        while range.len() > 1 {
-            let middle = range.len() / 2;
-            range.select_nth_unstable_by(middle, best_first);
-            let (better, worse) = range.split_at_mut(middle);
-            let weights = better.iter().map(|c| f64::from(weigh.of(c.logit)));
-            let upper: f64 = weights.sum();
-            if passed + upper >= target {
-                range = better;
-            } else {
-                passed += upper;
-                range = worse;
-            }
-        }
-        range.first().copied()
-    }
 }
 
-/// Softmax weight of a logit relative to the greatest one.
-struct Weigh {
-    max: f32,
-    temperature: f32,
+/// Whether a token is not worse than `last`. Without branches, for the passes
+/// over a row; false for NaN.
+fn is_kept(logit: f32, id: u32, last: Candidate) -> bool {
+    (logit > last.logit) | ((logit == last.logit) & (id <= last.id))
 }
 
-impl Weigh {
-    /// In [0, 1]; NaN weighs nothing.
-    fn of(&self, logit: f32) -> f32 {
-        let weight = ((logit - self.max) / self.temperature).exp();
-        if weight.is_nan() { 0.0 } else { weight }
-    }
+/// Buckets of [`bucket`].
+const BUCKETS: usize = 1 << 13;
 
-    /// The logit that weighs `weight`; -inf for 0.
-    fn logit_at(&self, weight: f32) -> f32 {
-        self.max + self.temperature * weight.ln()
-    }
+/// Sorts a logit by its distance from the greatest: exponent and five bits of
+/// the mantissa, so that better logits never stand in later buckets.
+fn bucket(max: f32, logit: f32) -> usize {
+    ((max - logit).to_bits() >> 18) as usize & (BUCKETS - 1)
 }
 
-/// What the filters left of a row.
-struct Kept {
-    floor: f32,
-    last: Option<Candidate>,
-}
+/// Lanes that a pass keeps apart, so that it can run in vector registers.
+const LANES: usize = 8;
 
-impl Kept {
-    fn walk<'a>(&'a self, logits: &'a [f32]) -> impl Iterator<Item = (u32, f32)> + 'a {
-        let rows = logits.iter().enumerate();
-        rows.filter_map(move |(id, &logit)| {
-            let id = id as u32;
-            let kept = logit >= self.floor
-                && self.last.is_none_or(|last| {
-                    logit > last.logit || (logit == last.logit && id <= last.id)
-                });
-            kept.then_some((id, logit))
-        })
-    }
-}
-
-/// The first greatest logit; (0, -inf) where there is none.
-fn maximum(logits: &[f32]) -> (u32, f32) {
-    let mut best = (0, f32::NEG_INFINITY);
-    for (id, &logit) in logits.iter().enumerate() {
-        if logit > best.1 {
-            best = (id as u32, logit);
+/// The sum of a chunk.
+fn sum(values: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest: f32 = chunks.remainder().iter().sum();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane += value;
         }
     }
-    best
+    lanes.iter().sum::<f32>() + rest
+}
+
+/// The greatest value, NaN left out; -inf where there is none.
+fn maximum(values: &[f32]) -> f32 {
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = values.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, value) in lanes.iter_mut().zip(chunk) {
+            *lane = greater(*lane, *value);
+        }
+    }
+    lanes
+        .iter()
+        .chain(rest)
+        .copied()
+        .fold(f32::NEG_INFINITY, greater)
+}
+
+/// `exp(x)` for x ≤ 0 within 3e-7 of its value; 0 below -87, where it leaves
+/// single precision, and for NaN. The library's is a call for each value; this
+/// one is arithmetic alone: x = n · ln 2 + r, and a polynomial for exp(r).
+fn exp_of_negative(x: f32) -> f32 {
+    /// Adding it leaves the nearest whole number in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let shifted = x * std::f32::consts::LOG2_E + ROUND;
+    let n = shifted - ROUND;
+    let r = (x - n * LN2_HIGH) - n * LN2_LOW;
+    // Taylor's, |r| ≤ ln 2 / 2: the next term is below 1.2e-7.
+    let terms = [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0];
+    let p = terms.iter().fold(0.0, |p, term| p * r + term) * r + 1.0;
+    let exponent = shifted
+        .to_bits()
+        .wrapping_sub(ROUND.to_bits())
+        .wrapping_add(127)
+        << 23;
+    let value = p * f32::from_bits(exponent);
+    if x >= -87.0 { value } else { 0.0 }
 }
 
 /// Leaves the `k` best of `logits` in `out`, in no order. Linear: once 2 k are
@@ -336,6 +436,7 @@ fn keep_best(logits: &[f32], k: usize, out: &mut Vec<Candidate>) {
             out.push(Candidate {
                 logit,
                 id: id as u32,
+                weight: 0.0,
             });
             if out.len() == full {
                 out.select_nth_unstable_by(k - 1, best_first);

@@ -126,7 +126,7 @@ proptest! {
         keep_best(&logits, k, &mut best);
         best.sort_by(best_first);
         let mut all: Vec<_> = logits.iter().enumerate()
-            .map(|(id, &logit)| Candidate { logit, id: id as u32 }).collect();
+            .map(|(id, &logit)| Candidate { logit, id: id as u32, weight: 0.0 }).collect();
         all.sort_by(best_first);
         all.truncate(k);
         prop_assert_eq!(best, all);
@@ -256,6 +256,40 @@ fn the_generator_is_splitmix64() {
 }
 
 #[test]
+fn the_exponential_is_close() {
+    for step in 0..870_000 {
+        let x = step as f32 * -1e-4;
+        let exact = f64::from(x).exp();
+        let error = (f64::from(exp_of_negative(x)) - exact).abs() / exact;
+        assert!(error < 3e-7, "{x}: {error}");
+    }
+    assert_eq!(exp_of_negative(0.0), 1.0);
+    for nothing in [-88.0, f32::MIN, f32::NEG_INFINITY, f32::NAN] {
+        assert_eq!(exp_of_negative(nothing), 0.0);
+    }
+}
+
+#[test]
+fn extreme_temperatures_keep_their_meaning() {
+    let logits = row(1000, 5);
+    let greedy = sampler(&Sampling::greedy()).sample(&logits);
+    let cold = Sampling {
+        temperature: f32::MIN_POSITIVE / 8.0,
+        ..Sampling::default()
+    };
+    assert_eq!(sampler(&cold).sample(&logits), greedy);
+    let hot = Sampling {
+        temperature: 100.0,
+        seed: Some(1),
+        ..Sampling::default()
+    };
+    let mut hot = sampler(&hot);
+    let drawn: std::collections::HashSet<_> =
+        (0..1000).map(|_| hot.sample(&logits).unwrap()).collect();
+    assert!(drawn.len() > 550, "nearly uniform: {}", drawn.len());
+}
+
+#[test]
 fn nothing_is_allocated_per_token() {
     let settings = Sampling {
         top_k: 50,
@@ -268,12 +302,15 @@ fn nothing_is_allocated_per_token() {
     for row in &rows {
         sampler.sample(row).unwrap();
     }
-    let before = (sampler.candidates.as_ptr(), sampler.candidates.capacity());
+    let memory = |s: &Sampler| {
+        let (candidates, weights) = (s.candidates.as_ptr(), s.weights.as_ptr());
+        (candidates, weights, s.sums.as_ptr(), s.masses.as_ptr())
+    };
+    let before = memory(&sampler);
     for row in &rows {
         sampler.sample(row).unwrap();
     }
-    let after = (sampler.candidates.as_ptr(), sampler.candidates.capacity());
-    assert_eq!(before, after);
+    assert_eq!(before, memory(&sampler));
 }
 
 #[test]
@@ -341,10 +378,13 @@ fn cost_of_a_published_vocabulary() {
     ];
     for (name, settings) in filters {
         let mut sampler = sampler(&settings);
-        let begun = std::time::Instant::now();
-        for _ in 0..50 {
+        let once = |_| {
+            let begun = std::time::Instant::now();
             sampler.sample(&logits).unwrap();
-        }
-        println!("{name}: {} µs", begun.elapsed().as_micros() / 50);
+            begun.elapsed().as_micros()
+        };
+        // The least: what another process takes from it is not its cost.
+        let least = (0..100).map(once).min().unwrap();
+        println!("{name}: {least} µs");
     }
 }
