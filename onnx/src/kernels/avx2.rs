@@ -462,9 +462,35 @@ pub(super) fn scale_values(exponents: u64) -> __m256 {
 
 #[target_feature(enable = "avx2,fma")]
 fn float32(w: &Matrix<'_>, rows: Range<usize>, x: &[f32], tokens: &[u32], out: &mut [f32]) {
-    portable::float32::<true>(w, rows, x, tokens, out, |w, row, into| {
-        dequantize_row(w, row, into);
-    });
+    portable::float32(
+        w,
+        rows,
+        x,
+        tokens,
+        out,
+        |w, row, into| dequantize_row(w, row, into),
+        |a, b| dot_float32(a, b),
+    );
+}
+
+/// A dot product of whole blocks.
+#[inline]
+#[target_feature(enable = "avx2,fma")]
+fn dot_float32(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [_mm256_setzero_ps(); 4];
+    let (a, b) = (a.as_chunks::<BLOCK>().0, b.as_chunks::<BLOCK>().0);
+    for (a, b) in a.iter().zip(b) {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            // SAFETY: a block has 32 elements.
+            unsafe {
+                let a = _mm256_loadu_ps(a.as_ptr().add(8 * i));
+                let b = _mm256_loadu_ps(b.as_ptr().add(8 * i));
+                *sum = _mm256_fmadd_ps(a, b, *sum);
+            }
+        }
+    }
+    let low = _mm256_add_ps(sums[0], sums[1]);
+    total(_mm256_add_ps(low, _mm256_add_ps(sums[2], sums[3])))
 }
 
 /// See [`Matrix::dequantize_row`].

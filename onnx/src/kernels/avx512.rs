@@ -363,9 +363,43 @@ pub(super) fn scale_values(exponents: __m512i) -> __m512 {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
 fn float32(w: &Matrix<'_>, rows: Range<usize>, x: &[f32], tokens: &[u32], out: &mut [f32]) {
-    portable::float32::<true>(w, rows, x, tokens, out, |w, row, into| {
-        dequantize_row(w, row, into);
-    });
+    portable::float32(
+        w,
+        rows,
+        x,
+        tokens,
+        out,
+        |w, row, into| dequantize_row(w, row, into),
+        |a, b| dot_float32(a, b),
+    );
+}
+
+/// A dot product of whole blocks.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn dot_float32(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [_mm512_setzero_ps(); 4];
+    let mut add = |a: &[f32; BLOCK], b: &[f32; BLOCK], first: usize| {
+        for (i, sum) in sums[first..first + 2].iter_mut().enumerate() {
+            // SAFETY: a block has 32 elements.
+            unsafe {
+                let a = _mm512_loadu_ps(a.as_ptr().add(16 * i));
+                let b = _mm512_loadu_ps(b.as_ptr().add(16 * i));
+                *sum = _mm512_fmadd_ps(a, b, *sum);
+            }
+        }
+    };
+    let (a, b) = (a.as_chunks::<BLOCK>().0, b.as_chunks::<BLOCK>().0);
+    let (a_pairs, b_pairs) = (a.as_chunks::<2>(), b.as_chunks::<2>());
+    for (a, b) in a_pairs.0.iter().zip(b_pairs.0) {
+        add(&a[0], &b[0], 0);
+        add(&a[1], &b[1], 2);
+    }
+    for (a, b) in a_pairs.1.iter().zip(b_pairs.1) {
+        add(a, b, 0);
+    }
+    let low = _mm512_add_ps(sums[0], sums[1]);
+    _mm512_reduce_add_ps(_mm512_add_ps(low, _mm512_add_ps(sums[2], sums[3])))
 }
 
 /// See [`Matrix::dequantize_row`].

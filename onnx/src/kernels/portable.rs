@@ -88,15 +88,17 @@ fn widen(x: bf16) -> f32 {
 }
 
 /// Products in float32 of `rows` of `w` with the chosen rows of `x`
-/// `[.., k]`: `out[t, r] = w[rows.start + r] . x[tokens[t]]`.
+/// `[.., k]`: `out[t, r] = w[rows.start + r] . x[tokens[t]]`, from the two
+/// functions that do the work.
 #[inline(always)]
-pub fn float32<const FMA: bool>(
+pub fn float32(
     w: &Matrix<'_>,
     rows: Range<usize>,
     x: &[f32],
     tokens: &[u32],
     out: &mut [f32],
     dequantize_row: impl Fn(&Matrix<'_>, usize, &mut [f32]),
+    dot: impl Fn(&[f32], &[f32]) -> f32,
 ) {
     let k = w.k();
     let width = rows.len();
@@ -105,7 +107,7 @@ pub fn float32<const FMA: bool>(
         dequantize_row(w, row, &mut weights);
         for (t, &token) in tokens.iter().enumerate() {
             let x = &x[token as usize * k..][..k];
-            out[t * width + column] = dot::<FMA>(&weights, x);
+            out[t * width + column] = dot(&weights, x);
         }
     }
 }
@@ -122,24 +124,16 @@ pub unsafe fn quantize(x: &[f32], into: &Int8Writer<'_>, row: usize, first_block
     }
 }
 
+/// A dot product in eight sums, of whole blocks.
 #[inline(always)]
-fn dot<const FMA: bool>(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 32;
-    let mut sums = [0.0f32; LANES];
-    let (a, b) = (a.as_chunks::<LANES>().0, b.as_chunks::<LANES>().0);
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..LANES {
-            sums[i] = mul_add::<FMA>(a[i], b[i], sums[i]);
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; 8];
+    for (a, b) in a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0) {
+        for i in 0..8 {
+            sums[i] += a[i] * b[i];
         }
     }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for i in 0..width {
-            sums[i] += sums[i + width];
-        }
-        width /= 2;
-    }
-    sums[0]
+    sums.iter().sum()
 }
 
 #[cfg(test)]

@@ -39,9 +39,8 @@ impl ExpertKernel for Scalar {
         tokens: &[u32],
         out: &mut [f32],
     ) {
-        portable::float32::<false>(w, rows, x, tokens, out, |w, row, into| {
-            w.dequantize_row(row, into);
-        });
+        let dequantize_row = |w: &Matrix<'_>, row, into: &mut [f32]| w.dequantize_row(row, into);
+        portable::float32(w, rows, x, tokens, out, dequantize_row, portable::dot);
     }
 }
 
