@@ -19,6 +19,9 @@ pub struct Int8Block {
     pub odd: [i8; 16],
     /// Half the scale, since weights are used as doubled codes.
     pub half_scale: f32,
+    /// What cancels the offset of the weights' unsigned codes, for each four
+    /// bytes of `even` and of `odd` together.
+    pub corrections: [i32; 4],
 }
 
 impl Int8Block {
@@ -31,37 +34,37 @@ impl Int8Block {
         for value in x {
             largest = largest.max(value.to_bits() & 0x7fff_ffff);
         }
-        let largest = f32::from_bits(largest);
-        let (inverse, half_scale) = if !largest.is_finite() {
-            (0.0, f32::NAN)
-        } else if largest < SMALLEST {
-            (0.0, 0.0)
-        } else {
-            (127.0 / largest, largest / 254.0)
-        };
+        let (inverse, half_scale) = Self::scales(f32::from_bits(largest));
         let mut block = Self {
             even: [0; 16],
             odd: [0; 16],
             half_scale,
+            corrections: [0; 4],
         };
         for i in 0..16 {
             block.even[i] = round(x[2 * i] * inverse);
             block.odd[i] = round(x[2 * i + 1] * inverse);
         }
+        for (lane, correction) in block.corrections.iter_mut().enumerate() {
+            for i in lane * 4..lane * 4 + 4 {
+                *correction -= i32::from(block.even[i]) + i32::from(block.odd[i]);
+            }
+            *correction *= i32::from(CODE_OFFSET);
+        }
         block
     }
 
-    /// What cancels the offset of the weights' unsigned codes, for each four
-    /// bytes of `even` and of `odd` together.
+    /// What to multiply elements by, and half of what that is worth, when
+    /// `largest` is their largest magnitude.
     #[inline(always)]
-    fn corrections(&self) -> [i32; 4] {
-        std::array::from_fn(|lane| {
-            let mut sum = 0i32;
-            for i in lane * 4..lane * 4 + 4 {
-                sum += i32::from(self.even[i]) + i32::from(self.odd[i]);
-            }
-            -i32::from(CODE_OFFSET) * sum
-        })
+    pub(super) fn scales(largest: f32) -> (f32, f32) {
+        if !largest.is_finite() {
+            (0.0, f32::NAN)
+        } else if largest < SMALLEST {
+            (0.0, 0.0)
+        } else {
+            (127.0 / largest, largest / 254.0)
+        }
     }
 }
 
@@ -238,14 +241,14 @@ impl Int8Writer<'_> {
             data.cast::<[i8; 16]>().write_unaligned(value.even);
             let odd = data.add(GROUP_BYTES / 2);
             odd.cast::<[i8; 16]>().write_unaligned(value.odd);
-            let lanes = value.corrections();
             let place = row * self.scale_stride + block;
             self.half_scales.add(place).write(value.half_scale);
-            self.corrections.add(place).write(lanes.iter().sum());
+            let correction = value.corrections.iter().sum();
+            self.corrections.add(place).write(correction);
             self.lane_corrections
                 .add(row * self.lane_stride + block * 4)
                 .cast::<[i32; 4]>()
-                .write(lanes);
+                .write(value.corrections);
         }
     }
 }

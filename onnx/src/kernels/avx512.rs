@@ -13,9 +13,9 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Rows, Int8Writer};
+use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Block, Int8Rows, Int8Writer};
 use super::avx512_tile;
-use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix, OFFSET_CODES};
+use super::mxfp4::{BLOCK, BLOCK_BYTES, CODE_OFFSET, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
 use super::{ExpertKernel, Isa, portable};
 
@@ -444,8 +444,53 @@ fn add_weighted(x: &[f32], bias: &[bf16], weight: f32, y: &mut [f32]) {
 
 /// # Safety
 /// As [`ExpertKernel::quantize`].
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn quantize(x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
-    // SAFETY: the caller's promise.
-    unsafe { portable::quantize(x, into, row, first_block) }
+    for (i, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {
+        // SAFETY: the caller's promise.
+        unsafe { into.write(row, first_block + i, &quantize_block(x)) };
+    }
+}
+
+/// See [`Int8Block::quantize`].
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
+fn quantize_block(x: &[f32; BLOCK]) -> Int8Block {
+    // SAFETY: a block has 32 elements.
+    let (a, b) = unsafe {
+        (
+            _mm512_loadu_ps(x.as_ptr()),
+            _mm512_loadu_ps(x.as_ptr().add(16)),
+        )
+    };
+    // Magnitudes order like their bits, NaN above all.
+    let magnitude = |v| _mm512_castps_si512(_mm512_abs_ps(v));
+    let largest = _mm512_reduce_max_epi32(_mm512_max_epi32(magnitude(a), magnitude(b)));
+    let (inverse, half_scale) = Int8Block::scales(f32::from_bits(largest as u32));
+    let inverse = _mm512_set1_ps(inverse);
+    // Eight even elements, then eight odd ones, of each half.
+    let split = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    let round = |v| {
+        let rounded = _mm512_cvtps_epi32(_mm512_mul_ps(v, inverse));
+        _mm_shuffle_epi8(_mm512_cvtepi32_epi8(rounded), split)
+    };
+    let (a, b) = (round(a), round(b));
+    let (even, odd) = (_mm_unpacklo_epi64(a, b), _mm_unpackhi_epi64(a, b));
+    let offset = _mm_set1_epi8(CODE_OFFSET);
+    let sum = _mm_dpbusd_epi32(_mm_setzero_si128(), offset, even);
+    let sum = _mm_dpbusd_epi32(sum, offset, odd);
+    let mut block = Int8Block {
+        even: [0; 16],
+        odd: [0; 16],
+        half_scale,
+        corrections: [0; 4],
+    };
+    // SAFETY: each place has 16 bytes.
+    unsafe {
+        _mm_storeu_si128(block.even.as_mut_ptr().cast(), even);
+        _mm_storeu_si128(block.odd.as_mut_ptr().cast(), odd);
+        let corrections = _mm_sub_epi32(_mm_setzero_si128(), sum);
+        _mm_storeu_si128(block.corrections.as_mut_ptr().cast(), corrections);
+    }
+    block
 }
