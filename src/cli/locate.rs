@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::install::open_store;
 use super::{CliError, ExitStatus, Global};
-use crate::model::{Store, StoreError};
 
 /// A model's folder and the name to show for it.
 pub(super) struct Located {
@@ -28,19 +28,7 @@ pub(super) fn locate(global: &Global, model: &str) -> Result<Located, CliError> 
             ))
         };
     }
-    installed(global, model)
-}
-
-fn installed(global: &Global, model: &str) -> Result<Located, CliError> {
-    let root = global.store.clone().unwrap_or_else(Store::default_root);
-    let found = Store::open(&root).and_then(|store| store.find(model));
-    let installed = found.map_err(|error| {
-        let status = match &error {
-            StoreError::NotInstalled { .. } | StoreError::BadName { .. } => ExitStatus::NotFound,
-            _ => ExitStatus::Failed,
-        };
-        CliError::new(status, error.to_string())
-    })?;
+    let installed = open_store(global)?.find(model)?;
     Ok(Located {
         name: installed.name,
         revision: installed.dir,

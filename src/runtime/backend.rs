@@ -22,9 +22,13 @@ use crate::engine::backend::{Backend, BackendError, BackendInfo, Cancel, Logits,
 /// Positions of the KV cache unless said otherwise.
 pub const DEFAULT_CONTEXT: usize = 8192;
 
-/// Most tokens computed in one run unless said otherwise: stock attention
-/// with sinks holds heads × chunk × context scores in f32.
+/// Most tokens computed in one run unless said otherwise. Longer runs are
+/// hardly faster, and a cancellation can take as long as one.
 pub const DEFAULT_PREFILL_CHUNK: usize = 256;
+
+/// Most bytes of attention scores, f32 heads × chunk × context: deep in a long
+/// context, runs become shorter instead of memory larger.
+const SCORE_BYTES: usize = 256 << 20;
 
 /// Activations, scratch memory, the library itself and ourselves, in bytes.
 const WORKSPACE: u64 = 400 << 20;
@@ -48,6 +52,9 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Bring the mapped weights into memory while loading.
     pub prefault: bool,
+    /// Threads wait actively between the operators of a step, and sleep
+    /// between steps: a wake-up costs more than most operators take.
+    pub spinning: bool,
 }
 
 impl Default for Options {
@@ -61,6 +68,7 @@ impl Default for Options {
             provider: Provider::Cpu,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             prefault: true,
+            spinning: true,
         }
     }
 }
@@ -87,6 +95,7 @@ pub struct OrtBackend {
     info: BackendInfo,
     report: LoadReport,
     position: usize,
+    score_heads: Option<usize>,
     feed: Feed,
     logits: Tensor<f32>,
     /// Rows of several runs, where one call needed several with logits.
@@ -158,6 +167,7 @@ impl OrtBackend {
                 external_root,
                 provider: options.provider,
                 threads,
+                spinning: options.spinning,
                 operators: gptoss_onnx::operators::domain(Arc::clone(&cancel.flag))?,
             },
         )?;
@@ -184,6 +194,7 @@ impl OrtBackend {
                 threads,
             },
             position: 0,
+            score_heads: facts.score_heads,
             feed: Feed::new()?,
             logits,
             gathered: Vec::new(),
@@ -214,22 +225,34 @@ impl OrtBackend {
 
     /// Computes `tokens` in chunks; the position moves with each.
     fn append(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Rows, BackendError> {
-        let chunk = self.info.prefill_chunk;
-        if tokens.len() <= chunk {
-            return self.run(tokens, &wanted_in(wanted, 0, tokens.len(), tokens.len()));
+        let total = tokens.len();
+        if total <= self.next_chunk(total) {
+            return self.run(tokens, &wanted_in(wanted, 0, total, total));
         }
         self.gathered.clear();
-        let mut rows = 0;
-        for (i, slice) in tokens.chunks(chunk).enumerate() {
-            let positions = wanted_in(wanted, i * chunk, slice.len(), tokens.len());
-            self.run(slice, &positions)?;
+        let (mut rows, mut done) = (0, 0);
+        while done < total {
+            let length = self.next_chunk(total - done);
+            let positions = wanted_in(wanted, done, length, total);
+            self.run(&tokens[done..done + length], &positions)?;
             if !positions.is_empty() {
                 rows += positions.len();
                 let (_, values) = self.logits.extract_tensor();
                 self.gathered.extend_from_slice(values);
             }
+            done += length;
         }
         Ok(Rows::Gathered(rows))
+    }
+
+    /// How many of the next `left` tokens go into one run.
+    fn next_chunk(&self, left: usize) -> usize {
+        let wish = left.min(self.info.prefill_chunk);
+        let Some(heads) = self.score_heads else {
+            return wish;
+        };
+        let row = heads * (self.position + wish) * size_of::<f32>();
+        wish.min((SCORE_BYTES / row.max(1)).max(1))
     }
 
     /// One run of the session: at most a chunk of tokens.

@@ -1,6 +1,6 @@
 //! What the runtime must know of an exported model, from its own metadata.
 
-use gptoss_onnx::proto::{ModelProto, TensorProto};
+use gptoss_onnx::proto::{ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
@@ -19,6 +19,9 @@ pub(super) struct ModelFacts {
     pub max_positions: usize,
     /// Bytes of all weights, wherever they lie.
     pub weight_bytes: u64,
+    /// Query heads of an attention operator that keeps a whole matrix of
+    /// scores, `None` where the graph has no such operator.
+    pub score_heads: Option<usize>,
 }
 
 impl ModelFacts {
@@ -60,8 +63,20 @@ impl ModelFacts {
                 .flat_map(|graph| &graph.initializer)
                 .map(stored_bytes)
                 .sum(),
+            score_heads: model
+                .graph
+                .iter()
+                .flat_map(|graph| &graph.node)
+                .find(|node| node.op_type.as_deref() == Some("GroupQueryAttention"))
+                .and_then(query_heads),
         })
     }
+}
+
+fn query_heads(node: &NodeProto) -> Option<usize> {
+    let mut attributes = node.attribute.iter();
+    let heads = attributes.find(|a| a.name.as_deref() == Some("num_heads"))?;
+    usize::try_from(heads.i?).ok().filter(|&heads| heads > 0)
 }
 
 /// Bytes of a tensor, in the model or in another file.
@@ -79,4 +94,30 @@ fn foreign(reason: String) -> RuntimeError {
         "model.onnx was not made by a compatible gptoss: {reason}; \
          export the model again with `gptoss-ctl export`"
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gptoss_onnx::export::{self, Target};
+    use gptoss_onnx::nano;
+
+    #[test]
+    fn nano_tells_its_facts() {
+        let checkpoint = nano::checkpoint().unwrap();
+        let model = export::in_memory(&checkpoint, Target::Cpu).unwrap();
+        let (facts, config) = (ModelFacts::read(&model).unwrap(), checkpoint.config());
+        assert_eq!(facts.layers, config.layers);
+        assert_eq!(facts.vocab_size, config.vocab_size);
+        assert_eq!(facts.score_heads, Some(config.heads));
+        let size = model.len() as u64;
+        assert!(facts.weight_bytes < size && facts.weight_bytes > size / 2);
+    }
+
+    #[test]
+    fn other_models_are_refused() {
+        assert!(ModelFacts::read(b"no protobuf").is_err());
+        let error = ModelFacts::read(b"").unwrap_err().to_string();
+        assert!(error.contains("gptoss.format"), "{error}");
+    }
 }

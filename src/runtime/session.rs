@@ -20,6 +20,8 @@ pub(super) struct Settings<'a> {
     pub provider: Provider,
     /// Threads within one operator.
     pub threads: usize,
+    /// Whether threads wait actively between two operators.
+    pub spinning: bool,
     /// The `gptoss` operators.
     pub operators: OperatorDomain,
 }
@@ -46,9 +48,7 @@ fn options(settings: Settings<'_>) -> Result<SessionBuilder, RuntimeError> {
         .with_intra_threads(settings.threads)?
         .with_inter_threads(1)?
         .with_prepacking(true)?
-        // Threads wait actively between the operators of one step, since a
-        // wake-up costs more than most of them take, and sleep between steps.
-        .with_intra_op_spinning(true)?
+        .with_intra_op_spinning(settings.spinning)?
         .with_config_entry("session.force_spinning_stop", "1")?;
     if settings.provider != Provider::Cpu {
         builder = builder.with_config_entry("session.record_ep_graph_assignment_info", "1")?;

@@ -4,12 +4,13 @@ use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Output};
 
+use gptoss::harmony::Tokenizer;
 use gptoss_onnx::export::Target;
 use ndarray::{Array1, Array2};
 use ndarray_npy::NpzReader;
 use serde_json::json;
 
-use super::metrics::Comparison;
+use super::metrics::{Comparison, log_softmax};
 use super::{harness, reference};
 
 fn eval(model: &Path, arguments: &[&str]) -> Output {
@@ -145,5 +146,62 @@ fn unknown_models_and_files_are_not_found() {
         let output = eval(model, &arguments);
         assert_eq!(output.status.code(), Some(3), "{}", message(&output));
         assert!(message(&output).contains("absent"), "{}", message(&output));
+    }
+}
+
+/// Against the same sum made from logits of one whole run.
+#[test]
+fn perplexity_is_that_of_the_logits() {
+    let model = harness::revision("grid64", Target::Cpu);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("text.txt");
+    let text = "The quick brown fox jumps over the lazy dog. Voilà, ça suffit. ".repeat(3);
+    std::fs::write(&file, &text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_gptoss-ctl"))
+        .args([
+            "eval",
+            "--json",
+            "--exact",
+            "--context",
+            "100",
+            "--perplexity",
+        ])
+        .args([&file, &model])
+        .env("ORT_DYLIB_PATH", harness::library())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", message(&output));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+
+    let tokenizer = Tokenizer::from_file(&model.join("tokenizer.json")).unwrap();
+    let tokens = tokenizer.encode(&text);
+    let mut backend = harness::load("grid64", harness::whole(Target::Cpu, true));
+    let (mut sum, mut scored) = (0.0, 0);
+    for window in tokens.chunks(100) {
+        let all: Vec<usize> = (0..window.len()).collect();
+        let rows = harness::logits(&mut backend, window, &all, window.len());
+        for (row, &next) in rows.rows().into_iter().zip(&window[1..]) {
+            sum -= log_softmax(row.as_slice().unwrap())[next as usize];
+            scored += 1;
+        }
+    }
+    assert_eq!(told["scored"], scored);
+    let mean = sum / f64::from(scored);
+    assert!(
+        (told["mean_nll"].as_f64().unwrap() - mean).abs() < 1e-4,
+        "{told} {mean}"
+    );
+    assert!((told["perplexity"].as_f64().unwrap().ln() - mean).abs() < 1e-4);
+}
+
+#[test]
+fn one_input_is_needed() {
+    let model = harness::revision("grid64", Target::Cpu);
+    for arguments in [&[][..], &["--tokens", "F.json"], &["--logits", "OUT.npz"]] {
+        assert_eq!(
+            eval(&model, arguments).status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
     }
 }

@@ -2,6 +2,7 @@
 //! that runs them. README.md has the limits and where the data come from.
 
 mod backend;
+mod bench;
 mod eval;
 mod harness;
 mod library;

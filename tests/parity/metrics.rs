@@ -87,7 +87,8 @@ fn divergence(reference: &[f32], candidate: &[f32]) -> f64 {
     p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
-fn log_softmax(row: &[f32]) -> Vec<f64> {
+/// Logarithms of the probabilities.
+pub fn log_softmax(row: &[f32]) -> Vec<f64> {
     let max = f64::from(row[argmax(row)]);
     let sum: f64 = row.iter().map(|&x| (f64::from(x) - max).exp()).sum();
     row.iter().map(|&x| f64::from(x) - max - sum.ln()).collect()

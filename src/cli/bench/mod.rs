@@ -62,6 +62,9 @@ pub struct Args {
     /// Most tokens computed at once.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PREFILL_CHUNK, value_parser = positive)]
     chunk: usize,
+    /// Let threads sleep between operators instead of waiting actively.
+    #[arg(long)]
+    no_spinning: bool,
     /// Leave the weights to be read on demand instead of at the start.
     #[arg(long)]
     no_prefault: bool,
@@ -113,6 +116,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             threads: args.threads,
             prefill_chunk: args.chunk,
             prefault: !args.no_prefault,
+            spinning: !args.no_spinning,
             ..Options::default()
         },
     )?;

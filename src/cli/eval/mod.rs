@@ -3,20 +3,19 @@
 mod perplexity;
 mod prompts;
 
-use std::collections::BTreeMap;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use gptoss_onnx::export::Target;
-use ndarray::{Array1, Array2};
+use ndarray::{Array1, Array2, ArrayView1};
 use ndarray_npy::NpzWriter;
 use serde_json::json;
 
 use self::prompts::Prompt;
 use super::locate::{self, Located};
 use super::{CliError, ExitStatus, Global, in_process};
-use crate::engine::backend::{Backend, BackendError, Wanted};
+use crate::engine::backend::{Backend, BackendError, BackendInfo, Wanted};
 use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, OrtBackend};
 
 /// Tokens of a window unless said otherwise.
@@ -223,71 +222,73 @@ struct Evaluated {
 }
 
 /// The wanted logits of one prompt, and its greedy continuation.
+///
+/// Rows go straight to their place: a hundred of the real vocabulary's length
+/// are 80 MB.
 fn evaluate(
     backend: &mut dyn Backend,
     prompt: &Prompt,
     greedy: usize,
 ) -> Result<Evaluated, BackendError> {
     backend.rewind(0);
-    let vocabulary = backend.info().vocab_size;
-    let mut rows: BTreeMap<usize, Vec<f32>> =
-        prompt.positions.iter().map(|&p| (p, Vec::new())).collect();
-    let last = prompt.ids.len() - 1;
-    if greedy > 0 {
-        rows.entry(last).or_default();
-    }
+    let BackendInfo {
+        vocab_size,
+        prefill_chunk,
+        ..
+    } = *backend.info();
+    let mut logits = Array2::zeros((prompt.positions.len(), vocab_size));
+    let mut last_row = Vec::new();
     let (head, rest) = prompt.ids.split_at(prompt.prefill);
-    let wanted: Vec<usize> = rows.range(..head.len()).map(|(&p, _)| p).collect();
-    if !head.is_empty() {
-        let logits = backend.forward(head, Wanted::At(&wanted))?;
-        for (position, row) in wanted.iter().zip(logits.rows()) {
-            rows.insert(*position, row.to_vec());
+    let mut fed = 0;
+    for slice in head.chunks(prefill_chunk).chain(rest.chunks(1)) {
+        let end = fed + slice.len();
+        let ends_prompt = end == prompt.ids.len();
+        let mut wanted: Vec<usize> = (fed..end)
+            .filter(|p| prompt.positions.contains(p) || (ends_prompt && p + 1 == end))
+            .collect();
+        wanted.iter_mut().for_each(|position| *position -= fed);
+        let rows = backend.forward(slice, Wanted::At(&wanted))?;
+        for (position, row) in wanted.iter().zip(rows.rows()) {
+            place(row, fed + position, &prompt.positions, &mut logits);
         }
-    }
-    for (i, &token) in rest.iter().enumerate() {
-        let position = head.len() + i;
-        let wanted = match rows.contains_key(&position) {
-            true => Wanted::Last,
-            false => Wanted::None,
-        };
-        if let Some(row) = backend.forward(&[token], wanted)?.last() {
-            rows.insert(position, row.to_vec());
+        if ends_prompt {
+            last_row = rows.last().unwrap_or(&[]).to_vec();
         }
+        fed = end;
     }
-    let greedy = match greedy {
-        0 => Vec::new(),
-        n => continue_greedily(backend, rows.get(&last).map_or(&[], Vec::as_slice), n)?,
-    };
+    let greedy = continue_greedily(backend, &last_row, greedy)?;
     Ok(Evaluated {
-        logits: gather(&prompt.positions, &rows, vocabulary),
+        logits,
         greedy: Array1::from_vec(greedy),
     })
 }
 
-fn gather(positions: &[usize], rows: &BTreeMap<usize, Vec<f32>>, width: usize) -> Array2<f32> {
-    let mut logits = Array2::zeros((positions.len(), width));
-    for (mut target, position) in logits.rows_mut().into_iter().zip(positions) {
-        for (to, from) in target
-            .iter_mut()
-            .zip(rows.get(position).into_iter().flatten())
-        {
-            *to = *from;
-        }
+/// Copies the row of `position` to wherever it is asked for.
+fn place(row: &[f32], position: usize, positions: &[usize], logits: &mut Array2<f32>) {
+    for (mut target, _) in logits
+        .rows_mut()
+        .into_iter()
+        .zip(positions)
+        .filter(|(_, wanted)| **wanted == position)
+    {
+        target.assign(&ArrayView1::from(row));
     }
-    logits
 }
 
+/// The `count` most likely tokens after the position `row` belongs to.
 fn continue_greedily(
     backend: &mut dyn Backend,
     row: &[f32],
     count: usize,
 ) -> Result<Vec<i64>, BackendError> {
-    let mut tokens = vec![i64::from(argmax(row))];
+    let mut tokens = Vec::with_capacity(count);
     let mut token = argmax(row);
     while tokens.len() < count {
-        let logits = backend.forward(&[token], Wanted::Last)?;
-        token = argmax(logits.last().unwrap_or(&[]));
         tokens.push(i64::from(token));
+        if tokens.len() < count {
+            let logits = backend.forward(&[token], Wanted::Last)?;
+            token = argmax(logits.last().unwrap_or(&[]));
+        }
     }
     Ok(tokens)
 }
@@ -316,8 +317,11 @@ mod tests {
 
     #[test]
     fn rows_come_in_the_order_asked_for() {
-        let rows = BTreeMap::from([(1, vec![1.0, 2.0]), (4, vec![3.0, 4.0])]);
-        let logits = gather(&[4, 1, 4], &rows, 2);
+        let mut logits = Array2::zeros((3, 2));
+        let positions = [4, 1, 4];
+        place(&[1.0, 2.0], 1, &positions, &mut logits);
+        place(&[3.0, 4.0], 4, &positions, &mut logits);
+        place(&[9.0, 9.0], 7, &positions, &mut logits);
         assert_eq!(logits, ndarray::arr2(&[[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]));
     }
 }

@@ -1,0 +1,92 @@
+//! `gptoss-ctl bench`: not how fast, but what it tells.
+
+use std::process::{Command, Output};
+
+use gptoss_onnx::export::Target;
+
+use super::harness;
+
+fn bench(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_gptoss-ctl"))
+        .arg("bench")
+        .arg(harness::revision("grid64", Target::Cpu))
+        .args(arguments)
+        .env("ORT_DYLIB_PATH", harness::library())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn json_has_the_keys_of_llama_bench() {
+    let arguments = [
+        "-p", "16,32", "-n", "4", "-d", "0,8", "-r", "3", "-t", "1", "--json",
+    ];
+    let output = bench(&arguments);
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tests = told.as_array().unwrap();
+    let shapes: Vec<_> = tests
+        .iter()
+        .map(|t| ["n_prompt", "n_gen", "n_depth"].map(|key| t[key].as_u64().unwrap()))
+        .collect();
+    let expected = [
+        [16, 0, 0],
+        [32, 0, 0],
+        [0, 4, 0],
+        [16, 0, 8],
+        [32, 0, 8],
+        [0, 4, 8],
+    ];
+    assert_eq!(shapes, expected);
+    for test in tests {
+        assert_eq!(test["n_threads"], 1);
+        let numbers = |key: &str| -> Vec<f64> {
+            let list = test[key].as_array().unwrap();
+            list.iter().map(|n| n.as_f64().unwrap()).collect()
+        };
+        let (times, rates) = (numbers("samples_ns"), numbers("samples_ts"));
+        assert_eq!((times.len(), rates.len()), (3, 3));
+        let tokens = (test["n_prompt"].as_f64().unwrap() + test["n_gen"].as_f64().unwrap()) * 1e9;
+        for (time, rate) in times.iter().zip(&rates) {
+            assert!((time * rate / tokens - 1.0).abs() < 1e-3);
+        }
+        let mean = rates.iter().sum::<f64>() / 3.0;
+        assert!((test["avg_ts"].as_f64().unwrap() / mean - 1.0).abs() < 1e-9);
+        for key in [
+            "avg_ns",
+            "stddev_ns",
+            "stddev_ts",
+            "median_ts",
+            "load_ms",
+            "rss_anon",
+            "rss_file",
+        ] {
+            assert!(test[key].is_number(), "{key}");
+        }
+        for key in ["build_commit", "model_filename", "model_type", "cpu_info"] {
+            assert!(test[key].is_string(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn people_get_a_table() {
+    let output = bench(&["-p", "8", "-n", "2", "-r", "2"]);
+    assert!(output.status.success());
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        table.contains("| pp8 ") && table.contains("| tg2 "),
+        "{table}"
+    );
+}
+
+#[test]
+fn nothing_to_measure_is_a_mistake() {
+    for arguments in [&["-p", "0", "-n", "0"][..], &["-r", "0"], &["-p", "x"]] {
+        assert_eq!(bench(arguments).status.code(), Some(2), "{arguments:?}");
+    }
+}
