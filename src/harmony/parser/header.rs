@@ -436,7 +436,10 @@ impl Reading {
         if is_recipient(word) {
             let name = word.strip_prefix("to=").unwrap_or(word);
             match &self.recipient {
-                Some(known) if known != name => return Taken::None,
+                // Said twice is said once, if nothing more is said with it.
+                Some(known) if known != name || !split_name(name).1.is_empty() => {
+                    return Taken::None;
+                }
                 _ if name.is_empty() => self.awaits_recipient = true,
                 _ => self.recipient = Some(name.to_owned()),
             }
