@@ -1,6 +1,7 @@
 //! The architecture in float64, slow and independent of everything it judges:
 //! its own safetensors reader, its own MXFP4 and YaRN, no cache, no chunks.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::f64::consts::PI;
 use std::fs;
@@ -12,6 +13,7 @@ use serde_json::Value;
 pub struct Oracle {
     config: Value,
     tensors: HashMap<String, Vec<u8>>,
+    narrowest: Cell<f64>,
 }
 
 const FP4: [f64; 16] = [
@@ -36,7 +38,15 @@ impl Oracle {
         Self {
             config: serde_json::from_slice(config).expect("config.json"),
             tensors,
+            narrowest: Cell::new(f64::INFINITY),
         }
+    }
+
+    /// By how much, in router logits, the closest choice of an expert was made
+    /// so far. Who computes in float32 may well choose the other one where this
+    /// is as small as its own rounding.
+    pub fn narrowest_choice(&self) -> f64 {
+        self.narrowest.get()
     }
 
     fn int(&self, key: &str) -> usize {
@@ -180,7 +190,12 @@ impl Oracle {
             let scores = matvec(&router, &input, &router_bias);
             let mut order: Vec<usize> = (0..scores.len()).collect();
             order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-            order.truncate(self.int("num_experts_per_tok"));
+            let top = self.int("num_experts_per_tok");
+            if let (Some(last), Some(next)) = (order.get(top - 1), order.get(top)) {
+                let margin = scores[*last] - scores[*next];
+                self.narrowest.set(self.narrowest.get().min(margin));
+            }
+            order.truncate(top);
             let weights: Vec<f64> = order
                 .iter()
                 .map(|e| (scores[*e] - scores[order[0]]).exp())

@@ -4,32 +4,64 @@
 use gptoss_onnx::export::Target;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use tempfile::TempDir;
 
 use crate::host::{Feed, Host, Mode};
 use crate::judge::Judge;
 use crate::oracle::Oracle;
 use crate::synthetic::{Random, Shape, make};
 
-/// Feeds `length` random tokens in every way given and compares some rows.
-fn compare(shape: &Shape, target: Target, length: usize, feeds: &[Feed]) {
-    let dir = tempfile::tempdir().expect("a temporary folder");
-    make(shape, dir.path());
-    let mut random = Random::new(shape.seed ^ 0x7e57);
-    let ids: Vec<u32> = (0..length)
-        .map(|_| (random.word() % shape.vocab as u64) as u32)
-        .collect();
-    let mut positions: Vec<usize> = (0..6).map(|i| i * (length - 1) / 5).collect();
-    positions.dedup();
-    let expected = Oracle::open(dir.path()).logits(&ids, &positions);
-    let mut host = Host::export(dir.path(), target, Mode::Exact, length + 3);
-    for feed in feeds {
-        let mut judge = Judge::default();
-        for (reference, row) in expected.iter().zip(host.logits(&ids, &positions, *feed)) {
-            judge.row(reference, &row);
+/// Choices of experts closer than this, in router logits of order one, are
+/// left to rounding: float32 sums of some hundred terms are off by 1e-6.
+const TIE: f64 = 2e-5;
+
+/// A random checkpoint, random tokens, and what the oracle makes of them.
+struct Case {
+    shape: Shape,
+    dir: TempDir,
+    ids: Vec<u32>,
+    positions: Vec<usize>,
+    expected: Vec<Vec<f64>>,
+    /// Whether two experts are as good as equal for some token.
+    ties: bool,
+}
+
+impl Case {
+    fn new(shape: Shape, length: usize) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        make(&shape, dir.path());
+        let mut random = Random::new(shape.seed ^ 0x7e57);
+        let ids: Vec<u32> = (0..length)
+            .map(|_| (random.word() % shape.vocab as u64) as u32)
+            .collect();
+        let mut positions: Vec<usize> = (0..6).map(|i| i * (length - 1) / 5).collect();
+        positions.dedup();
+        let oracle = Oracle::open(dir.path());
+        Self {
+            expected: oracle.logits(&ids, &positions),
+            ties: oracle.narrowest_choice() < TIE,
+            shape,
+            dir,
+            ids,
+            positions,
         }
-        judge
-            .figures()
-            .assert_exact(&format!("{target}, {feed:?}, {length} tokens, {shape:?}"));
+    }
+
+    /// Feeds the tokens in every way given and compares some rows.
+    fn compare(&self, target: Target, feeds: &[Feed]) {
+        let length = self.ids.len();
+        let mut host = Host::export(self.dir.path(), target, Mode::Exact, length + 3);
+        for feed in feeds {
+            let mut judge = Judge::default();
+            let rows = host.logits(&self.ids, &self.positions, *feed);
+            for (reference, row) in self.expected.iter().zip(rows) {
+                judge.row(reference, &row);
+            }
+            judge.figures().assert_exact(&format!(
+                "{target}, {feed:?}, {length} tokens, {:?}",
+                self.shape
+            ));
+        }
     }
 }
 
@@ -83,12 +115,16 @@ fn any_shape() -> impl Strategy<Value = (Shape, usize)> {
 fn property(target: Target, cases: u32) {
     let config = Config {
         cases,
+        // The shape and its seed say enough, and each step takes seconds.
+        max_shrink_iters: 0,
         failure_persistence: None,
         ..Config::default()
     };
     TestRunner::new(config)
         .run(&any_shape(), |(shape, length)| {
-            compare(&shape, target, length, &[Feed::Whole, Feed::Chunks(23)]);
+            let case = Case::new(shape, length);
+            prop_assume!(!case.ties);
+            case.compare(target, &[Feed::Whole, Feed::Chunks(23)]);
             Ok(())
         })
         .expect("every shape is exact");
@@ -104,47 +140,49 @@ fn portable_is_exact_at_any_shape() {
     property(Target::Portable, 24);
 }
 
+/// Compares one shape on every target.
+fn fixed(shape: Shape, length: usize, feeds: &[Feed]) {
+    let case = Case::new(shape, length);
+    for target in Target::ALL {
+        case.compare(target, feeds);
+    }
+}
+
 #[test]
 fn all_128_experts() {
-    for target in Target::ALL {
-        let shape = Shape {
-            hidden: 96,
-            intermediate: 160,
-            experts: 128,
-            top: 4,
-            shards: 5,
-            ..Shape::default()
-        };
-        compare(&shape, target, 150, &[Feed::Whole, Feed::Chunks(1)]);
-    }
+    let shape = Shape {
+        hidden: 96,
+        intermediate: 160,
+        experts: 128,
+        top: 4,
+        shards: 5,
+        ..Shape::default()
+    };
+    fixed(shape, 150, &[Feed::Whole, Feed::Chunks(1)]);
 }
 
 #[test]
 fn long_contexts() {
-    for target in Target::ALL {
-        let shape = Shape {
-            positions: 8192,
-            ..Shape::default()
-        };
-        compare(&shape, target, 5100, &[Feed::Chunks(256)]);
-    }
+    let shape = Shape {
+        positions: 8192,
+        ..Shape::default()
+    };
+    fixed(shape, 5100, &[Feed::Chunks(256)]);
 }
 
 #[test]
 fn one_layer_at_real_width() {
-    for target in Target::ALL {
-        let shape = Shape {
-            hidden: 2880,
-            intermediate: 2880,
-            layers: 1,
-            heads: 64,
-            kv_heads: 8,
-            head_dim: 64,
-            experts: 6,
-            top: 4,
-            vocab: 512,
-            ..Shape::default()
-        };
-        compare(&shape, target, 5, &[Feed::Whole, Feed::Chunks(1)]);
-    }
+    let shape = Shape {
+        hidden: 2880,
+        intermediate: 2880,
+        layers: 1,
+        heads: 64,
+        kv_heads: 8,
+        head_dim: 64,
+        experts: 6,
+        top: 4,
+        vocab: 512,
+        ..Shape::default()
+    };
+    fixed(shape, 5, &[Feed::Whole, Feed::Chunks(1)]);
 }
