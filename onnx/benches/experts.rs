@@ -18,7 +18,7 @@ use gptoss_onnx::kernels::experts::{Activations, Layer, Options, Workspace, mixt
 use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
 use gptoss_onnx::kernels::parallel::{Parallel, Threads};
 use gptoss_onnx::kernels::portable::SwiGlu;
-use gptoss_onnx::kernels::{ExpertKernel, Isa, kernel};
+use gptoss_onnx::kernels::{Isa, KernelSet, kernel};
 use half::bf16;
 
 const WIDTH: usize = 2880;
@@ -200,7 +200,7 @@ impl Bench {
     /// One pair of a read and a call: returns the call's time.
     fn pair(
         &mut self,
-        kernel: &dyn ExpertKernel,
+        kernel: &dyn KernelSet,
         tokens: usize,
         same: bool,
         pairs: &mut Pairs,

@@ -86,22 +86,31 @@ pub fn build(config: &Config, target: Target) -> Plan {
     }
 }
 
-/// Target `cpu`: `gptoss:MoE` over the published MXFP4 tensors.
+/// Target `cpu`: `gptoss:MoE` over the published MXFP4 tensors, `gptoss:Linear`
+/// for the other matrices.
 pub fn cpu(config: &Config) -> Plan {
-    Builder::new(config).model(layer::published_experts)
+    Builder::new(config, Operators::Ours).model(layer::published_experts)
 }
 
 /// Target `portable`: `QMoE` over int4 experts.
 pub fn portable(config: &Config) -> Plan {
-    Builder::new(config).model(layer::int4_experts)
+    Builder::new(config, Operators::Stock).model(layer::int4_experts)
 }
 
 /// Adds the experts of a layer: (builder, layer, input, router logits) to the
 /// name of their output.
 type Experts = fn(&mut Builder<'_>, usize, &str, &str) -> String;
 
+/// Whose operators a graph may use.
+#[derive(Clone, Copy, PartialEq)]
+enum Operators {
+    Ours,
+    Stock,
+}
+
 struct Builder<'a> {
     config: &'a Config,
+    operators: Operators,
     plan: Plan,
 }
 
@@ -110,10 +119,14 @@ const ROPE_SIN: &str = "rope.sin";
 const FIRST_AXIS: &str = "axis.first";
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a Config) -> Self {
+    fn new(config: &'a Config, operators: Operators) -> Self {
         let mut plan = Plan::default();
         plan.graph.name = Some("gpt-oss".into());
-        Self { config, plan }
+        Self {
+            config,
+            operators,
+            plan,
+        }
     }
 
     fn model(mut self, experts: Experts) -> Plan {
@@ -300,26 +313,41 @@ impl<'a> Builder<'a> {
                 (&scale, DataType::Float, &[rows as i64, blocks]),
             ],
         );
-        let mut inputs = vec![input, &weight, &scale];
         let bias_name = format!("{name}.bias");
-        if let Some(tensors) = bias {
+        let bias_name = bias.map(|tensors| {
             self.widened(&bias_name, tensors, &[rows]);
-            inputs.extend(["", "", &bias_name]);
-        }
+            bias_name.as_str()
+        });
         let output = format!("{name}.out");
-        self.plan.node(
-            (MICROSOFT, "MatMulNBits"),
-            name,
-            &inputs,
-            &[&output],
-            vec![
-                AttributeProto::int("K", columns as i64),
-                AttributeProto::int("N", rows as i64),
-                AttributeProto::int("bits", 8),
-                AttributeProto::int("block_size", layout.block as i64),
-                AttributeProto::int(ACCURACY_LEVEL, 4),
-            ],
-        );
+        let mut inputs = vec![input, &weight, &scale];
+        match self.operators {
+            Operators::Ours => {
+                inputs.extend(bias_name);
+                self.plan.node(
+                    (GPTOSS, "Linear"),
+                    name,
+                    &inputs,
+                    &[&output],
+                    vec![AttributeProto::string(ACTIVATIONS, "int8")],
+                );
+            }
+            Operators::Stock => {
+                inputs.extend(bias_name.into_iter().flat_map(|bias| ["", "", bias]));
+                self.plan.node(
+                    (MICROSOFT, "MatMulNBits"),
+                    name,
+                    &inputs,
+                    &[&output],
+                    vec![
+                        AttributeProto::int("K", columns as i64),
+                        AttributeProto::int("N", rows as i64),
+                        AttributeProto::int("bits", 8),
+                        AttributeProto::int("block_size", layout.block as i64),
+                        AttributeProto::int(ACCURACY_LEVEL, 4),
+                    ],
+                );
+            }
+        }
         output
     }
 
@@ -354,5 +382,5 @@ impl<'a> Builder<'a> {
 /// Attribute of the stock quantized operators: 4 computes with int8
 /// activations, 0 with float32.
 pub const ACCURACY_LEVEL: &str = "accuracy_level";
-/// Attribute of `gptoss:MoE`: `int8` or `float32`.
+/// Attribute of `gptoss:MoE` and `gptoss:Linear`: `int8` or `float32`.
 pub const ACTIVATIONS: &str = "activations";

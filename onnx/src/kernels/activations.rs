@@ -72,7 +72,7 @@ impl Int8Block {
 const SMALLEST: f32 = 1e-36;
 
 #[inline(always)]
-fn round(x: f32) -> i8 {
+pub(super) fn round(x: f32) -> i8 {
     // Adding and subtracting 1.5 * 2^23 rounds half to even, branch-free; the
     // low bits of the sum are the integer. |x| is at most 127 (or x is NaN).
     const SHIFT: f32 = 12_582_912.0;

@@ -1,6 +1,7 @@
 //! Buffers of numbers that begin on a cache line, so that vector loads of whole
 //! lines never touch two.
 
+use std::cell::RefCell;
 use std::marker::PhantomData;
 
 /// A cache line, and the widest vector.
@@ -60,6 +61,17 @@ impl<T: Number> Aligned<T> {
         // SAFETY: as above, borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.lines.as_mut_ptr().cast(), self.len) }
     }
+}
+
+/// Lends `len` floats of this thread's own memory, with any content.
+pub(super) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    thread_local! {
+        static SCRATCH: RefCell<Aligned<f32>> = RefCell::default();
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(len);
+        f(scratch.as_mut_slice())
+    })
 }
 
 #[cfg(test)]

@@ -10,10 +10,12 @@ use std::ops::Range;
 use half::bf16;
 
 use super::activations::{GROUP_BYTES, Int8Rows, Int8Writer, block_offset};
-use super::avx2_tile;
+use super::avx2_products::Products;
+use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
-use super::{ExpertKernel, Isa, portable};
+use super::{Isa, KernelSet, portable};
+use super::{avx2_dense, avx2_tile};
 
 /// How far ahead of their use weights and scales are fetched, in bytes.
 const PREFETCH: usize = 8192;
@@ -22,143 +24,6 @@ const PREFETCH_SCALES: usize = 1024;
 const STEP: usize = 8;
 /// Tokens that share one decoding of the weights; more are faster in tiles.
 const TOKENS: usize = 2;
-
-/// How bytes are multiplied: weights unsigned at most 24, activations signed.
-pub(super) trait Products: Send + Sync + 'static {
-    /// The instruction set.
-    const ISA: Isa;
-
-    /// Whether this processor has it.
-    fn detect() -> bool;
-
-    /// Adds four products to each 32-bit lane, or two to each 16-bit one.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn add(sum: __m256i, weights: __m256i, activations: __m256i) -> __m256i;
-
-    /// A sum of at most five [`add`](Self::add)s from zero, in 32-bit lanes.
-    ///
-    /// # Safety
-    /// The processor has the instruction set.
-    unsafe fn widen(sum: __m256i) -> __m256i;
-
-    /// Adds the products of one block of a tile; see
-    /// [`avx2_tile::add_block_any`], which it is by default.
-    ///
-    /// # Safety
-    /// As there.
-    #[inline(always)]
-    unsafe fn add_block<const V: usize>(
-        weights: *const u8,
-        data: *const i8,
-        products: &mut [__m256i; V],
-    ) where
-        Self: Sized,
-    {
-        // SAFETY: the caller's promise.
-        unsafe { avx2_tile::add_block_any::<Self, V>(weights, data, products) }
-    }
-}
-
-/// `vpmaddubsw`: sums of 16 bits, at most 5 * 2 * 24 * 127 = 30480.
-#[derive(Debug)]
-pub struct Maddubs;
-
-impl Products for Maddubs {
-    const ISA: Isa = Isa::Avx2;
-
-    fn detect() -> bool {
-        true
-    }
-
-    #[inline(always)]
-    unsafe fn add(sum: __m256i, weights: __m256i, activations: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
-        unsafe { _mm256_add_epi16(sum, _mm256_maddubs_epi16(weights, activations)) }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(sum: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
-        unsafe { _mm256_madd_epi16(sum, _mm256_set1_epi16(1)) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_block<const V: usize>(
-        weights: *const u8,
-        data: *const i8,
-        products: &mut [__m256i; V],
-    ) {
-        // SAFETY: the caller's promise, and by the comparison `V` is four.
-        unsafe {
-            if V == 4 {
-                let products = &mut *(&raw mut *products).cast::<[__m256i; 4]>();
-                avx2_tile::add_block_maddubs(weights, data, products);
-            } else {
-                avx2_tile::add_block_any::<Self, V>(weights, data, products);
-            }
-        }
-    }
-}
-
-/// `vpdpbusd` of 256 bits: AVX-VNNI's, or, to test the same code on processors
-/// without that, AVX-512's.
-#[derive(Debug)]
-pub struct Vnni<const VEX: bool>;
-
-impl<const VEX: bool> Products for Vnni<VEX> {
-    const ISA: Isa = Isa::AvxVnni;
-
-    fn detect() -> bool {
-        if VEX {
-            is_x86_feature_detected!("avxvnni")
-        } else {
-            is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512vl")
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn add(sum: __m256i, weights: __m256i, activations: __m256i) -> __m256i {
-        // SAFETY: the caller's promise.
-        unsafe { dpbusd::<VEX>(sum, weights, activations) }
-    }
-
-    #[inline(always)]
-    unsafe fn widen(sum: __m256i) -> __m256i {
-        sum
-    }
-}
-
-/// `vpdpbusd` as assembly: the intrinsic is only inlined into functions that
-/// enable the extension, and those around here serve [`Maddubs`] too.
-///
-/// # Safety
-/// The processor has AVX-VNNI, or without `VEX` AVX-512 VNNI and VL.
-#[inline]
-#[target_feature(enable = "avx2")]
-unsafe fn dpbusd<const VEX: bool>(mut sum: __m256i, weights: __m256i, x: __m256i) -> __m256i {
-    macro_rules! dot_product {
-        ($encoding:literal) => {
-            std::arch::asm!(
-                concat!("{{", $encoding, "}} vpdpbusd {s}, {w}, {x}"),
-                s = inout(ymm_reg) sum,
-                w = in(ymm_reg) weights,
-                x = in(ymm_reg) x,
-                options(pure, nomem, nostack, preserves_flags)
-            )
-        };
-    }
-    // SAFETY: the caller's promise; only `sum` changes.
-    unsafe {
-        if VEX {
-            dot_product!("vex");
-        } else {
-            dot_product!("evex");
-        }
-    }
-    sum
-}
 
 /// Runs on processors with AVX2 and FMA, and what `P` wants.
 #[derive(Debug)]
@@ -173,7 +38,7 @@ impl<P: Products> Avx2<P> {
     }
 }
 
-impl<P: Products> ExpertKernel for Avx2<P> {
+impl<P: Products> KernelSet for Avx2<P> {
     fn isa(&self) -> Isa {
         P::ISA
     }
@@ -223,6 +88,37 @@ impl<P: Products> ExpertKernel for Avx2<P> {
     unsafe fn quantize(&self, x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
         // SAFETY: `detect` is the only source of `self`, and the caller's promise.
         unsafe { quantize(x, into, row, first_block) }
+    }
+
+    fn dense_int8(
+        &self,
+        w: &Int8Matrix<'_>,
+        rows: Range<usize>,
+        x: &DenseRows,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        dense::check(w, &rows, x, &tokens, out);
+        // SAFETY: `detect` is the only source of `self`; sizes are checked.
+        unsafe { avx2_dense::int8::<P>(w, rows, x, tokens, out) }
+    }
+
+    fn dense_float32(
+        &self,
+        w: &Int8Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        k: usize,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { avx2_dense::float32(w, rows, x, k, tokens, out) }
+    }
+
+    unsafe fn dense_quantize(&self, x: &[f32], into: &DenseWriter<'_>, row: usize) {
+        // SAFETY: `detect` is the only source of `self`, and the caller's promise.
+        unsafe { avx2_dense::quantize(x, into, row) }
     }
 }
 
@@ -541,7 +437,7 @@ fn add_weighted(x: &[f32], bias: &[bf16], weight: f32, y: &mut [f32]) {
 }
 
 /// # Safety
-/// As [`ExpertKernel::quantize`].
+/// As [`KernelSet::quantize`].
 #[target_feature(enable = "avx2,fma")]
 unsafe fn quantize(x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
     // SAFETY: the caller's promise.

@@ -8,7 +8,8 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::activations::{GROUP_BYTES, Int8Rows, block_offset};
-use super::avx2::{Products, decode, load_scales, scale_values};
+use super::avx2::{decode, load_scales, scale_values};
+use super::avx2_products::Products;
 use super::mxfp4::{BLOCK_BYTES, Matrix};
 use super::tile::{Ahead, Spare};
 
@@ -33,7 +34,7 @@ struct Tile {
     scales: [f32; VECTORS * TILE_BLOCKS * LANES],
 }
 
-/// Many tokens. See [`super::ExpertKernel::int8`].
+/// Many tokens. See [`super::KernelSet::int8`].
 ///
 /// # Safety
 /// The sizes have passed [`super::check`], and the processor has what `P` wants.

@@ -14,10 +14,11 @@ use std::ops::Range;
 use half::bf16;
 
 use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Block, Int8Rows, Int8Writer};
-use super::avx512_tile;
+use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, CODE_OFFSET, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
-use super::{ExpertKernel, Isa, portable};
+use super::{Isa, KernelSet, portable};
+use super::{avx512_dense, avx512_tile};
 
 /// How far ahead of their use weights are fetched, in bytes. Lines are fetched
 /// in address order across the rows computed together.
@@ -46,7 +47,7 @@ impl<const VBMI: bool> Avx512<VBMI> {
     }
 }
 
-impl<const VBMI: bool> ExpertKernel for Avx512<VBMI> {
+impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
     fn isa(&self) -> Isa {
         if VBMI {
             Isa::Avx512Vbmi
@@ -100,6 +101,37 @@ impl<const VBMI: bool> ExpertKernel for Avx512<VBMI> {
     unsafe fn quantize(&self, x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
         // SAFETY: `detect` is the only source of `self`, and the caller's promise.
         unsafe { quantize(x, into, row, first_block) }
+    }
+
+    fn dense_int8(
+        &self,
+        w: &Int8Matrix<'_>,
+        rows: Range<usize>,
+        x: &DenseRows,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        dense::check(w, &rows, x, &tokens, out);
+        // SAFETY: `detect` is the only source of `self`; sizes are checked.
+        unsafe { avx512_dense::int8(w, rows, x, tokens, out) }
+    }
+
+    fn dense_float32(
+        &self,
+        w: &Int8Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        k: usize,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { avx512_dense::float32(w, rows, x, k, tokens, out) }
+    }
+
+    unsafe fn dense_quantize(&self, x: &[f32], into: &DenseWriter<'_>, row: usize) {
+        // SAFETY: `detect` is the only source of `self`, and the caller's promise.
+        unsafe { avx512_dense::quantize(x, into, row) }
     }
 }
 
@@ -443,7 +475,7 @@ fn add_weighted(x: &[f32], bias: &[bf16], weight: f32, y: &mut [f32]) {
 }
 
 /// # Safety
-/// As [`ExpertKernel::quantize`].
+/// As [`KernelSet::quantize`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
 unsafe fn quantize(x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
     for (i, x) in x.as_chunks::<BLOCK>().0.iter().enumerate() {

@@ -7,20 +7,19 @@
 //! products lie run by run until the last step sums each token's experts, so
 //! that no two threads write to the same memory and sums have a fixed order.
 
-use std::cell::RefCell;
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
 use half::bf16;
 
 use super::activations::{Int8Rows, Int8Writer};
-use super::aligned::Aligned;
+use super::aligned::{Aligned, with_scratch};
 use super::disjoint::Disjoint;
 use super::mxfp4::{BLOCK, ExpertMatrices};
 use super::parallel::{Parallel, run_parts};
 use super::portable::SwiGlu;
 use super::routing::{Group, Routing};
-use super::{ExpertKernel, KernelError};
+use super::{KernelError, KernelSet};
 
 /// Tokens computed together; longer inputs are cut, which bounds the workspace.
 const MAX_TOKENS: usize = 512;
@@ -163,7 +162,7 @@ struct Part {
 /// `y` then holds nothing of use.
 #[allow(clippy::too_many_arguments)] // each is of a different kind and lifetime
 pub fn mixture(
-    kernel: &dyn ExpertKernel,
+    kernel: &dyn KernelSet,
     layer: &Layer<'_>,
     options: &Options,
     x: &[f32],
@@ -215,7 +214,7 @@ pub fn mixture(
 
 /// What stays the same during one call.
 struct Call<'a> {
-    kernel: &'a dyn ExpertKernel,
+    kernel: &'a dyn KernelSet,
     layer: &'a Layer<'a>,
     options: &'a Options,
     pool: &'a dyn Parallel,
@@ -431,17 +430,6 @@ fn cut(groups: &[Group], rows: usize, parts: &mut Vec<Part>) {
             rows: run.min(rows - first_row),
         }));
     }
-}
-
-/// Lends `len` floats of this thread's own memory, with any content.
-fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static SCRATCH: RefCell<Aligned<f32>> = RefCell::default();
-    }
-    SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(len);
-        f(scratch.as_mut_slice())
-    })
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Numerical kernels of the custom operators, chosen at run time by instruction set.
 //!
 //! [`experts`] computes a mixture-of-experts layer from MXFP4 weights in the
-//! published layout ([`mxfp4`]). What depends on the processor is behind
-//! [`ExpertKernel`]; every implementation is tested against the scalar one.
+//! published layout ([`mxfp4`]), [`dense`] products with int8 weights. What
+//! depends on the processor is behind [`KernelSet`]; every implementation is tested against the scalar one.
 
 use std::ops::Range;
 
@@ -13,11 +13,18 @@ mod aligned;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
+mod avx2_dense;
+#[cfg(target_arch = "x86_64")]
+mod avx2_products;
+#[cfg(target_arch = "x86_64")]
 mod avx2_tile;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512_dense;
+#[cfg(target_arch = "x86_64")]
 mod avx512_tile;
+pub mod dense;
 mod disjoint;
 pub mod experts;
 pub mod mxfp4;
@@ -31,6 +38,7 @@ mod tests;
 mod tile;
 
 use activations::{Int8Rows, Int8Writer};
+use dense::{DenseRows, DenseWriter, Int8Matrix};
 use mxfp4::Matrix;
 use portable::SwiGlu;
 
@@ -88,11 +96,11 @@ impl Isa {
     }
 }
 
-/// The processor-dependent part of a mixture of experts.
+/// The processor-dependent part of [`experts`] and [`dense`].
 ///
 /// The defaults are portable loops; implementations override them to compile
 /// the same loops for their instruction set, and give [`int8`](Self::int8).
-pub trait ExpertKernel: Send + Sync {
+pub trait KernelSet: Send + Sync {
     /// The instruction set.
     fn isa(&self) -> Isa;
 
@@ -142,6 +150,48 @@ pub trait ExpertKernel: Send + Sync {
         // SAFETY: the caller's promise.
         unsafe { portable::quantize(x, into, row, first_block) }
     }
+
+    /// `out[t, r] = w[rows.start + r] . x[tokens.start + t]`; `out` is
+    /// `[tokens.len(), rows.len()]`. Integer sums within a block are exact;
+    /// across blocks float32, in any order.
+    ///
+    /// # Panics
+    /// The sizes do not fit together, or `rows` or `tokens` are out of range.
+    fn dense_int8(
+        &self,
+        w: &Int8Matrix<'_>,
+        rows: Range<usize>,
+        x: &DenseRows,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        dense::int8(w, rows, x, tokens, out);
+    }
+
+    /// The same with float32 activations `x` `[.., k]`.
+    ///
+    /// # Panics
+    /// As [`dense_int8`](Self::dense_int8).
+    fn dense_float32(
+        &self,
+        w: &Int8Matrix<'_>,
+        rows: Range<usize>,
+        x: &[f32],
+        k: usize,
+        tokens: Range<usize>,
+        out: &mut [f32],
+    ) {
+        dense::float32(w, rows, x, k, tokens, out);
+    }
+
+    /// See [`dense::quantize`].
+    ///
+    /// # Safety
+    /// No other thread writes the same row meanwhile.
+    unsafe fn dense_quantize(&self, x: &[f32], into: &DenseWriter<'_>, row: usize) {
+        // SAFETY: the caller's promise.
+        unsafe { dense::quantize(x, into, row) }
+    }
 }
 
 /// Panics unless everything that pointers are made from below is in range.
@@ -153,13 +203,13 @@ fn check(w: &Matrix<'_>, rows: &Range<usize>, x: &Int8Rows, tokens: &[u32], out:
 }
 
 /// The kernel for `isa`, or none where this processor or build lacks it.
-pub fn kernel(isa: Isa) -> Option<&'static dyn ExpertKernel> {
+pub fn kernel(isa: Isa) -> Option<&'static dyn KernelSet> {
     match isa {
         Isa::Scalar => Some(&scalar::Scalar),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::Avx2::<avx2::Maddubs>::detect().map(|k| k as _),
+        Isa::Avx2 => avx2::Avx2::<avx2_products::Maddubs>::detect().map(|k| k as _),
         #[cfg(target_arch = "x86_64")]
-        Isa::AvxVnni => avx2::Avx2::<avx2::Vnni<true>>::detect().map(|k| k as _),
+        Isa::AvxVnni => avx2::Avx2::<avx2_products::Vnni<true>>::detect().map(|k| k as _),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vnni => avx512::Avx512::<false>::detect().map(|k| k as _),
         #[cfg(target_arch = "x86_64")]
@@ -171,7 +221,7 @@ pub fn kernel(isa: Isa) -> Option<&'static dyn ExpertKernel> {
 
 /// The fastest kernel of this processor, or the one that the environment
 /// variable `GPTOSS_ISA` names, where it exists here.
-pub fn best_kernel() -> &'static dyn ExpertKernel {
+pub fn best_kernel() -> &'static dyn KernelSet {
     let wanted = std::env::var("GPTOSS_ISA").ok();
     let forced = wanted.as_deref().and_then(|name| {
         let isa = Isa::ALL.into_iter().find(|isa| isa.name() == name);

@@ -4,13 +4,13 @@ use std::ops::Range;
 
 use super::activations::{Int8Rows, block_offset};
 use super::mxfp4::{BLOCK_BYTES, DOUBLED_CODES, Matrix, scale_value};
-use super::{ExpertKernel, Isa, portable};
+use super::{Isa, KernelSet, portable};
 
 /// Runs on any processor.
 #[derive(Debug)]
 pub struct Scalar;
 
-impl ExpertKernel for Scalar {
+impl KernelSet for Scalar {
     fn isa(&self) -> Isa {
         Isa::Scalar
     }

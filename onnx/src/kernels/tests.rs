@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::activations::Int8Rows;
 use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix};
 use super::portable::SwiGlu;
-use super::{ExpertKernel, Isa, kernel};
+use super::{Isa, KernelSet, kernel};
 
 /// Numbers without a pattern, the same for the same seed (splitmix64).
 pub(super) struct Random(pub u64);
@@ -110,7 +110,7 @@ impl Case {
         Matrix::new(blocks, scales, self.rows, self.k).unwrap()
     }
 
-    fn int8(&self, kernel: &dyn ExpertKernel) -> Vec<f32> {
+    fn int8(&self, kernel: &dyn KernelSet) -> Vec<f32> {
         let mut x = Int8Rows::default();
         x.reset(self.x.len() / self.k, self.k);
         let writer = x.writer();
@@ -130,7 +130,7 @@ impl Case {
         out
     }
 
-    fn float32(&self, kernel: &dyn ExpertKernel) -> Vec<f32> {
+    fn float32(&self, kernel: &dyn KernelSet) -> Vec<f32> {
         let mut out = vec![f32::NAN; self.tokens.len() * self.range.len()];
         let (w, rows) = (self.matrix(), self.range.clone());
         kernel.float32(&w, rows, &self.x, &self.tokens, &mut out);
@@ -173,11 +173,11 @@ fn assert_close(got: &[f32], exact: &[(f64, f64)], what: &str) {
 }
 
 /// All kernels of this processor, and AVX-VNNI's code over AVX-512's instruction.
-fn kernels() -> impl Iterator<Item = &'static dyn ExpertKernel> {
+pub(super) fn kernels() -> impl Iterator<Item = &'static dyn KernelSet> {
     let kernels = Isa::ALL.into_iter().filter_map(kernel);
     #[cfg(target_arch = "x86_64")]
-    let kernels =
-        kernels.chain(super::avx2::Avx2::<super::avx2::Vnni<false>>::detect().map(|k| k as _));
+    let kernels = kernels
+        .chain(super::avx2::Avx2::<super::avx2_products::Vnni<false>>::detect().map(|k| k as _));
     kernels
 }
 
@@ -250,7 +250,7 @@ fn elementwise_loops_agree() {
             .into_iter()
             .map(bf16::from_f32)
             .collect();
-        let run = |kernel: &dyn ExpertKernel| {
+        let run = |kernel: &dyn KernelSet| {
             let mut out = vec![0.5; len];
             kernel.swiglu(&gate_up, &bias, SwiGlu::default(), &mut out);
             let glu = out.clone();

@@ -17,8 +17,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::operator::OperatorDomain;
 
+mod linear;
 mod moe;
+mod node;
 
+pub use linear::Linear;
 pub use moe::MoE;
 
 /// The name of the operators' domain.
@@ -30,7 +33,9 @@ pub const DOMAIN: &str = "gptoss";
 /// # Errors
 /// ONNX Runtime refused the registration.
 pub fn domain(cancel: Arc<AtomicBool>) -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?.add(MoE::new(cancel))
+    OperatorDomain::new(DOMAIN)?
+        .add(MoE::new(Arc::clone(&cancel)))?
+        .add(Linear::new(cancel))
 }
 
 /// Held while a session with [`domain`] is opened. ONNX Runtime keeps the names

@@ -15,22 +15,22 @@
 //! `alpha` (float, 1.702) of the gated activation; `activations`, `"int8"`
 //! (default) or `"float32"`.
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, TryLockError};
 
 use half::bf16;
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
     ShapeInferenceContext,
 };
-use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRef};
+use ort::value::TensorElementType;
 
 use super::guarded;
+use super::node::{Inputs, IntraOpPool, Lent};
 use crate::kernels::experts::{Activations, Layer, Options, Workspace, mixture};
 use crate::kernels::mxfp4::{BLOCK, BLOCK_BYTES, ExpertMatrices};
-use crate::kernels::parallel::Parallel;
 use crate::kernels::portable::SwiGlu;
-use crate::kernels::{ExpertKernel, KernelError, best_kernel};
+use crate::kernels::{KernelError, KernelSet, best_kernel};
 
 const NAME: &str = "gptoss:MoE";
 const INPUTS: [&str; 8] = [
@@ -52,8 +52,8 @@ pub struct MoE {
 
 struct Shared {
     cancel: Arc<AtomicBool>,
-    workspace: Mutex<Workspace>,
-    kernel: &'static dyn ExpertKernel,
+    workspace: Lent<Workspace>,
+    kernel: &'static dyn KernelSet,
 }
 
 impl MoE {
@@ -64,7 +64,7 @@ impl MoE {
         Self {
             shared: Arc::new(Shared {
                 cancel,
-                workspace: Mutex::default(),
+                workspace: Lent::default(),
                 kernel,
             }),
         }
@@ -147,25 +147,16 @@ pub struct MoEKernel {
 impl Kernel for MoEKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         guarded(NAME, || {
-            // Two runs of one session at once are legal: the second one gets
-            // a workspace of its own. A workspace left behind by a panic is
-            // as good as any, since every run overwrites what it reads.
-            match self.shared.workspace.try_lock() {
-                Ok(mut workspace) => self.compute_with(context, &mut workspace),
-                Err(TryLockError::Poisoned(poisoned)) => {
-                    self.compute_with(context, &mut poisoned.into_inner())
-                }
-                Err(TryLockError::WouldBlock) => {
-                    self.compute_with(context, &mut Workspace::default())
-                }
-            }
+            self.shared
+                .workspace
+                .with(|workspace| self.compute_with(context, workspace))
         })
     }
 }
 
 impl MoEKernel {
     fn compute_with(&self, context: &ComputeContext, workspace: &mut Workspace) -> ort::Result<()> {
-        let inputs = INPUTS
+        let values = INPUTS
             .iter()
             .enumerate()
             .map(|(i, name)| {
@@ -174,10 +165,15 @@ impl MoEKernel {
                     .ok_or_else(|| error(format!("input {name} is missing")))
             })
             .collect::<ort::Result<Vec<_>>>()?;
-        let x = Input::<f32>::read(&inputs, 0)?;
-        let router_logits = Input::<f32>::read(&inputs, 1)?;
-        let gate_up_bias = Input::<bf16>::read(&inputs, 4)?;
-        let down_bias = Input::<bf16>::read(&inputs, 7)?;
+        let inputs = Inputs {
+            operator: NAME,
+            names: &INPUTS,
+            values: &values,
+        };
+        let x = inputs.read::<f32>(0)?;
+        let router_logits = inputs.read::<f32>(1)?;
+        let gate_up_bias = inputs.read::<bf16>(4)?;
+        let down_bias = inputs.read::<bf16>(7)?;
         let layer = Layer::new(
             matrices(&inputs, 2)?,
             gate_up_bias.data,
@@ -209,52 +205,10 @@ impl MoEKernel {
     }
 }
 
-/// A tensor input, viewed.
-struct Input<'a, T> {
-    name: &'static str,
-    shape: Vec<i64>,
-    data: &'a [T],
-}
-
-impl<'a, T: PrimitiveTensorElementType> Input<'a, T> {
-    fn read(inputs: &'a [ValueRef<'_>], index: usize) -> ort::Result<Self> {
-        let (shape, data) = inputs[index].try_extract_tensor::<T>()?;
-        Ok(Self {
-            name: INPUTS[index],
-            shape: shape.to_vec(),
-            data,
-        })
-    }
-
-    fn dimensions<const N: usize>(&self) -> ort::Result<[usize; N]> {
-        let sizes: Option<Vec<usize>> = self
-            .shape
-            .iter()
-            .map(|&size| usize::try_from(size).ok())
-            .collect();
-        sizes.and_then(|s| s.try_into().ok()).ok_or_else(|| {
-            error(format!(
-                "input {} has shape {:?}, which must have {N} dimensions",
-                self.name, self.shape
-            ))
-        })
-    }
-
-    fn ends_with(&self, size: usize) -> ort::Result<()> {
-        if self.shape.len() > 1 && self.shape.last() == Some(&(size as i64)) {
-            return Ok(());
-        }
-        Err(error(format!(
-            "input {} has shape {:?}, whose last dimension must be {size}",
-            self.name, self.shape
-        )))
-    }
-}
-
 /// Inputs `first` (blocks) and `first + 1` (scales) as the experts' matrices.
-fn matrices<'a>(inputs: &'a [ValueRef<'_>], first: usize) -> ort::Result<ExpertMatrices<'a>> {
-    let blocks = Input::<u8>::read(inputs, first)?;
-    let scales = Input::<u8>::read(inputs, first + 1)?;
+fn matrices<'a>(inputs: &Inputs<'a, '_>, first: usize) -> ort::Result<ExpertMatrices<'a>> {
+    let blocks = inputs.read::<u8>(first)?;
+    let scales = inputs.read::<u8>(first + 1)?;
     let [experts, rows, row_blocks, bytes] = blocks.dimensions()?;
     if bytes != BLOCK_BYTES || scales.dimensions()? != [experts, rows, row_blocks] {
         return Err(error(format!(
@@ -264,19 +218,6 @@ fn matrices<'a>(inputs: &'a [ValueRef<'_>], first: usize) -> ort::Result<ExpertM
     }
     ExpertMatrices::new(blocks.data, scales.data, experts, rows, row_blocks * BLOCK)
         .map_err(node_error)
-}
-
-/// The session's own threads.
-struct IntraOpPool<'a>(&'a ComputeContext);
-
-impl Parallel for IntraOpPool<'_> {
-    fn run(&self, parts: usize, task: &(dyn Fn(usize) + Sync)) -> Result<(), KernelError> {
-        // 0 batches: threads take single parts, beginning each at its own
-        // share of the range and helping out where others are behind.
-        self.0
-            .par_for(parts, 0, task)
-            .map_err(|e| KernelError::Pool(e.to_string()))
-    }
 }
 
 fn node_error(e: KernelError) -> ort::Error {

@@ -105,7 +105,7 @@ fn relative_error(got: &[f32], exact: &[f64]) -> f64 {
 }
 
 fn run(
-    kernel: &dyn ExpertKernel,
+    kernel: &dyn KernelSet,
     layer: &Layer<'_>,
     options: &Options,
     x: &[f32],
