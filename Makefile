@@ -25,7 +25,7 @@ runtime: ## fetch the pinned ONNX Runtime into build/runtime
 demo: build runtime ## ask the embedded model nano a question through a private daemon
 	packaging/demo
 
-test: lint runtime test-rust test-python ## every test but the heavy targets
+test: lint runtime test-rust test-python test-isolation ## every test but the heavy targets
 
 lint:
 	$(CARGO) fmt --all -- --check

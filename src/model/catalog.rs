@@ -203,7 +203,7 @@ fn place(text: &str, error: &toml::de::Error) -> String {
 }
 
 /// `OWNER/NAME`, each a plain path component.
-pub(crate) fn check_repo(repo: &str) -> Result<(), String> {
+pub fn check_repo(repo: &str) -> Result<(), String> {
     match repo.split_once('/') {
         Some((owner, name))
             if check_model_name(owner).is_ok() && check_model_name(name).is_ok() =>

@@ -22,9 +22,9 @@ use crate::engine::backend::{Backend, BackendError, BackendInfo, Cancel, Logits,
 /// Positions of the KV cache unless said otherwise.
 pub const DEFAULT_CONTEXT: usize = 8192;
 
-/// Most tokens computed in one run unless said otherwise. Longer runs are
-/// hardly faster, and a cancellation can take as long as one.
-pub const DEFAULT_PREFILL_CHUNK: usize = 256;
+/// Most tokens computed in one run unless said otherwise: so many that an
+/// expert's weights, once unpacked, serve about 64 of them.
+pub const DEFAULT_PREFILL_CHUNK: usize = 512;
 
 /// Most bytes of attention scores, f32 heads × chunk × context: deep in a long
 /// context, runs become shorter instead of memory larger.
@@ -212,7 +212,7 @@ impl OrtBackend {
 
     fn prefault(&mut self, revision: &Path) {
         let budget = memory::available().unwrap_or(u64::MAX);
-        let report = prefault::mapped_checkpoint(revision, self.report.threads, budget);
+        let report = prefault::mapped_weights(revision, self.report.threads, budget);
         tracing::info!(
             mapped = report.mapped,
             populated = report.populated,

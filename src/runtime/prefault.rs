@@ -1,6 +1,7 @@
 //! Brings mapped weights into memory before the first token needs them.
 //!
-//! ONNX Runtime maps each expert tensor from the checkpoint's own file. A page
+//! ONNX Runtime maps each expert tensor from the checkpoint's own file, and the
+//! quantized matrices from the export's. A page
 //! that is touched for the first time in the middle of a token costs a fault,
 //! and a read from the disk where the page cache is cold; reading them ahead,
 //! in order and from several threads, costs a fraction of that.
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 /// What was brought in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefaultReport {
-    /// Bytes mapped from the checkpoint's files.
+    /// Bytes mapped from the model's files.
     pub mapped: u64,
     /// Bytes of them that are now in memory and in this process's page tables.
     pub populated: u64,
@@ -31,14 +32,14 @@ struct Region {
     length: usize,
 }
 
-/// Populates every mapping of a safetensors file of `folder`, from `threads`
-/// threads, as far as `budget` bytes go (the rest is left to be read on
+/// Populates every mapping of a weights file in `folder` or in a folder of an
+/// export in it, from `threads` threads, as far as `budget` bytes go (the rest is left to be read on
 /// demand).
-pub fn mapped_checkpoint(folder: &Path, threads: usize, budget: u64) -> PrefaultReport {
+pub fn mapped_weights(folder: &Path, threads: usize, budget: u64) -> PrefaultReport {
     let started = Instant::now();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-    let regions = checkpoint_regions(&maps, &folder);
+    let regions = weight_regions(&maps, &folder);
     let mapped = regions.iter().map(|region| region.length as u64).sum();
     let slices = slices(&regions, budget);
     let populated = AtomicU64::new(0);
@@ -61,18 +62,20 @@ pub fn mapped_checkpoint(folder: &Path, threads: usize, budget: u64) -> Prefault
     }
 }
 
-/// The readable mappings of `*.safetensors` files directly inside `folder`.
-fn checkpoint_regions(maps: &str, folder: &Path) -> Vec<Region> {
+/// The readable mappings of `FOLDER/*.safetensors` and `FOLDER/*/*.bin`.
+fn weight_regions(maps: &str, folder: &Path) -> Vec<Region> {
     maps.lines()
         .filter_map(|line| {
             let mut fields = line.splitn(6, ' ');
             let (start, end) = fields.next()?.split_once('-')?;
             let readable = fields.next()?.starts_with('r');
             let file = PathBuf::from(fields.nth(3)?.trim_start());
-            let ours = file.parent() == Some(folder)
-                && file
-                    .extension()
-                    .is_some_and(|extension| extension == "safetensors");
+            let parent = match file.extension()?.to_str()? {
+                "safetensors" => file.parent(),
+                "bin" => file.parent().and_then(Path::parent),
+                _ => None,
+            };
+            let ours = parent == Some(folder);
             let start = usize::from_str_radix(start, 16).ok()?;
             let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
             (readable && ours).then_some(Region { start, length })
@@ -120,19 +123,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_checkpoint_s_shards_count() {
+    fn only_weights_count() {
         let maps = "\
 7f0000000000-7f0000002000 rw-p 00001000 fe:01 12 /store/m/model-0 1.safetensors
 7f0000002000-7f0000003000 r--p 00000000 fe:01 12 /store/m/model-2.safetensors
 7f0000003000-7f0000004000 ---p 00000000 fe:01 12 /store/m/model-3.safetensors
 7f0000004000-7f0000005000 r--p 00000000 fe:01 12 /store/m/cpu/model-4.safetensors
+7f0000004000-7f0000005000 r--p 00000000 fe:01 12 /store/m/other.bin
+7f0000008000-7f0000009000 r--p 00000000 fe:01 12 /store/m/cpu/dense.bin
 7f0000005000-7f0000006000 r--p 00000000 fe:01 12 /store/m/tokenizer.json
 7f0000006000-7f0000007000 rw-p 00000000 00:00 0 [heap]
 7f0000007000-7f0000008000 rw-p 00000000 00:00 0 
 ";
-        let regions = checkpoint_regions(maps, Path::new("/store/m"));
-        let expected = [(0x7f0000000000, 0x2000), (0x7f0000002000, 0x1000)]
-            .map(|(start, length)| Region { start, length });
+        let regions = weight_regions(maps, Path::new("/store/m"));
+        let expected = [
+            (0x7f0000000000, 0x2000),
+            (0x7f0000002000, 0x1000),
+            (0x7f0000008000, 0x1000),
+        ]
+        .map(|(start, length)| Region { start, length });
         assert_eq!(regions, expected);
     }
 
@@ -159,7 +168,7 @@ mod tests {
         let file = std::fs::File::open(&path).unwrap();
         // SAFETY: the file is this test's own and nobody changes it.
         let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
-        let report = mapped_checkpoint(folder.path(), 2, u64::MAX);
+        let report = mapped_weights(folder.path(), 2, u64::MAX);
         assert_eq!((report.mapped, report.populated), (3 << 20, 3 << 20));
         assert_eq!(map[(3 << 20) - 1], 1);
     }
