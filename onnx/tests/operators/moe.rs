@@ -1,20 +1,23 @@
-//! `gptoss:MoE` inside ONNX Runtime: the operator against the kernels it is
-//! made of, its errors, and its cancellation.
-//!
-//! Needs the runtime's library, named by `ORT_DYLIB_PATH`.
+//! `gptoss:MoE` against the kernels it is made of, its errors, and its
+//! cancellation.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 
 use gptoss_onnx::kernels::experts::{Activations, Layer, Options, Workspace, mixture};
 use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
 use gptoss_onnx::kernels::parallel::Serial;
 use gptoss_onnx::kernels::portable::SwiGlu;
 use gptoss_onnx::kernels::{Isa, kernel};
-use gptoss_onnx::operators;
 use half::bf16;
 use ort::session::Session;
 use ort::value::Tensor;
+
+use crate::model::{self, BFLOAT16, FLOAT, UINT8};
+use crate::{assert_close, open};
+
+/// Rounding to int8 may fall differently where sums differ in the last bit.
+const ROUNDING: f32 = 2e-3;
 
 const NAMES: [&str; 8] = [
     "x",
@@ -129,113 +132,16 @@ impl Inputs {
     }
 }
 
-fn environment() -> &'static ort::environment::Environment {
-    static ENVIRONMENT: OnceLock<ort::environment::Environment> = OnceLock::new();
-    ENVIRONMENT.get_or_init(|| {
-        let path = std::env::var_os("ORT_DYLIB_PATH")
-            .expect("set ORT_DYLIB_PATH to the ONNX Runtime library to run these tests");
-        ort::init_from(path)
-            .unwrap()
-            .with_telemetry(false)
-            .build()
-            .unwrap()
-    })
-}
-
-/// The few ONNX messages of a one-node model, encoded by hand: each helper
-/// returns a field with its number and content.
-mod model {
-    pub fn number(field: u64, value: i64) -> Vec<u8> {
-        [varint(field << 3), varint(value as u64)].concat()
-    }
-
-    pub fn float(field: u64, value: f32) -> Vec<u8> {
-        [varint(field << 3 | 5), value.to_le_bytes().to_vec()].concat()
-    }
-
-    pub fn bytes(field: u64, content: impl AsRef<[u8]>) -> Vec<u8> {
-        let content = content.as_ref();
-        let len = varint(content.len() as u64);
-        [varint(field << 3 | 2), len, content.to_vec()].concat()
-    }
-
-    fn varint(mut value: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        while value >= 128 {
-            out.push(value as u8 | 128);
-            value >>= 7;
-        }
-        out.push(value as u8);
-        out
-    }
-
-    /// AttributeProto: name 1, the value, type 20.
-    pub fn attribute(name: &str, value: Vec<u8>, kind: i64) -> Vec<u8> {
-        bytes(5, [bytes(1, name), value, number(20, kind)].concat())
-    }
-
-    pub fn int(name: &str, value: i64) -> Vec<u8> {
-        attribute(name, number(3, value), 2)
-    }
-
-    pub fn real(name: &str, value: f32) -> Vec<u8> {
-        attribute(name, float(2, value), 1)
-    }
-
-    pub fn string(name: &str, value: &str) -> Vec<u8> {
-        attribute(name, bytes(4, value), 3)
-    }
-
-    /// ValueInfoProto of a tensor with unknown sizes.
-    fn tensor(field: u64, name: &str, element: i64, dimensions: usize) -> Vec<u8> {
-        let sizes: Vec<u8> = (0..dimensions)
-            .flat_map(|i| bytes(1, bytes(2, format!("{name}_{i}"))))
-            .collect();
-        let tensor = [number(1, element), bytes(2, sizes)].concat();
-        bytes(field, [bytes(1, name), bytes(2, bytes(1, tensor))].concat())
-    }
-
-    /// ModelProto of one node `gptoss:MoE` whose inputs are all fed at run time.
-    pub fn moe(names: &[&str; 8], dimensions: [usize; 8], attributes: &[Vec<u8>]) -> Vec<u8> {
-        let mut node: Vec<u8> = names.iter().flat_map(|name| bytes(1, name)).collect();
-        for (field, text) in [(2, "y"), (3, "experts"), (4, "MoE"), (7, "gptoss")] {
-            node.extend(bytes(field, text));
-        }
-        node.extend(attributes.concat());
-        let mut graph = [bytes(1, node), bytes(2, "test")].concat();
-        // FLOAT 1, UINT8 2, BFLOAT16 16.
-        for (i, element) in [1, 1, 2, 2, 16, 2, 2, 16].into_iter().enumerate() {
-            graph.extend(tensor(11, names[i], element, dimensions[i]));
-        }
-        graph.extend(tensor(12, "y", 1, dimensions[0]));
-        let opset = |domain, version| bytes(8, [bytes(1, domain), number(2, version)].concat());
-        let opsets = [opset("", 21), opset("gptoss", 1)].concat();
-        [number(1, 10), bytes(7, graph), opsets].concat()
-    }
-}
-
-/// A session of one node whose inputs are all fed at run time.
+/// A session of one node `gptoss:MoE`.
 fn session(
     inputs: &Inputs,
     cancel: &Arc<AtomicBool>,
     attributes: &[Vec<u8>],
 ) -> Result<Session, Box<dyn std::error::Error>> {
-    let dimensions = std::array::from_fn(|i| inputs.shapes[i].len());
-    let model = model::moe(&NAMES, dimensions, attributes);
-    let _opening = operators::opening();
-    let mut builder = Session::builder(environment())?
-        .with_intra_threads(2)?
-        .with_operators(operators::domain(Arc::clone(cancel))?)?;
-    Ok(builder.commit_from_memory(&model)?)
-}
-
-fn assert_close(got: &[f32], expected: &[f32]) {
-    assert_eq!(got.len(), expected.len());
-    let norm: f32 = expected.iter().map(|x| x * x).sum();
-    let error: f32 = got.iter().zip(expected).map(|(a, b)| (a - b).powi(2)).sum();
-    // Rounding to int8 may fall differently where sums differ in the last bit.
-    let relative = (error / norm).sqrt();
-    assert!(relative < 2e-3, "relative error {relative}");
+    let elements = [FLOAT, FLOAT, UINT8, UINT8, BFLOAT16, UINT8, UINT8, BFLOAT16];
+    let described: [_; 8] =
+        std::array::from_fn(|i| (NAMES[i], elements[i], inputs.shapes[i].len()));
+    open(&model::node("MoE", &described, attributes), cancel)
 }
 
 #[test]
@@ -259,7 +165,7 @@ fn the_operator_computes_what_its_kernels_do() {
                 alpha: 1.5,
                 limit: 3.0,
             };
-            assert_close(&y, &inputs.expected(4, glu, form));
+            assert_close(&y, &inputs.expected(4, glu, form), ROUNDING);
         }
     }
 }
@@ -271,7 +177,7 @@ fn attributes_have_defaults() {
     let mut session = session(&inputs, &Arc::default(), &attributes).unwrap();
     let (_, y) = inputs.run(&mut session).unwrap();
     let expected = inputs.expected(2, SwiGlu::default(), Activations::Int8);
-    assert_close(&y, &expected);
+    assert_close(&y, &expected, ROUNDING);
 }
 
 #[test]
