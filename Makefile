@@ -7,10 +7,11 @@ BUILD := build
 RUNTIME := $(BUILD)/runtime
 LIBRARY := $(abspath $(RUNTIME))/libonnxruntime.so.1.31.1
 VENV := $(BUILD)/venv
+FULL := $(BUILD)/fullsize
 
 .DEFAULT_GOAL := help
 .PHONY: help build runtime demo test test-rust test-python test-isolation lint install clean \
-	test-fullsize test-fresh test-fuzz perf
+	test-fullsize test-fresh perf
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -46,6 +47,20 @@ test-python: runtime $(VENV)/.done ## the portable graph in Python's onnxruntime
 test-isolation: ## prove that gptossd holds no HTTP or TLS client
 	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd
 	packaging/isolation $${CARGO_TARGET_DIR:-target}/debug/gptossd
+
+$(FULL)/checkpoint:
+	$(CARGO) run --locked -p gptoss-onnx --example synthetic_checkpoint -- $@.part
+	mv $@.part $@
+
+test-fullsize: $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB of disk
+	GPTOSS_FULLSIZE=$(abspath $<) TMPDIR=$(abspath $(FULL)) \
+		$(CARGO) test --locked --test store -- --ignored --nocapture full_size
+
+test-fresh: ## the README's two commands on a fresh Debian 12; needs root and debootstrap
+	tests/fresh/run $(BUILD)/debian12
+
+perf: build runtime ## speed and memory of an installed model: make perf MODEL=20b
+	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/fullsize $(MODEL)
 
 install: build runtime ## install under $(DESTDIR)$(PREFIX)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install

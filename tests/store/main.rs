@@ -3,6 +3,7 @@
 //! should be. After every failure the store must be what it was.
 
 mod faults;
+mod fullsize;
 mod harness;
 mod hub;
 mod import;

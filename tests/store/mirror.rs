@@ -8,7 +8,9 @@
 //! GET, HEAD /OWNER/NAME/resolve/REV/FILE          bytes; Range; 302 to /cdn/ on request
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Condvar, Mutex};
@@ -47,6 +49,40 @@ pub enum Effect {
     Status(u16),
 }
 
+/// A file's bytes, in memory or where they lie on disk, and their digests.
+#[derive(Clone)]
+pub struct Body {
+    bytes: Arc<dyn AsRef<[u8]> + Send + Sync>,
+    pub sha256: String,
+    git_oid: String,
+}
+
+impl Body {
+    pub fn new(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Self {
+        let sha256 = sha256(bytes.as_ref());
+        // Nobody asks for the git id of a really large file.
+        let git_oid = match bytes.as_ref() {
+            large if large.len() > 1 << 28 => git_oid(sha256.as_bytes()),
+            bytes => git_oid(bytes),
+        };
+        Self {
+            bytes: Arc::new(bytes),
+            sha256,
+            git_oid,
+        }
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        (*self.bytes).as_ref()
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.bytes().len())
+    }
+}
+
 #[derive(Debug)]
 struct Fault {
     file: String,
@@ -66,7 +102,7 @@ pub struct Served {
 
 #[derive(Debug, Default)]
 struct State {
-    files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Body>,
     faults: Vec<Fault>,
     served: Vec<Served>,
     requests: usize,
@@ -89,6 +125,11 @@ pub struct Mirror {
 
 impl Mirror {
     pub fn start(files: BTreeMap<String, Vec<u8>>) -> Self {
+        let with_digests = files.into_iter().map(|(name, b)| (name, Body::new(b)));
+        Self::serve(with_digests.collect())
+    }
+
+    pub fn serve(files: BTreeMap<String, Body>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
@@ -136,7 +177,7 @@ impl Mirror {
 
     pub fn set_file(&self, name: &str, bytes: Vec<u8>) {
         let mut state = self.shared.state.lock().unwrap();
-        state.files.insert(name.into(), bytes);
+        state.files.insert(name.into(), Body::new(bytes));
     }
 
     /// Waits until an answer has come to its stall.
@@ -251,9 +292,9 @@ impl Shared {
         };
         let prefix = format!("/{REPO}/resolve/{COMMIT}/");
         let file = path.strip_prefix(&prefix).unwrap_or_default();
-        let bytes = self.state.lock().unwrap().files.get(file).cloned();
-        match bytes {
-            Some(bytes) => self.answer_file(request, file, bytes, cdn, out),
+        let body = self.state.lock().unwrap().files.get(file).cloned();
+        match body {
+            Some(body) => self.answer_file(request, file, &body, cdn, out),
             None => json_answer(out, "404 Not Found", &json!({"error": "Entry not found"})),
         }
     }
@@ -272,12 +313,12 @@ impl Shared {
         }
         let state = self.state.lock().unwrap();
         let mut entries = vec![json!({"type": "directory", "oid": "0", "path": "original"})];
-        for (name, bytes) in &state.files {
+        for (name, body) in &state.files {
+            let size = body.bytes().len();
             let mut entry =
-                json!({"type": "file", "path": name, "size": bytes.len(), "oid": git_oid(bytes)});
+                json!({"type": "file", "path": name, "size": size, "oid": body.git_oid});
             if is_large(name) {
-                entry["lfs"] =
-                    json!({"oid": sha256(bytes), "size": bytes.len(), "pointerSize": 135});
+                entry["lfs"] = json!({"oid": body.sha256, "size": size, "pointerSize": 135});
             }
             entries.push(entry);
         }
@@ -299,16 +340,15 @@ impl Shared {
         &self,
         request: &Request,
         file: &str,
-        mut bytes: Vec<u8>,
+        body: &Body,
         cdn: bool,
         out: &mut TcpStream,
     ) -> Option<()> {
-        let digest = sha256(&bytes);
-        let etag = if is_large(file) {
-            digest
-        } else {
-            git_oid(&bytes)
+        let etag = match is_large(file) {
+            true => &body.sha256,
+            false => &body.git_oid,
         };
+        let mut bytes = Cow::Borrowed(body.bytes());
         let mut headers = vec![("etag", format!("\"{etag}\""))];
         if is_large(file) && !cdn {
             headers.push(("x-linked-etag", format!("\"{etag}\"")));
@@ -330,10 +370,11 @@ impl Shared {
                 self.log(request, file, 0, 0, cdn);
                 return json_answer(out, &format!("{code} Fault"), &json!({"error": "fault"}));
             }
-            Some(Effect::Corrupt(at)) => bytes[*at as usize] ^= 1,
-            Some(Effect::Shorter(length)) => bytes.truncate(*length as usize),
+            Some(Effect::Corrupt(at)) => bytes.to_mut()[*at as usize] ^= 1,
+            Some(Effect::Shorter(length)) => bytes.to_mut().truncate(*length as usize),
             Some(Effect::Longer(more) | Effect::Endless(more)) => {
-                bytes.resize(bytes.len() + *more as usize, b'x');
+                let longer = bytes.len() + *more as usize;
+                bytes.to_mut().resize(longer, b'x');
             }
             _ => {}
         }
