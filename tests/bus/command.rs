@@ -1,11 +1,12 @@
 //! `gptoss-ctl run` and `gptoss-ctl status`.
 
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use gptoss::client::Options;
+use rustix::process::Signal;
 
-use crate::harness::{Bus, Daemon, all, ask, outcome, text};
+use crate::harness::{Bus, Daemon, all, ask, outcome, send, text};
 
 #[tokio::test]
 async fn run_prints_the_answer() {
@@ -117,10 +118,7 @@ async fn interrupting_cancels() {
     let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
     let mut stdout = child.stdout.take().unwrap();
     stdout.read_exact(&mut [0]).unwrap();
-    let interrupted = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status();
-    assert!(interrupted.unwrap().success());
+    send(&child, Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let client = daemon.client().await;
     let events = all(&mut ask(&client, "x", Options::default()).await).await;
@@ -145,7 +143,7 @@ async fn a_daemon_that_dies_is_code_6() {
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
-    daemon.signal("KILL");
+    daemon.signal(Signal::KILL);
     let (code, _, stderr) = outcome(&child.wait_with_output().unwrap());
     assert_eq!(code, 6, "{stderr}");
     assert!(stderr.contains("died"), "{stderr}");

@@ -8,6 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use gptoss::client::{Answer, Client, ClientError, Message, Options, StreamEvent};
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
 /// More than anything here takes; a test that waits this long has failed.
@@ -75,6 +76,30 @@ impl Bus {
             .env("DBUS_SESSION_BUS_ADDRESS", &self.address)
             .env("GPTOSS_BUS", "session")
             .stdin(Stdio::null());
+        command
+    }
+}
+
+impl Bus {
+    /// The same as another user, who may not be able to look where programs
+    /// are built: a copy beside the bus' socket.
+    pub fn ctl_as_another_user<const N: usize>(&self, arguments: [&str; N]) -> Command {
+        use std::os::unix::process::CommandExt;
+        let copy = self.folder.path().join("gptoss-ctl");
+        if !copy.exists() {
+            std::fs::copy(env!("CARGO_BIN_EXE_gptoss-ctl"), &copy).unwrap();
+        }
+        let mut command = Command::new(copy);
+        command
+            .args(arguments)
+            .envs([
+                ("DBUS_SESSION_BUS_ADDRESS", self.address.as_str()),
+                ("GPTOSS_BUS", "session"),
+            ])
+            .stdin(Stdio::null())
+            .current_dir("/")
+            .uid(65534)
+            .gid(65534);
         command
     }
 }
@@ -157,13 +182,15 @@ impl Daemon {
         self.bus.client().await
     }
 
-    pub fn signal(&self, name: &str) {
-        let status = Command::new("kill")
-            .args([format!("-{name}"), self.child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(status.success());
+    pub fn signal(&self, signal: Signal) {
+        send(&self.child, signal);
     }
+}
+
+/// Sends a process a signal.
+pub fn send(child: &Child, signal: Signal) {
+    let process = Pid::from_child(child);
+    rustix::process::kill_process(process, signal).unwrap();
 }
 
 impl Drop for Daemon {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gptoss::client::{Client, ClientError, Options};
+use rustix::process::Signal;
 use zbus::OwnedVariant;
 
 use crate::harness::{
@@ -15,7 +16,7 @@ const HANGING: &str = "[[answers]]\nwhen = \"wait\"\nprefill-delay-ms = 3600000"
 
 #[tokio::test]
 async fn sigterm_ends_streams_with_an_error() {
-    for name in ["TERM", "INT"] {
+    for name in [Signal::TERM, Signal::INT] {
         let mut daemon = Daemon::start(HANGING);
         let client = daemon.client().await;
         let mut running = ask(&client, "wait", Options::default()).await;
@@ -39,7 +40,7 @@ async fn sigterm_while_a_model_loads() {
     let client = daemon.client().await;
     let mut waiting = ask(&client, "x", Options::default()).await;
     waiting.next().await.unwrap();
-    daemon.signal("TERM");
+    daemon.signal(Signal::TERM);
     assert_eq!(failure(&all(&mut waiting).await).0, "Cancelled");
     assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
 }
@@ -50,7 +51,7 @@ async fn a_killed_daemon_is_noticed() {
     let client = daemon.client().await;
     let mut answer = ask(&client, "wait", Options::default()).await;
     wait_for_start(&mut answer).await;
-    daemon.signal("KILL");
+    daemon.signal(Signal::KILL);
     assert!(matches!(answer.next().await, Err(ClientError::Died)));
     let gone = client.manager().version().await.map_err(ClientError::from);
     assert!(matches!(gone, Err(ClientError::Unreachable(_))), "{gone:?}");

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use gptoss::client::{ClientError, Message, Options, StreamEvent};
+use rustix::process::Signal;
 
 use crate::harness::{
     Bus, Daemon, Setup, all, ask, bare_command, failure, finish, next, outcome, refusal, text,
@@ -176,7 +177,7 @@ async fn a_daemon_killed_in_mid_answer_is_noticed() {
     let long = "one two three four five six seven ".repeat(300);
     let mut answer = ask(&client, &long, greedy()).await;
     while !matches!(next(&mut answer).await, StreamEvent::Start { .. }) {}
-    daemon.signal("KILL");
+    daemon.signal(Signal::KILL);
     let end = loop {
         match answer.next().await {
             Ok(Some(_)) => {}

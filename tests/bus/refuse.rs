@@ -1,7 +1,6 @@
 //! What the daemon does not take, and how it says so.
 
 use std::collections::HashMap;
-use std::os::unix::process::CommandExt;
 
 use gptoss::client::{Message, Options, StreamEvent};
 use zbus::Variant;
@@ -179,8 +178,10 @@ async fn a_full_queue_is_said_at_once() {
 async fn another_user_is_denied() {
     if running_as_root() {
         let daemon = Daemon::start("");
-        let mut command = daemon.bus.ctl(["run", "simulated", "hello"]);
-        let output = command.uid(65534).gid(65534).output().unwrap();
+        let mut command = daemon
+            .bus
+            .ctl_as_another_user(["run", "simulated", "hello"]);
+        let output = command.output().unwrap();
         let (code, stdout, stderr) = outcome(&output);
         assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
         assert!(

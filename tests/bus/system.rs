@@ -1,7 +1,7 @@
 //! The system bus: who may call.
 
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use crate::harness::{Bus, Daemon, Setup, command, outcome};
 
@@ -22,20 +22,19 @@ fn start() -> Daemon {
 #[tokio::test]
 async fn its_own_user_may_and_others_may_not() {
     let daemon = start();
-    let run = || {
-        let mut run = daemon.bus.ctl(["run", "simulated", "hello"]);
-        run.args(["--bus", "system"])
-            .env("DBUS_SYSTEM_BUS_ADDRESS", &daemon.bus.address);
-        run
+    let arguments = ["run", "simulated", "hello", "--bus", "system"];
+    let run = |mut command: Command| {
+        command.env("DBUS_SYSTEM_BUS_ADDRESS", &daemon.bus.address);
+        outcome(&command.output().unwrap())
     };
-    let (code, stdout, stderr) = outcome(&run().output().unwrap());
+    let (code, stdout, stderr) = run(daemon.bus.ctl(arguments));
     assert_eq!(
         (code, stdout.as_str()),
         (0, "You said: hello\n"),
         "{stderr}"
     );
     if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-        let (code, stdout, stderr) = outcome(&run().uid(65534).gid(65534).output().unwrap());
+        let (code, stdout, stderr) = run(daemon.bus.ctl_as_another_user(arguments));
         assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
         assert!(stderr.contains("root and its own user"), "{stderr}");
     } else {
