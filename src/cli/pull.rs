@@ -78,8 +78,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         None => match choose(&args)? {
             Choice::Embedded => pull_nano(&store, &args, &ui)?,
             Choice::Pinned { origin, model } => {
-                let request = pinned_request(&args, args_name(&args), &origin, &model)?;
-                warn_of_shadow(&ui, &origin, &request, &model);
+                let name = args_name(&args);
+                refuse_shadow(&origin, name, &model)?;
+                let request = pinned_request(&args, name, &origin, &model)?;
                 pull(&store, &args, request, &ui)?
             }
         },
@@ -192,18 +193,19 @@ fn pinned_request(
     })
 }
 
-/// A site may give a published model's name to other bytes; nobody shall
-/// overlook that.
-fn warn_of_shadow(ui: &Ui, origin: &str, request: &Request, model: &CatalogModel) {
-    let name = &request.provenance.name;
+/// Refuses a site's catalog that gives a published model's name to other bytes:
+/// nothing bypasses the built-in pins.
+fn refuse_shadow(origin: &str, name: &str, model: &CatalogModel) -> Result<(), CliError> {
     let builtin = Catalog::builtin();
-    if builtin
-        .get(name)
-        .is_some_and(|published| published.files != model.files)
-    {
-        ui.note(&format!(
-            "note: by {origin}, {name} is not the published model of that name"
-        ));
+    match builtin.get(name) {
+        Some(published) if published.files != model.files => Err(CliError::new(
+            ExitStatus::Usage,
+            format!(
+                "{origin} gives the name {name} to other bytes than the published model's; \
+                 give them another name there"
+            ),
+        )),
+        _ => Ok(()),
     }
 }
 

@@ -342,3 +342,22 @@ fn an_interrupted_pull_says_how_to_go_on() {
     world.pull(&[]).ok();
     world.assert_installed();
 }
+
+#[test]
+fn a_catalog_cannot_give_a_published_name_to_other_bytes() {
+    let world = World::new();
+    let text = std::fs::read_to_string(world.path("catalog.toml")).unwrap();
+    let renamed = world.path("renamed.toml");
+    std::fs::write(&renamed, text.replace("[models.tiny]", "[models.20b]")).unwrap();
+    let outcome = world.ctl(&[
+        "pull",
+        "20b",
+        "--endpoint",
+        &world.mirror.url(),
+        "--catalog",
+        renamed.to_str().unwrap(),
+    ]);
+    outcome.fails(USAGE, &["renamed.toml", "20b", "another name"]);
+    world.assert_nothing_installed();
+    assert_eq!(world.mirror.requests(), 0);
+}
