@@ -22,6 +22,8 @@ pub enum DataType {
     Int32 = 6,
     /// Signed 64-bit integer.
     Int64 = 7,
+    /// IEEE float16.
+    Float16 = 10,
     /// Truncated float32.
     Bfloat16 = 16,
 }
@@ -31,7 +33,7 @@ impl DataType {
     pub fn size(self) -> u64 {
         match self {
             DataType::Uint8 => 1,
-            DataType::Bfloat16 => 2,
+            DataType::Bfloat16 | DataType::Float16 => 2,
             DataType::Float | DataType::Int32 => 4,
             DataType::Int64 => 8,
         }
@@ -230,6 +232,22 @@ pub struct ValueInfoProto {
     /// Type.
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<TypeProto>,
+}
+
+impl ValueInfoProto {
+    /// The element type of a tensor, a [`DataType`].
+    pub fn element(&self) -> Option<i32> {
+        self.r#type.as_ref()?.tensor_type.as_ref()?.elem_type
+    }
+
+    /// Turns a tensor of `from` into one of `to`.
+    pub fn replace_element(&mut self, from: DataType, to: DataType) {
+        if self.element() == Some(from as i32)
+            && let Some(tensor) = self.r#type.as_mut().and_then(|t| t.tensor_type.as_mut())
+        {
+            tensor.elem_type = Some(to as i32);
+        }
+    }
 }
 
 /// The type of a value; only tensors occur.

@@ -155,6 +155,7 @@ impl OrtBackend {
             kv_heads: facts.kv_heads,
             positions: options.context.clamp(1, facts.max_positions),
             head_dim: facts.head_dim,
+            half: facts.half_cache,
         };
         let need = facts.weight_bytes + shape.bytes() + WORKSPACE;
         enough_memory(need, memory::available())?;

@@ -21,12 +21,23 @@ pub(super) struct CacheShape {
     pub kv_heads: usize,
     pub positions: usize,
     pub head_dim: usize,
+    /// Half precision numbers, else single precision.
+    pub half: bool,
 }
 
+/// Our attention keeps keys in blocks of so many positions.
+const BLOCK: usize = 16;
+
 impl CacheShape {
-    /// Bytes of one tensor, f32 `[1, kv_heads, positions, head_dim]`.
+    /// Sizes of one tensor, `[1, kv_heads, positions, head_dim]`.
+    fn dimensions(&self) -> [usize; 4] {
+        let positions = self.positions.next_multiple_of(BLOCK);
+        [1, self.kv_heads, positions, self.head_dim]
+    }
+
     fn tensor_bytes(&self) -> usize {
-        self.kv_heads * self.positions * self.head_dim * size_of::<f32>()
+        let element = if self.half { 2 } else { 4 };
+        self.dimensions().iter().product::<usize>() * element
     }
 
     /// Bytes of the whole cache.
@@ -80,17 +91,21 @@ impl KvCache {
     }
 }
 
-/// A tensor that views `bytes`, f32 of the shape's dimensions.
+/// A tensor that views `bytes`.
 ///
 /// # Safety
 /// `bytes` must stay valid, unmoved and otherwise unused as long as the tensor
 /// or anything bound to it lives.
 unsafe fn tensor_over(bytes: &mut [u8], shape: CacheShape) -> Result<DynValue, RuntimeError> {
     let allocator = Allocator::default();
-    let dimensions = [1, shape.kv_heads, shape.positions, shape.head_dim].map(|n| n as i64);
+    let dimensions = shape.dimensions().map(|n| n as i64);
+    let element = match shape.half {
+        true => TensorElementType::Float16,
+        false => TensorElementType::Float32,
+    };
     let mut value = std::ptr::null_mut();
     // SAFETY: pointers and lengths describe live memory of the stated size,
-    // aligned for f32 (a multiple of 64 from a page boundary).
+    // aligned for either (a multiple of 64 from a page boundary).
     unsafe {
         ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
             allocator.memory_info().ptr(),
@@ -98,7 +113,7 @@ unsafe fn tensor_over(bytes: &mut [u8], shape: CacheShape) -> Result<DynValue, R
             bytes.len(),
             dimensions.as_ptr(),
             dimensions.len(),
-            TensorElementType::Float32.into(),
+            element.into(),
             &mut value,
         ))?;
     }

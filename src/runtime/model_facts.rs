@@ -1,6 +1,6 @@
 //! What the runtime must know of an exported model, from its own metadata.
 
-use gptoss_onnx::proto::{ModelProto, NodeProto, TensorProto};
+use gptoss_onnx::proto::{DataType, ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
@@ -19,6 +19,8 @@ pub(super) struct ModelFacts {
     pub max_positions: usize,
     /// Bytes of all weights, wherever they lie.
     pub weight_bytes: u64,
+    /// Whether the cache holds half precision numbers.
+    pub half_cache: bool,
     /// Query heads of an attention operator that keeps a whole matrix of
     /// scores, `None` where the graph has no such operator.
     pub score_heads: Option<usize>,
@@ -63,6 +65,11 @@ impl ModelFacts {
                 .flat_map(|graph| &graph.initializer)
                 .map(stored_bytes)
                 .sum(),
+            half_cache: model
+                .graph
+                .iter()
+                .flat_map(|graph| &graph.input)
+                .any(|input| input.element() == Some(DataType::Float16 as i32)),
             score_heads: model
                 .graph
                 .iter()
@@ -105,13 +112,18 @@ mod tests {
     #[test]
     fn nano_tells_its_facts() {
         let checkpoint = nano::checkpoint().unwrap();
-        let model = export::in_memory(&checkpoint, Target::Cpu).unwrap();
-        let (facts, config) = (ModelFacts::read(&model).unwrap(), checkpoint.config());
-        assert_eq!(facts.layers, config.layers);
-        assert_eq!(facts.vocab_size, config.vocab_size);
-        assert_eq!(facts.score_heads, Some(config.heads));
-        let size = model.len() as u64;
-        assert!(facts.weight_bytes < size && facts.weight_bytes > size / 2);
+        let config = checkpoint.config();
+        for target in Target::ALL {
+            let model = export::in_memory(&checkpoint, target).unwrap();
+            let facts = ModelFacts::read(&model).unwrap();
+            assert_eq!(facts.layers, config.layers);
+            assert_eq!(facts.vocab_size, config.vocab_size);
+            let stock = target == Target::Portable;
+            assert_eq!(facts.score_heads, stock.then_some(config.heads));
+            assert_eq!(facts.half_cache, !stock);
+            let size = model.len() as u64;
+            assert!(facts.weight_bytes < size && facts.weight_bytes > size / 2);
+        }
     }
 
     #[test]

@@ -61,9 +61,12 @@ fn a_full_size_model_is_pulled() {
     let digest = || fs::read_to_string(revision.join("manifest.json")).unwrap();
     let before = exported(&digest());
     let started = Instant::now();
-    let mut child = ctl(world.path(), &["export", "big", "--force"])
-        .spawn()
-        .unwrap();
+    let mut child = ctl(
+        world.path(),
+        &["export", "big", "--target", "cpu", "--force"],
+    )
+    .spawn()
+    .unwrap();
     let peak = peak_memory(&mut child);
     println!(
         "export again: {:?}, {peak} bytes of own memory",

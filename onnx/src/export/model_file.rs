@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 
 use super::{EXTERNAL_ROOT, FORMAT, MODEL_FILE, ModelError, external_root};
-use crate::graph::{ACCURACY_LEVEL, ACTIVATIONS};
-use crate::proto::ModelProto;
+use crate::graph::{ACCURACY_LEVEL, ACTIVATIONS, ATTENTION, GPTOSS};
+use crate::proto::{DataType, GraphProto, ModelProto};
 
 /// An exported model, ready to be loaded from memory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +21,17 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// The same model computing with float32 activations: slow, and as near to
-    /// the reference as the weights allow. Bytes that are no model stay as
+    /// The same model computing with float32 activations and a float32 cache:
+    /// slow, and as near to the reference as the weights allow. Bytes that are no model stay as
     /// they are.
     #[must_use]
     pub fn exact(self) -> Self {
         let Ok(mut model) = ModelProto::decode(self.bytes.as_slice()) else {
             return self;
         };
+        if let Some(graph) = &mut model.graph {
+            use_float32_cache(graph);
+        }
         let nodes = model.graph.iter_mut().flat_map(|graph| &mut graph.node);
         for attribute in nodes.flat_map(|node| &mut node.attribute) {
             match attribute.name.as_deref() {
@@ -40,6 +43,23 @@ impl ModelFile {
         Self {
             bytes: model.encode_to_vec(),
             external_root: self.external_root,
+        }
+    }
+}
+
+/// Makes the cache of our attention float32.
+fn use_float32_cache(graph: &mut GraphProto) {
+    let [half, float32] = ATTENTION;
+    let mut changed = false;
+    for node in &mut graph.node {
+        if node.domain.as_deref() == Some(GPTOSS) && node.op_type.as_deref() == Some(half) {
+            node.op_type = Some(float32.to_owned());
+            changed = true;
+        }
+    }
+    for value in graph.input.iter_mut().chain(&mut graph.output) {
+        if changed {
+            value.replace_element(DataType::Float16, DataType::Float);
         }
     }
 }

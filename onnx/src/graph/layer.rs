@@ -6,8 +6,8 @@ use crate::quantize::int4;
 
 use super::plan::Job;
 use super::{
-    ACCURACY_LEVEL, ACTIVATIONS, Builder, FIRST_AXIS, GPTOSS, MICROSOFT, ROPE_COS, ROPE_SIN,
-    STANDARD,
+    ACCURACY_LEVEL, ACTIVATIONS, ATTENTION, Builder, FIRST_AXIS, GPTOSS, MICROSOFT, Operators,
+    ROPE_COS, ROPE_SIN, STANDARD,
 };
 
 /// Slope inside the experts' sigmoid.
@@ -45,33 +45,52 @@ impl Builder<'_> {
             ["key", "value"].map(|part| format!("past_key_values.{layer}.{part}"));
         let [present_key, present_value] =
             ["key", "value"].map(|part| format!("present.{layer}.{part}"));
-        self.plan.node(
-            (MICROSOFT, "GroupQueryAttention"),
-            &prefix,
-            &[
-                &qkv,
-                "",
-                "",
-                &past_key,
-                &past_value,
-                "seqlens_k",
-                "total_sequence_length",
-                ROPE_COS,
-                ROPE_SIN,
-                "",
-                "",
-                &sinks,
-            ],
-            &[&output, &present_key, &present_value],
-            vec![
-                AttributeProto::int("num_heads", config.heads as i64),
-                AttributeProto::int("kv_num_heads", config.kv_heads as i64),
-                AttributeProto::float("scale", (config.head_dim as f32).sqrt().recip()),
-                AttributeProto::int("do_rotary", 1),
-                AttributeProto::int("rotary_interleaved", 0),
-                AttributeProto::int("local_window_size", window),
-            ],
-        );
+        let outputs = [output.as_str(), &present_key, &present_value];
+        let mut attributes = vec![
+            AttributeProto::int("num_heads", config.heads as i64),
+            AttributeProto::float("scale", (config.head_dim as f32).sqrt().recip()),
+            AttributeProto::int("local_window_size", window),
+        ];
+        match self.operators {
+            Operators::Ours => {
+                let inputs = [
+                    qkv.as_str(),
+                    &past_key,
+                    &past_value,
+                    "total_sequence_length",
+                    ROPE_COS,
+                    ROPE_SIN,
+                    &sinks,
+                ];
+                let operator = (GPTOSS, ATTENTION[0]);
+                self.plan
+                    .node(operator, &prefix, &inputs, &outputs, attributes);
+            }
+            Operators::Stock => {
+                let inputs = [
+                    qkv.as_str(),
+                    "",
+                    "",
+                    &past_key,
+                    &past_value,
+                    "seqlens_k",
+                    "total_sequence_length",
+                    ROPE_COS,
+                    ROPE_SIN,
+                    "",
+                    "",
+                    &sinks,
+                ];
+                attributes.extend([
+                    AttributeProto::int("kv_num_heads", config.kv_heads as i64),
+                    AttributeProto::int("do_rotary", 1),
+                    AttributeProto::int("rotary_interleaved", 0),
+                ]);
+                let operator = (MICROSOFT, "GroupQueryAttention");
+                self.plan
+                    .node(operator, &prefix, &inputs, &outputs, attributes);
+            }
+        }
         output
     }
 

@@ -5,13 +5,14 @@
 //!          logits_positions       i64 [P]      indexes into S, P may be 0
 //!          seqlens_k              i32 [1]      positions in all, less one
 //!          total_sequence_length  i32 []       positions in all
-//!          past_key_values.{i}.{key,value}  f32 [1, KVH, T, D]
+//!          past_key_values.{i}.{key,value}  [1, KVH, T, D]
 //! outputs  logits                 f32 [P, V]
-//!          present.{i}.{key,value}          f32 [1, KVH, T, D]
+//!          present.{i}.{key,value}          [1, KVH, T, D]
 //! ```
 //!
 //! T is the size of a preallocated cache; the same tensor may be bound as past
-//! and present. From the last layer's attention on, only the P wanted positions
+//! and present. Target `portable` keeps it in f32, `cpu` in f16 with T a
+//! multiple of 16 (see [`crate::kernels::attention`] for what it holds). From the last layer's attention on, only the P wanted positions
 //! are computed.
 
 mod layer;
@@ -165,6 +166,10 @@ impl<'a> Builder<'a> {
             Dim::Named("T"),
             Dim::Fixed(config.head_dim),
         ];
+        let element = match self.operators {
+            Operators::Ours => DataType::Float16,
+            Operators::Stock => DataType::Float,
+        };
         let plan = &mut self.plan;
         let ids = [Dim::Fixed(1), Dim::Named("S")];
         plan.input("input_ids", DataType::Int64, &ids);
@@ -176,9 +181,9 @@ impl<'a> Builder<'a> {
         for layer in 0..config.layers {
             for part in ["key", "value"] {
                 let past = format!("past_key_values.{layer}.{part}");
-                plan.input(&past, DataType::Float, &cache);
+                plan.input(&past, element, &cache);
                 let present = format!("present.{layer}.{part}");
-                plan.output(&present, DataType::Float, &cache);
+                plan.output(&present, element, &cache);
             }
         }
     }
@@ -382,5 +387,7 @@ impl<'a> Builder<'a> {
 /// Attribute of the stock quantized operators: 4 computes with int8
 /// activations, 0 with float32.
 pub const ACCURACY_LEVEL: &str = "accuracy_level";
+/// Names of `gptoss:Attention` over a cache of f16, and of f32.
+pub const ATTENTION: [&str; 2] = ["Attention", "AttentionFloat32"];
 /// Attribute of `gptoss:MoE` and `gptoss:Linear`: `int8` or `float32`.
 pub const ACTIVATIONS: &str = "activations";

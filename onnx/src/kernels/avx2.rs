@@ -15,7 +15,7 @@ use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
 use super::{Isa, KernelSet, portable};
-use super::{avx2_dense, avx2_tile};
+use super::{attention, avx2_dense, avx2_tile};
 
 /// How far ahead of their use weights and scales are fetched, in bytes.
 const PREFETCH: usize = 8192;
@@ -32,8 +32,10 @@ pub struct Avx2<P>(std::marker::PhantomData<P>);
 impl<P: Products> Avx2<P> {
     /// The kernel, where this processor can run it.
     pub fn detect() -> Option<&'static Self> {
-        let supported =
-            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && P::detect();
+        let supported = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+            && P::detect();
         supported.then_some(&Self(std::marker::PhantomData))
     }
 }
@@ -120,6 +122,25 @@ impl<P: Products> KernelSet for Avx2<P> {
         // SAFETY: `detect` is the only source of `self`, and the caller's promise.
         unsafe { avx2_dense::quantize(x, into, row) }
     }
+
+    fn attend(&self, part: &attention::Part<'_>, scratch: &mut [f32]) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { attend(part, scratch) }
+    }
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
+    part.run::<true, 4>(scratch, |from, into| {
+        let (from, into) = (from.as_chunks::<8>().0, into.as_chunks_mut::<8>().0);
+        for (from, into) in from.iter().zip(into) {
+            // SAFETY: both hold 8 elements, and the feature is enabled around here.
+            unsafe {
+                let halves = _mm_loadu_si128(from.as_ptr().cast());
+                _mm256_storeu_ps(into.as_mut_ptr(), _mm256_cvtph_ps(halves));
+            }
+        }
+    });
 }
 
 /// Low and high nibbles of 32 bytes as offset codes.

@@ -18,7 +18,7 @@ use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, CODE_OFFSET, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
 use super::{Isa, KernelSet, portable};
-use super::{avx512_dense, avx512_tile};
+use super::{attention, avx512_dense, avx512_tile};
 
 /// How far ahead of their use weights are fetched, in bytes. Lines are fetched
 /// in address order across the rows computed together.
@@ -133,6 +133,25 @@ impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
         // SAFETY: `detect` is the only source of `self`, and the caller's promise.
         unsafe { avx512_dense::quantize(x, into, row) }
     }
+
+    fn attend(&self, part: &attention::Part<'_>, scratch: &mut [f32]) {
+        // SAFETY: `detect` is the only source of `self`.
+        unsafe { attend(part, scratch) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
+fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
+    part.run::<true, { attention::MOST_ROWS }>(scratch, |from, into| {
+        let (from, into) = (from.as_chunks::<16>().0, into.as_chunks_mut::<16>().0);
+        for (from, into) in from.iter().zip(into) {
+            // SAFETY: both hold 16 elements, and the feature is enabled around here.
+            unsafe {
+                let halves = _mm256_loadu_si256(from.as_ptr().cast());
+                _mm512_storeu_ps(into.as_mut_ptr(), _mm512_cvtph_ps(halves));
+            }
+        }
+    });
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma")]

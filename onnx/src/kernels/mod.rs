@@ -1,15 +1,18 @@
 //! Numerical kernels of the custom operators, chosen at run time by instruction set.
 //!
 //! [`experts`] computes a mixture-of-experts layer from MXFP4 weights in the
-//! published layout ([`mxfp4`]), [`dense`] products with int8 weights. What
-//! depends on the processor is behind [`KernelSet`]; every implementation is tested against the scalar one.
+//! published layout ([`mxfp4`]), [`dense`] products with int8 weights, and
+//! [`attention`] what its name says. What depends on the processor is behind
+//! [`KernelSet`]; every implementation is tested against the scalar one.
 
 use std::ops::Range;
 
 use half::bf16;
+use half::slice::HalfFloatSliceExt;
 
 pub mod activations;
 mod aligned;
+pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -96,7 +99,7 @@ impl Isa {
     }
 }
 
-/// The processor-dependent part of [`experts`] and [`dense`].
+/// The processor-dependent part of [`experts`], [`dense`] and [`attention`].
 ///
 /// The defaults are portable loops; implementations override them to compile
 /// the same loops for their instruction set, and give [`int8`](Self::int8).
@@ -191,6 +194,12 @@ pub trait KernelSet: Send + Sync {
     unsafe fn dense_quantize(&self, x: &[f32], into: &DenseWriter<'_>, row: usize) {
         // SAFETY: the caller's promise.
         unsafe { dense::quantize(x, into, row) }
+    }
+
+    /// Computes a part of a layer's attention into the front of `scratch`, see
+    /// [`attention`].
+    fn attend(&self, part: &attention::Part<'_>, scratch: &mut [f32]) {
+        part.run::<false, 4>(scratch, |from, into| from.convert_to_f32_slice(into));
     }
 }
 

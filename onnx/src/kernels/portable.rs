@@ -53,7 +53,7 @@ pub fn exp<const FMA: bool>(x: f32) -> f32 {
 
 /// `a * b + c`, fused only where that is an instruction, never a library call.
 #[inline(always)]
-fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
+pub(super) fn mul_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 

@@ -17,10 +17,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::operator::OperatorDomain;
 
+mod attention;
 mod linear;
 mod moe;
 mod node;
 
+pub use attention::Attention;
 pub use linear::Linear;
 pub use moe::MoE;
 
@@ -35,7 +37,9 @@ pub const DOMAIN: &str = "gptoss";
 pub fn domain(cancel: Arc<AtomicBool>) -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
         .add(MoE::new(Arc::clone(&cancel)))?
-        .add(Linear::new(cancel))
+        .add(Linear::new(Arc::clone(&cancel)))?
+        .add(Attention::<true>::new(Arc::clone(&cancel)))?
+        .add(Attention::<false>::new(cancel))
 }
 
 /// Held while a session with [`domain`] is opened. ONNX Runtime keeps the names

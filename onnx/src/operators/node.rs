@@ -1,10 +1,11 @@
 //! What the nodes of all operators share: viewing inputs, the session's
 //! threads, and memory that they take turns to use.
 
+use std::ffi::c_void;
 use std::sync::{Mutex, TryLockError};
 
 use ort::operator::ComputeContext;
-use ort::value::{PrimitiveTensorElementType, ValueRef};
+use ort::value::{DynTensorValueType, PrimitiveTensorElementType, ValueRef, ValueType};
 
 use crate::kernels::KernelError;
 use crate::kernels::parallel::Parallel;
@@ -29,6 +30,35 @@ impl<'a> Inputs<'a, '_> {
             shape: shape.to_vec(),
             data,
         })
+    }
+}
+
+impl Inputs<'_, '_> {
+    /// The sizes of input `index`, of which there are `N`, without looking at
+    /// its content, which may be an output's at the same time.
+    pub(super) fn sizes<const N: usize>(
+        &self,
+        index: usize,
+    ) -> ort::Result<([usize; N], Vec<i64>)> {
+        let shape = match self.values[index].dtype() {
+            ValueType::Tensor { shape, .. } => shape.to_vec(),
+            _ => Vec::new(),
+        };
+        let input = Input::<u8> {
+            operator: self.operator,
+            name: self.names[index],
+            shape,
+            data: &[],
+        };
+        Ok((input.dimensions()?, input.shape))
+    }
+
+    /// Where the content of input `index` begins.
+    pub(super) fn address(&self, index: usize) -> *const c_void {
+        match self.values[index].view().downcast::<DynTensorValueType>() {
+            Ok(tensor) => tensor.data_ptr().cast(),
+            Err(_) => std::ptr::null(),
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::{Arc, OnceLock};
 
 use gptoss_onnx::checkpoint::Checkpoint;
 use gptoss_onnx::export::{ModelFile, Target, export, in_memory, read_model};
+use half::f16;
 use ort::environment::Environment;
 use ort::memory::Allocator;
 use ort::session::Session;
-use ort::value::Tensor;
+use ort::value::{DynTensor, Tensor, TensorElementType};
 
 /// Where `make runtime` puts the library.
 const FETCHED: &str = "build/runtime/libonnxruntime.so.1.31.1";
@@ -39,7 +40,7 @@ fn environment() -> &'static Environment {
 /// A loaded model with its cache.
 pub struct Host {
     session: Session,
-    cache: Vec<[Tensor<f32>; 2]>,
+    cache: Vec<[DynTensor; 2]>,
     window: usize,
     position: usize,
     vocab: usize,
@@ -91,12 +92,24 @@ impl Host {
         };
         let session = session(&model).expect("a session");
         let config = checkpoint.config();
-        let shape = [1, config.kv_heads, window, config.head_dim];
-        let empty = || {
-            let mut tensor =
-                Tensor::<f32>::new(&Allocator::default(), shape).expect("cache tensor");
-            tensor.extract_tensor_mut().1.fill(0.0);
-            tensor
+        // Our attention wants a multiple of 16.
+        let positions = window.next_multiple_of(16);
+        let shape = [1, config.kv_heads, positions, config.head_dim];
+        let past = "past_key_values.0.key";
+        let past = session.inputs().iter().find(|input| input.name() == past);
+        let element = past.and_then(|input| input.dtype().tensor_type());
+        let allocator = Allocator::default();
+        let empty = || match element.expect("a cache") {
+            TensorElementType::Float16 => {
+                let mut tensor = Tensor::<f16>::new(&allocator, shape).expect("cache tensor");
+                tensor.extract_tensor_mut().1.fill(f16::ZERO);
+                tensor.upcast()
+            }
+            _ => {
+                let mut tensor = Tensor::<f32>::new(&allocator, shape).expect("cache tensor");
+                tensor.extract_tensor_mut().1.fill(0.0);
+                tensor.upcast()
+            }
         };
         Self {
             session,

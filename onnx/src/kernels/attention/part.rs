@@ -1,0 +1,218 @@
+//! The inner loops: some rows of queries against the keys and values of a head,
+//! written once and compiled for each instruction set by inlining.
+
+// Indexes run over registers that several arrays share.
+#![allow(clippy::needless_range_loop)]
+
+use std::ops::Range;
+
+use half::f16;
+
+use super::super::portable::{exp, mul_add};
+use super::{Elements, KEY_BLOCK};
+
+/// Keys that meet the queries of a part together.
+pub(super) const KEYS: usize = 64;
+
+/// Some tokens' queries of the heads that share keys and values.
+#[derive(Debug)]
+pub struct Part<'a> {
+    pub(super) head_dim: usize,
+    pub(super) group: usize,
+    pub(super) key: Elements<'a>,
+    pub(super) value: Elements<'a>,
+    pub(super) queries: &'a [f32],
+    pub(super) sinks: &'a [f32],
+    /// Of the first token.
+    pub(super) first_position: usize,
+    pub(super) window: usize,
+    /// Whether the sinks' scores count here.
+    pub(super) with_sink: bool,
+    /// What of the cache is looked at, from a multiple of [`KEYS`] on.
+    pub(super) positions: Range<usize>,
+}
+
+impl Part<'_> {
+    pub(super) fn rows(&self) -> usize {
+        self.queries.len() / self.head_dim
+    }
+
+    /// Floats that [`run`](Self::run) needs: results, keys, values, scores.
+    pub(super) fn scratch_len(&self) -> usize {
+        self.rows() * (self.head_dim + 2) + (2 * self.head_dim + MOST_ROWS) * KEYS
+    }
+
+    /// The positions of the block from `start` on that `row` sees, relative to it.
+    #[inline(always)]
+    fn seen(&self, row: usize, start: usize) -> Range<usize> {
+        let position = self.first_position + row / self.group;
+        let first = (position + 1).saturating_sub(self.window).max(start);
+        let end = (position + 1).min(self.positions.end).min(start + KEYS);
+        first - start..end.max(first) - start
+    }
+
+    /// Computes the first `rows * (head_dim + 2)` floats of `scratch`: for each
+    /// row the weighted sum of values, its largest score, and the sum of
+    /// weights. `R` rows, at most `MOST_ROWS`, are computed together.
+    #[inline(always)]
+    pub(crate) fn run<const FMA: bool, const R: usize>(
+        &self,
+        scratch: &mut [f32],
+        widen: impl Fn(&[f16], &mut [f32]),
+    ) {
+        let dim = self.head_dim;
+        let (results, scratch) = scratch.split_at_mut(self.rows() * (dim + 2));
+        let (keys, scratch) = scratch.split_at_mut(dim * KEYS);
+        let (values, scores) = scratch.split_at_mut(dim * KEYS);
+        for (row, result) in results.chunks_exact_mut(dim + 2).enumerate() {
+            result[..dim].fill(0.0);
+            let sink = self.sinks[row % self.group];
+            (result[dim], result[dim + 1]) = match self.with_sink {
+                true => (sink, 1.0),
+                false => (f32::NEG_INFINITY, 0.0),
+            };
+        }
+        for start in self.positions.clone().step_by(KEYS) {
+            let count = KEYS.min(self.positions.end - start);
+            let load = |side: Elements<'_>, count: usize, into: &mut [f32]| {
+                let range = start * dim..(start + count) * dim;
+                match side {
+                    Elements::F16(all) => widen(&all[range], &mut into[..count * dim]),
+                    Elements::F32(all) => into[..count * dim].copy_from_slice(&all[range]),
+                }
+            };
+            load(self.key, count.next_multiple_of(KEY_BLOCK), keys);
+            load(self.value, count, values);
+            let queries = self.queries.chunks(R * dim);
+            for (i, (queries, results)) in
+                queries.zip(results.chunks_mut(R * (dim + 2))).enumerate()
+            {
+                let rows = queries.len() / dim;
+                let seen = (0..rows).map(|r| self.seen(i * R + r, start));
+                let all = seen
+                    .filter(|seen| !seen.is_empty())
+                    .reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+                    .unwrap_or_default();
+                if all.is_empty() {
+                    continue;
+                }
+                let blocks = all.start / KEY_BLOCK..all.end.div_ceil(KEY_BLOCK);
+                if rows == R {
+                    score::<FMA, R>(queries, keys, dim, blocks, scores);
+                } else {
+                    for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(KEYS)) {
+                        score::<FMA, 1>(query, keys, dim, blocks.clone(), scores);
+                    }
+                }
+                for (r, result) in results.chunks_exact_mut(dim + 2).enumerate() {
+                    let scores = &mut scores[r * KEYS..][..KEYS];
+                    soften::<FMA>(scores, self.seen(i * R + r, start), &all, result);
+                }
+                if rows == R {
+                    mix::<FMA, R>(scores, values, dim, all, results);
+                } else {
+                    let scores = scores.chunks(KEYS);
+                    for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
+                        mix::<FMA, 1>(scores, values, dim, all.clone(), result);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Most rows that are computed together.
+pub const MOST_ROWS: usize = 8;
+
+/// `scores[r, key] = queries[r] . keys[key]` for whole blocks of keys.
+#[inline(always)]
+fn score<const FMA: bool, const R: usize>(
+    queries: &[f32],
+    keys: &[f32],
+    dim: usize,
+    blocks: Range<usize>,
+    scores: &mut [f32],
+) {
+    for block in blocks {
+        let keys = &keys[block * KEY_BLOCK * dim..][..KEY_BLOCK * dim];
+        let mut sums = [[0.0f32; KEY_BLOCK]; R];
+        for (i, keys) in keys.as_chunks::<KEY_BLOCK>().0.iter().enumerate() {
+            for r in 0..R {
+                let q = queries[r * dim + i];
+                for lane in 0..KEY_BLOCK {
+                    sums[r][lane] = mul_add::<FMA>(q, keys[lane], sums[r][lane]);
+                }
+            }
+        }
+        for r in 0..R {
+            scores[r * KEYS + block * KEY_BLOCK..][..KEY_BLOCK].copy_from_slice(&sums[r]);
+        }
+    }
+}
+
+/// Turns the scores that are `seen` into weights against the largest so far,
+/// and those of `all` that are not into zeros.
+#[inline(always)]
+fn soften<const FMA: bool>(
+    scores: &mut [f32],
+    seen: Range<usize>,
+    all: &Range<usize>,
+    result: &mut [f32],
+) {
+    let dim = result.len() - 2;
+    if seen.is_empty() {
+        scores[all.clone()].fill(0.0);
+        return;
+    }
+    scores[all.start..seen.start].fill(0.0);
+    scores[seen.end..all.end].fill(0.0);
+    let before = result[dim];
+    let mut largest = before;
+    for &score in &scores[seen.clone()] {
+        // Not `max`, which would lose a NaN: one spoils the row.
+        largest = if largest > score { largest } else { score };
+    }
+    let mut sum = 0.0;
+    for score in &mut scores[seen] {
+        *score = exp::<FMA>(*score - largest);
+        sum += *score;
+    }
+    let shrink = exp::<FMA>(before - largest);
+    result[dim] = largest;
+    result[dim + 1] = result[dim + 1] * shrink + sum;
+    if before != largest {
+        result[..dim].iter_mut().for_each(|x| *x *= shrink);
+    }
+}
+
+/// `results[r] += weights[r] . values` over the keys of `range`.
+#[inline(always)]
+fn mix<const FMA: bool, const R: usize>(
+    weights: &[f32],
+    values: &[f32],
+    dim: usize,
+    range: Range<usize>,
+    results: &mut [f32],
+) {
+    const WIDE: usize = 16;
+    for first in (0..dim).step_by(WIDE) {
+        let mut sums = [[0.0f32; WIDE]; R];
+        for key in range.clone() {
+            let Some(value) = values[key * dim + first..].first_chunk::<WIDE>() else {
+                return;
+            };
+            for r in 0..R {
+                let weight = weights[r * KEYS + key];
+                for lane in 0..WIDE {
+                    sums[r][lane] = mul_add::<FMA>(weight, value[lane], sums[r][lane]);
+                }
+            }
+        }
+        for r in 0..R {
+            let result = &mut results[r * (dim + 2) + first..][..WIDE];
+            for lane in 0..WIDE {
+                result[lane] += sums[r][lane];
+            }
+        }
+    }
+}
