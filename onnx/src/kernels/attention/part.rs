@@ -164,19 +164,31 @@ fn soften<const FMA: bool>(
         scores[all.clone()].fill(0.0);
         return;
     }
-    scores[all.start..seen.start].fill(0.0);
-    scores[seen.end..all.end].fill(0.0);
+    // Whole vectors from here on: what is not seen gets the weight zero.
+    let first = all.start / KEY_BLOCK * KEY_BLOCK;
+    let scores = &mut scores[first..all.end.next_multiple_of(KEY_BLOCK)];
+    scores[..seen.start - first].fill(f32::NEG_INFINITY);
+    scores[seen.end - first..].fill(f32::NEG_INFINITY);
+    let blocks = scores.as_chunks_mut::<KEY_BLOCK>().0;
     let before = result[dim];
-    let mut largest = before;
-    for &score in &scores[seen.clone()] {
-        // Not `max`, which would lose a NaN: one spoils the row.
-        largest = if largest > score { largest } else { score };
+    let mut lanes = [before; KEY_BLOCK];
+    for block in blocks.iter() {
+        for (largest, &score) in lanes.iter_mut().zip(block) {
+            *largest = if *largest > score { *largest } else { score };
+        }
     }
-    let mut sum = 0.0;
-    for score in &mut scores[seen] {
-        *score = exp::<FMA>(*score - largest);
-        sum += *score;
+    let larger = |a: f32, b: f32| if a > b { a } else { b };
+    let largest = lanes.into_iter().fold(before, larger);
+    let mut sums = [0.0; KEY_BLOCK];
+    for block in blocks.iter_mut() {
+        for (score, sum) in block.iter_mut().zip(&mut sums) {
+            let weight = exp::<FMA>(*score - largest);
+            let unseen = *score == f32::NEG_INFINITY;
+            *score = if unseen { 0.0 } else { weight };
+            *sum += *score;
+        }
     }
+    let sum: f32 = sums.iter().sum();
     let shrink = exp::<FMA>(before - largest);
     result[dim] = largest;
     result[dim + 1] = result[dim + 1] * shrink + sum;
