@@ -182,8 +182,8 @@ pub fn attention(
     let queries = workspace.queries.as_slice();
     let y = Disjoint::new(y);
     run_parts(pool, cancel, plan.parts(), |index| {
-        let (kv_head, first, positions) = plan.part(index);
-        let count = tokens.min(first + TOKENS) - first;
+        let place = plan.place(index);
+        let (kv_head, first, count) = (place.kv_head, place.tokens.start, place.tokens.len());
         let part = Part {
             head_dim: shape.head_dim,
             group: shape.group(),
@@ -193,8 +193,8 @@ pub fn attention(
             sinks: &inputs.sinks[kv_head * shape.group()..][..shape.group()],
             first_position: inputs.past + first,
             window: inputs.window,
-            with_sink: positions.start == plan.begin,
-            positions,
+            with_sink: place.first_split,
+            positions: place.positions,
         };
         with_scratch(part.scratch_len(), |scratch| {
             kernel.attend(&part, scratch);
@@ -344,26 +344,26 @@ struct Plan {
     kv_heads: usize,
     token_blocks: usize,
     splits: usize,
-    /// First position that any token sees, rounded down to a block.
-    begin: usize,
-    end: usize,
+    tokens: usize,
+    past: usize,
+    window: usize,
     rows: usize,
     row_len: usize,
 }
 
 impl Plan {
     fn new(shape: Shape, inputs: &Inputs<'_>, tokens: usize) -> Self {
-        let begin = (inputs.past + 1).saturating_sub(inputs.window) / KEYS * KEYS;
-        let end = inputs.past + tokens;
+        let first_seen = first_seen(inputs.past, inputs.window);
         Self {
             kv_heads: shape.kv_heads,
             token_blocks: tokens.div_ceil(TOKENS),
             splits: match tokens {
-                1 => (end - begin).div_ceil(SPLIT),
+                1 => (inputs.past + 1 - first_seen).div_ceil(SPLIT),
                 _ => 1,
             },
-            begin,
-            end,
+            tokens,
+            past: inputs.past,
+            window: inputs.window,
             rows: shape.group(),
             row_len: shape.head_dim + 2,
         }
@@ -381,19 +381,38 @@ impl Plan {
         }
     }
 
-    /// Head of keys, first token, and positions of part `index`.
-    fn part(&self, index: usize) -> (usize, usize, Range<usize>) {
+    /// What part `index` is about.
+    fn place(&self, index: usize) -> Place {
         let (outer, split) = (index / self.splits, index % self.splits);
         let (kv_head, block) = (outer / self.token_blocks, outer % self.token_blocks);
+        let tokens = block * TOKENS..self.tokens.min((block + 1) * TOKENS);
+        let first = first_seen(self.past + tokens.start, self.window) + split * SPLIT;
+        let end = self.past + tokens.end;
         let positions = match self.splits {
-            1 => self.begin..self.end,
-            _ => {
-                let first = self.begin + split * SPLIT;
-                first..self.end.min(first + SPLIT)
-            }
+            1 => first..end,
+            _ => first..end.min(first + SPLIT),
         };
-        (kv_head, block * TOKENS, positions)
+        Place {
+            kv_head,
+            tokens,
+            positions,
+            first_split: split == 0,
+        }
     }
+}
+
+/// What a part is about: which head of keys, tokens and positions.
+struct Place {
+    kv_head: usize,
+    tokens: Range<usize>,
+    positions: Range<usize>,
+    first_split: bool,
+}
+
+/// First position that the token at `position` sees, rounded down to where a
+/// part may begin.
+fn first_seen(position: usize, window: usize) -> usize {
+    (position + 1).saturating_sub(window) / KEYS * KEYS
 }
 
 fn one_head(side: Elements<'_>, shape: Shape, kv_head: usize) -> Elements<'_> {

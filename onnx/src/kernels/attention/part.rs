@@ -133,12 +133,14 @@ fn score<const FMA: bool, const R: usize>(
     blocks: Range<usize>,
     scores: &mut [f32],
 ) {
+    assert!(queries.len() >= R * dim);
     for block in blocks {
         let keys = &keys[block * KEY_BLOCK * dim..][..KEY_BLOCK * dim];
         let mut sums = [[0.0f32; KEY_BLOCK]; R];
         for (i, keys) in keys.as_chunks::<KEY_BLOCK>().0.iter().enumerate() {
             for r in 0..R {
-                let q = queries[r * dim + i];
+                // SAFETY: `i` is below `dim`, and there are `R` rows.
+                let q = unsafe { *queries.get_unchecked(r * dim + i) };
                 for lane in 0..KEY_BLOCK {
                     sums[r][lane] = mul_add::<FMA>(q, keys[lane], sums[r][lane]);
                 }
@@ -207,6 +209,7 @@ fn mix<const FMA: bool, const R: usize>(
     results: &mut [f32],
 ) {
     const WIDE: usize = 16;
+    assert!(weights.len() >= R * KEYS && range.end <= KEYS);
     for first in (0..dim).step_by(WIDE) {
         let mut sums = [[0.0f32; WIDE]; R];
         for key in range.clone() {
@@ -214,7 +217,8 @@ fn mix<const FMA: bool, const R: usize>(
                 return;
             };
             for r in 0..R {
-                let weight = weights[r * KEYS + key];
+                // SAFETY: `key` is below `KEYS`, and there are `R` rows.
+                let weight = unsafe { *weights.get_unchecked(r * KEYS + key) };
                 for lane in 0..WIDE {
                     sums[r][lane] = mul_add::<FMA>(weight, value[lane], sums[r][lane]);
                 }
