@@ -1,6 +1,7 @@
 //! One answer, from the prompt to the last event.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -170,15 +171,15 @@ impl Work {
 
     /// Waits until the model is loaded, and says so where that takes time.
     async fn wait_for_model(&self) -> Result<Lease, Failure> {
-        let acquire = self.host.acquire(&self.model);
+        let ahead = AtomicUsize::new(0);
+        let acquire = self.host.acquire_in_line(&self.model, &ahead);
         tokio::pin!(acquire);
-        let position = *self.host.watch_waiting().borrow();
         let soon = tokio::time::timeout(Duration::from_millis(20), &mut acquire);
         if let Ok(lease) = soon.await {
             return Ok(lease?);
         }
         self.send(StreamEvent::Queued {
-            position,
+            position: ahead.load(Ordering::Relaxed),
             waiting_for: WaitingFor::Model,
         });
         Ok(acquire.await?)

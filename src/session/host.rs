@@ -1,7 +1,7 @@
 //! The resident model: loaded on first use, shared by all requests, replaced
 //! when a request names another one.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::{OwnedMutexGuard, watch};
@@ -372,11 +372,22 @@ impl ModelHost {
     /// Why it cannot be loaded. Who waited for a load that failed gets its
     /// error; who asks later tries again.
     pub async fn acquire(self: &Arc<Self>, model: &str) -> Result<Lease, Unavailable> {
+        self.acquire_in_line(model, &AtomicUsize::new(0)).await
+    }
+
+    /// The same; `ahead` is told how many wait for a model already, as soon as
+    /// this is the next to join them.
+    pub async fn acquire_in_line(
+        self: &Arc<Self>,
+        model: &str,
+        ahead: &AtomicUsize,
+    ) -> Result<Lease, Unavailable> {
         if let Some(lease) = self.usable(model) {
             return Ok(lease);
         }
         let asked_at = self.slot().loads;
-        let _waiting = Waiting::new(&self.waiting);
+        let (_waiting, before) = Waiting::join(&self.waiting);
+        ahead.store(before, Ordering::Relaxed);
         let turn = Arc::clone(&self.turn).lock_owned().await;
         if let Some(lease) = self.usable(model) {
             return Ok(lease);
@@ -514,9 +525,14 @@ impl ModelHost {
 struct Waiting(watch::Sender<usize>);
 
 impl Waiting {
-    fn new(count: &watch::Sender<usize>) -> Self {
-        count.send_modify(|n| *n += 1);
-        Waiting(count.clone())
+    /// Joins the line; says how many were in it before.
+    fn join(count: &watch::Sender<usize>) -> (Self, usize) {
+        let mut before = 0;
+        count.send_modify(|n| {
+            before = *n;
+            *n += 1;
+        });
+        (Waiting(count.clone()), before)
     }
 }
 
