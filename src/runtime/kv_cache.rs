@@ -6,6 +6,7 @@
 
 use std::ptr::NonNull;
 
+use gptoss_onnx::kernels::attention::KEY_BLOCK;
 use memmap2::MmapMut;
 use ort::AsPointer;
 use ort::memory::Allocator;
@@ -25,13 +26,10 @@ pub(super) struct CacheShape {
     pub half: bool,
 }
 
-/// Our attention keeps keys in blocks of so many positions.
-const BLOCK: usize = 16;
-
 impl CacheShape {
     /// Sizes of one tensor, `[1, kv_heads, positions, head_dim]`.
     fn dimensions(&self) -> [usize; 4] {
-        let positions = self.positions.next_multiple_of(BLOCK);
+        let positions = self.positions.next_multiple_of(KEY_BLOCK);
         [1, self.kv_heads, positions, self.head_dim]
     }
 

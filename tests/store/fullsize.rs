@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use memmap2::Mmap;
 
-use crate::mirror::{Body, COMMIT, Effect, Mirror, REPO};
+use crate::harness;
+use crate::mirror::{Body, COMMIT, Effect, Mirror};
 
 /// Most anonymous memory of a pull and of an export, in bytes.
 const MEMORY: u64 = 1_000_000_000;
@@ -29,7 +30,7 @@ fn a_full_size_model_is_pulled() {
         .filter(|n| n.ends_with(".safetensors"))
         .collect();
     let catalog = world.path().join("catalog.toml");
-    fs::write(&catalog, pinned(&files)).unwrap();
+    fs::write(&catalog, harness::catalog("big", &files)).unwrap();
     let mirror = Mirror::serve(files.clone());
     mirror.redirect();
     for shard in shards.iter().take(2) {
@@ -94,18 +95,6 @@ fn mapped(folder: &Path) -> BTreeMap<String, Body> {
             (entry.file_name().into_string().unwrap(), Body::new(map))
         })
         .collect()
-}
-
-fn pinned(files: &BTreeMap<String, Body>) -> String {
-    let lines = files.iter().map(|(path, body)| {
-        let (size, digest) = (body.bytes().len(), &body.sha256);
-        format!("  {{ path = \"{path}\", size = {size}, sha256 = \"{digest}\" }},\n")
-    });
-    let head = format!("[models.big]\nrepo = \"{REPO}\"\nrevision = \"{COMMIT}\"\n");
-    format!(
-        "{head}license = \"Apache-2.0\"\nfiles = [\n{}]\n",
-        lines.collect::<String>()
-    )
 }
 
 fn ctl(world: &Path, arguments: &[&str]) -> Command {

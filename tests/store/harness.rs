@@ -8,7 +8,7 @@ use std::process::{Child, Command, Output, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::mirror::{COMMIT, Mirror, REPO, sha256};
+use crate::mirror::{Body, COMMIT, Mirror, REPO};
 
 /// Name of the small checkpoint in the site's catalog.
 pub const TINY: &str = "tiny";
@@ -96,12 +96,12 @@ pub fn checkpoint() -> BTreeMap<String, Vec<u8>> {
 }
 
 /// A catalog that pins these files.
-pub fn catalog(name: &str, files: &BTreeMap<String, Vec<u8>>) -> String {
+pub fn catalog(name: &str, files: &BTreeMap<String, Body>) -> String {
     let mut text = format!(
         "[models.{name}]\nrepo = \"{REPO}\"\nrevision = \"{COMMIT}\"\nlicense = \"Apache-2.0\"\nfiles = [\n"
     );
-    for (path, bytes) in files {
-        let (size, digest) = (bytes.len(), sha256(bytes));
+    for (path, body) in files {
+        let (size, digest) = (body.bytes().len(), &body.sha256);
         text += &format!("  {{ path = \"{path}\", size = {size}, sha256 = \"{digest}\" }},\n");
     }
     text + "]\n"
@@ -115,9 +115,13 @@ impl World {
     /// The mirror serves these files and the catalog pins them.
     pub fn with(files: BTreeMap<String, Vec<u8>>) -> Self {
         let dir = TempDir::new().unwrap();
-        fs::write(dir.path().join("catalog.toml"), catalog(TINY, &files)).unwrap();
+        let served: BTreeMap<_, _> = files
+            .iter()
+            .map(|(name, bytes)| (name.clone(), Body::new(bytes.clone())))
+            .collect();
+        fs::write(dir.path().join("catalog.toml"), catalog(TINY, &served)).unwrap();
         Self {
-            mirror: Mirror::start(files.clone()),
+            mirror: Mirror::serve(served),
             files,
             dir,
         }

@@ -198,15 +198,15 @@ pub fn attention(
         };
         with_scratch(part.scratch_len(), |scratch| {
             kernel.attend(&part, scratch);
-            let rows = scratch[..part.rows() * (shape.head_dim + 2)].chunks(shape.head_dim + 2);
+            let results = &scratch[..part.rows() * plan.row_len];
             if plan.splits > 1 {
-                let len = part.rows() * (shape.head_dim + 2);
+                let len = results.len();
                 // SAFETY: each part has a place of its own.
                 let to = unsafe { partial.slice(index * len..(index + 1) * len) };
-                to.copy_from_slice(&scratch[..len]);
+                to.copy_from_slice(results);
                 return;
             }
-            for (i, row) in rows.enumerate() {
+            for (i, row) in results.chunks(plan.row_len).enumerate() {
                 let (token, head) = (first + i / shape.group(), i % shape.group());
                 let start = token * shape.heads + kv_head * shape.group() + head;
                 // SAFETY: parts differ in tokens or in heads.

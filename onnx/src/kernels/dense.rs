@@ -15,10 +15,8 @@ use super::experts::Activations;
 use super::parallel::{Parallel, run_parts};
 use super::{KernelError, KernelSet};
 
-/// Weights, and activations, that share a scale.
-pub const BLOCK: usize = 64;
-/// The byte that stands for zero.
-pub const ZERO_POINT: u8 = 128;
+/// Weights, and activations, that share a scale; the byte that stands for zero.
+pub use crate::quantize::int8::{MATMUL_BLOCK as BLOCK, ZERO_POINT};
 
 /// Tokens up to this many are bound by reading weights, more by arithmetic.
 pub(super) const FEW_TOKENS: usize = 4;

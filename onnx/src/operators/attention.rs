@@ -29,9 +29,9 @@ use ort::operator::{
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRefMut, ValueType};
 
 use super::guarded;
-use super::node::{Inputs, IntraOpPool, Lent};
+use super::node::{Inputs, IntraOpPool, Shared, required};
+use crate::kernels::KernelError;
 use crate::kernels::attention::{self, Cache, Shape, Workspace, attention};
-use crate::kernels::{KernelError, KernelSet, best_kernel};
 
 const INPUTS: [&str; 7] = [
     "qkv",
@@ -45,13 +45,7 @@ const INPUTS: [&str; 7] = [
 
 /// The operators: `gptoss:Attention` if `HALF`, else `gptoss:AttentionFloat32`.
 pub struct Attention<const HALF: bool> {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    cancel: Arc<AtomicBool>,
-    workspace: Lent<Workspace>,
-    kernel: &'static dyn KernelSet,
+    shared: Arc<Shared<Workspace>>,
 }
 
 impl<const HALF: bool> Attention<HALF> {
@@ -67,11 +61,7 @@ impl<const HALF: bool> Attention<HALF> {
     /// The operator; its nodes stop with an error while `cancel` is set.
     pub fn new(cancel: Arc<AtomicBool>) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                cancel,
-                workspace: Lent::default(),
-                kernel: best_kernel(),
-            }),
+            shared: Shared::new(cancel),
         }
     }
 }
@@ -144,27 +134,21 @@ pub struct AttentionKernel<const HALF: bool> {
     heads: usize,
     scale: f32,
     window: usize,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Workspace>>,
 }
 
 impl<const HALF: bool> Kernel for AttentionKernel<HALF> {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         guarded(Attention::<HALF>::NAME, || {
-            let shared = &self.shared;
-            shared
-                .workspace
-                .with(|workspace| self.compute_with(context, workspace))
+            self.shared
+                .with_workspace(|workspace| self.compute_with(context, workspace))
         })
     }
 }
 
 impl<const HALF: bool> AttentionKernel<HALF> {
     fn compute_with(&self, context: &ComputeContext, workspace: &mut Workspace) -> ort::Result<()> {
-        let mut values = Vec::with_capacity(INPUTS.len());
-        for (i, name) in INPUTS.iter().enumerate() {
-            let value = context.input(i)?;
-            values.push(value.ok_or_else(|| error::<HALF>(format!("input {name} is missing")))?);
-        }
+        let values = required(context, Attention::<HALF>::NAME, &INPUTS)?;
         let inputs = Inputs {
             operator: Attention::<HALF>::NAME,
             names: &INPUTS,

@@ -22,34 +22,24 @@ use ort::operator::{
 use ort::value::{TensorElementType, ValueType};
 
 use super::guarded;
-use super::node::{Inputs, IntraOpPool, Lent};
+use super::node::{Inputs, IntraOpPool, Shared, required};
+use crate::kernels::KernelError;
 use crate::kernels::dense::{self, BLOCK, Int8Matrix, Workspace};
 use crate::kernels::experts::Activations;
-use crate::kernels::{KernelError, KernelSet, best_kernel};
 
 const NAME: &str = "gptoss:Linear";
 const INPUTS: [&str; 4] = ["x", "weights", "scales", "bias"];
 
 /// The operator `gptoss:Linear`.
 pub struct Linear {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    cancel: Arc<AtomicBool>,
-    workspace: Lent<Workspace>,
-    kernel: &'static dyn KernelSet,
+    shared: Arc<Shared<Workspace>>,
 }
 
 impl Linear {
     /// The operator; its nodes stop with an error while `cancel` is set.
     pub fn new(cancel: Arc<AtomicBool>) -> Self {
         Self {
-            shared: Arc::new(Shared {
-                cancel,
-                workspace: Lent::default(),
-                kernel: best_kernel(),
-            }),
+            shared: Shared::new(cancel),
         }
     }
 }
@@ -113,26 +103,21 @@ impl Operator for Linear {
 /// A node of the operator.
 pub struct LinearKernel {
     activations: Activations,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Workspace>>,
 }
 
 impl Kernel for LinearKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         guarded(NAME, || {
             self.shared
-                .workspace
-                .with(|workspace| self.compute_with(context, workspace))
+                .with_workspace(|workspace| self.compute_with(context, workspace))
         })
     }
 }
 
 impl LinearKernel {
     fn compute_with(&self, context: &ComputeContext, workspace: &mut Workspace) -> ort::Result<()> {
-        let mut values = Vec::with_capacity(INPUTS.len());
-        for (i, name) in INPUTS.iter().enumerate().take(3) {
-            let value = context.input(i)?;
-            values.push(value.ok_or_else(|| error(format!("input {name} is missing")))?);
-        }
+        let mut values = required(context, NAME, &INPUTS[..3])?;
         values.extend(context.input(3)?);
         let inputs = Inputs {
             operator: NAME,

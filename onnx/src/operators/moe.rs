@@ -26,11 +26,11 @@ use ort::operator::{
 use ort::value::TensorElementType;
 
 use super::guarded;
-use super::node::{Inputs, IntraOpPool, Lent};
+use super::node::{Inputs, IntraOpPool, Shared, required};
+use crate::kernels::KernelError;
 use crate::kernels::experts::{Activations, Layer, Options, Workspace, mixture};
 use crate::kernels::mxfp4::{BLOCK, BLOCK_BYTES, ExpertMatrices};
 use crate::kernels::portable::SwiGlu;
-use crate::kernels::{KernelError, KernelSet, best_kernel};
 
 const NAME: &str = "gptoss:MoE";
 const INPUTS: [&str; 8] = [
@@ -47,27 +47,15 @@ const INPUTS: [&str; 8] = [
 /// The operator `gptoss:MoE`. All its nodes in a session share one workspace,
 /// since they run one after another.
 pub struct MoE {
-    shared: Arc<Shared>,
-}
-
-struct Shared {
-    cancel: Arc<AtomicBool>,
-    workspace: Lent<Workspace>,
-    kernel: &'static dyn KernelSet,
+    shared: Arc<Shared<Workspace>>,
 }
 
 impl MoE {
     /// The operator; its nodes stop with an error while `cancel` is set.
     pub fn new(cancel: Arc<AtomicBool>) -> Self {
-        let kernel = best_kernel();
-        tracing::debug!(isa = kernel.isa().name(), "expert kernels");
-        Self {
-            shared: Arc::new(Shared {
-                cancel,
-                workspace: Lent::default(),
-                kernel,
-            }),
-        }
+        let shared = Shared::new(cancel);
+        tracing::debug!(isa = shared.kernel.isa().name(), "expert kernels");
+        Self { shared }
     }
 }
 
@@ -141,30 +129,21 @@ fn read_options(context: &KernelContext<'_>) -> ort::Result<Options> {
 /// A node of the operator.
 pub struct MoEKernel {
     options: Options,
-    shared: Arc<Shared>,
+    shared: Arc<Shared<Workspace>>,
 }
 
 impl Kernel for MoEKernel {
     fn compute(&mut self, context: &ComputeContext) -> ort::Result<()> {
         guarded(NAME, || {
             self.shared
-                .workspace
-                .with(|workspace| self.compute_with(context, workspace))
+                .with_workspace(|workspace| self.compute_with(context, workspace))
         })
     }
 }
 
 impl MoEKernel {
     fn compute_with(&self, context: &ComputeContext, workspace: &mut Workspace) -> ort::Result<()> {
-        let values = INPUTS
-            .iter()
-            .enumerate()
-            .map(|(i, name)| {
-                context
-                    .input(i)?
-                    .ok_or_else(|| error(format!("input {name} is missing")))
-            })
-            .collect::<ort::Result<Vec<_>>>()?;
+        let values = required(context, NAME, &INPUTS)?;
         let inputs = Inputs {
             operator: NAME,
             names: &INPUTS,

@@ -2,13 +2,27 @@
 //! threads, and memory that they take turns to use.
 
 use std::ffi::c_void;
-use std::sync::{Mutex, TryLockError};
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, TryLockError};
 
 use ort::operator::ComputeContext;
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, ValueRef, ValueType};
 
-use crate::kernels::KernelError;
 use crate::kernels::parallel::Parallel;
+use crate::kernels::{KernelError, KernelSet, best_kernel};
+
+/// The first inputs of a node, one for each name.
+pub(super) fn required<'c>(
+    context: &'c ComputeContext,
+    operator: &str,
+    names: &[&str],
+) -> ort::Result<Vec<ValueRef<'c>>> {
+    let value = |(i, name): (usize, &&str)| {
+        let missing = || ort::Error::new(format!("{operator}: input {name} is missing"));
+        context.input(i)?.ok_or_else(missing)
+    };
+    names.iter().enumerate().map(value).collect()
+}
 
 /// The inputs of a node, with what its operator calls them.
 pub(super) struct Inputs<'a, 'v> {
@@ -111,17 +125,29 @@ impl Parallel for IntraOpPool<'_> {
     }
 }
 
-/// Memory for all nodes of an operator in a session, since they run one after
-/// another.
-#[derive(Default)]
-pub(super) struct Lent<W>(Mutex<W>);
+/// What all nodes of an operator in a session have together.
+pub(super) struct Shared<W> {
+    pub(super) cancel: Arc<AtomicBool>,
+    pub(super) kernel: &'static dyn KernelSet,
+    workspace: Mutex<W>,
+}
 
-impl<W: Default> Lent<W> {
-    /// Calls `f` with it. Two runs of one session at once are legal: the second
+impl<W: Default> Shared<W> {
+    /// Nodes stop with an error while `cancel` is set.
+    pub(super) fn new(cancel: Arc<AtomicBool>) -> Arc<Self> {
+        Arc::new(Self {
+            cancel,
+            kernel: best_kernel(),
+            workspace: Mutex::default(),
+        })
+    }
+
+    /// Calls `f` with the memory that nodes take turns to use, since they run
+    /// one after another. Two runs of one session at once are legal: the second
     /// one gets memory of its own. What a panic left behind is as good as any,
     /// since every run overwrites what it reads.
-    pub(super) fn with<R>(&self, f: impl FnOnce(&mut W) -> R) -> R {
-        match self.0.try_lock() {
+    pub(super) fn with_workspace<R>(&self, f: impl FnOnce(&mut W) -> R) -> R {
+        match self.workspace.try_lock() {
             Ok(mut workspace) => f(&mut workspace),
             Err(TryLockError::Poisoned(poisoned)) => f(&mut poisoned.into_inner()),
             Err(TryLockError::WouldBlock) => f(&mut W::default()),

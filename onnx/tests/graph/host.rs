@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 
 use gptoss_onnx::checkpoint::Checkpoint;
 use gptoss_onnx::export::{ModelFile, Target, export, in_memory, read_model};
+use gptoss_onnx::kernels::attention::KEY_BLOCK;
 use half::f16;
 use ort::environment::Environment;
 use ort::memory::Allocator;
@@ -92,8 +93,7 @@ impl Host {
         };
         let session = session(&model).expect("a session");
         let config = checkpoint.config();
-        // Our attention wants a multiple of 16.
-        let positions = window.next_multiple_of(16);
+        let positions = window.next_multiple_of(KEY_BLOCK);
         let shape = [1, config.kv_heads, positions, config.head_dim];
         let past = "past_key_values.0.key";
         let past = session.inputs().iter().find(|input| input.name() == past);
