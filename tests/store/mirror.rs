@@ -118,6 +118,23 @@ struct Shared {
     port: u16,
 }
 
+const HOST: &str = "127.0.0.1";
+/// The other host: a second address of this machine, so that no name need be
+/// resolved.
+const REDIRECTED: &str = "127.0.0.2";
+
+/// Both hosts, on the same port.
+fn listeners() -> ([TcpListener; 2], u16) {
+    loop {
+        let first = TcpListener::bind((HOST, 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        // Another test's mirror may have the port there.
+        if let Ok(second) = TcpListener::bind((REDIRECTED, port)) {
+            return ([first, second], port);
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Mirror {
     shared: Arc<Shared>,
@@ -130,31 +147,33 @@ impl Mirror {
     }
 
     pub fn serve(files: BTreeMap<String, Body>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (listeners, port) = listeners();
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 files,
                 ..State::default()
             }),
             changed: Condvar::new(),
-            port: listener.local_addr().unwrap().port(),
+            port,
         });
-        let accepting = shared.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if accepting.state.lock().unwrap().closed {
-                    return;
+        for listener in listeners {
+            let accepting = shared.clone();
+            thread::spawn(move || {
+                for stream in listener.incoming() {
+                    if accepting.state.lock().unwrap().closed {
+                        return;
+                    }
+                    let shared = accepting.clone();
+                    // A client that goes away is part of the tests.
+                    thread::spawn(move || stream.map(|s| shared.serve(s)));
                 }
-                let shared = accepting.clone();
-                // A client that goes away is part of the tests.
-                thread::spawn(move || stream.map(|s| shared.serve(s)));
-            }
-        });
+            });
+        }
         Self { shared }
     }
 
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.shared.port)
+        format!("http://{HOST}:{}", self.shared.port)
     }
 
     /// The next `times` answers with `file` suffer.
@@ -170,7 +189,7 @@ impl Mirror {
         self.shared.state.lock().unwrap().faults.clear();
     }
 
-    /// Large files are redirected to another host name, as the hub does.
+    /// Large files are redirected to another host, as the hub does.
     pub fn redirect(&self) {
         self.shared.state.lock().unwrap().redirect = true;
     }
@@ -206,7 +225,9 @@ impl Drop for Mirror {
     fn drop(&mut self) {
         self.shared.state.lock().unwrap().closed = true;
         self.shared.changed.notify_all();
-        let _ = TcpStream::connect(("127.0.0.1", self.shared.port));
+        for host in [HOST, REDIRECTED] {
+            let _ = TcpStream::connect((host, self.shared.port));
+        }
     }
 }
 
@@ -355,7 +376,7 @@ impl Shared {
             headers.push(("x-linked-size", bytes.len().to_string()));
         }
         if !cdn && is_large(file) && self.state.lock().unwrap().redirect {
-            let target = format!("http://localhost:{}/cdn{}", self.port, request.path);
+            let target = format!("http://{REDIRECTED}:{}/cdn{}", self.port, request.path);
             headers.extend([("location", target), ("content-length", "0".into())]);
             self.log(request, file, 0, 0, cdn);
             return out.write_all(&head("302 Found", &headers)).ok();
