@@ -52,8 +52,9 @@ $(FULL)/checkpoint:
 	$(CARGO) run --locked -p gptoss-onnx --example synthetic_checkpoint -- $@.part
 	mv $@.part $@
 
-test-fullsize: $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB of disk
-	GPTOSS_FULLSIZE=$(abspath $<) TMPDIR=$(abspath $(FULL)) \
+test-fullsize: build $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB of disk
+	GPTOSS_CTL=$${CARGO_TARGET_DIR:-target}/release/gptoss-ctl \
+		GPTOSS_FULLSIZE=$(abspath $(FULL)/checkpoint) TMPDIR=$(abspath $(FULL)) \
 		$(CARGO) test --locked --test store -- --ignored --nocapture full_size
 
 test-fresh: ## the README's two commands on a fresh Debian 12; needs root and debootstrap
