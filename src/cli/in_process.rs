@@ -2,6 +2,7 @@
 
 use super::locate::Located;
 use super::{CliError, ExitStatus};
+use crate::engine::backend::Solo;
 use crate::runtime::{self, Options, OrtBackend, RuntimeError};
 
 impl From<RuntimeError> for CliError {
@@ -21,8 +22,14 @@ pub(super) fn start_runtime() -> Result<(), CliError> {
     Ok(())
 }
 
+/// Loads the model for a single sequence.
+pub(super) fn load(located: &Located, options: Options) -> Result<Solo<OrtBackend>, CliError> {
+    Solo::new(load_backend(located, options)?)
+        .ok_or_else(|| CliError::new(ExitStatus::Failed, "the backend has no sequence to give"))
+}
+
 /// Loads the model.
-pub(super) fn load(located: &Located, options: Options) -> Result<OrtBackend, CliError> {
+pub(super) fn load_backend(located: &Located, options: Options) -> Result<OrtBackend, CliError> {
     start_runtime()?;
     let folder = located.revision.join(options.target.to_string());
     if !folder.is_dir() {

@@ -62,6 +62,8 @@ pub struct Runtime {
     pub provider: String,
     /// Threads of the CPU provider; 0 for one per physical core.
     pub threads: usize,
+    /// Requests that are computed together.
+    pub parallel: usize,
 }
 
 impl Default for Runtime {
@@ -70,6 +72,7 @@ impl Default for Runtime {
             library: None,
             provider: "auto".into(),
             threads: 0,
+            parallel: 4,
         }
     }
 }
@@ -102,6 +105,9 @@ impl Default for Limits {
     }
 }
 
+/// Most requests computed together: beyond, nobody's answer moves any more.
+const MOST_PARALLEL: usize = 64;
+
 impl Config {
     /// Checks the ranges.
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -131,6 +137,14 @@ impl Config {
                 key: "runtime.threads",
                 value: threads.to_string(),
                 range: "at most 1024",
+            });
+        }
+        let parallel = self.runtime.parallel;
+        if !(1..=MOST_PARALLEL).contains(&parallel) {
+            return Err(ConfigError::Range {
+                key: "runtime.parallel",
+                value: parallel.to_string(),
+                range: "from 1 to 64",
             });
         }
         let provider = &self.runtime.provider;

@@ -59,6 +59,7 @@ fn wrong_kinds_and_ranges_are_errors() {
         ("[limits]\nspool-bytes = 1", "limits.spool-bytes"),
         ("[runtime]\nprovider = \"tpu\"", "auto, cuda, coreml or cpu"),
         ("[runtime]\nthreads = -1", "invalid value"),
+        ("[runtime]\nparallel = 0", "from 1 to 64"),
         ("[runtime\n", "line 1"),
     ] {
         let message = load(&[("a.toml", text)]).unwrap_err().to_string();

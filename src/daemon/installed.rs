@@ -22,6 +22,7 @@ pub struct StoreLoader {
     library: Option<PathBuf>,
     provider: ProviderChoice,
     threads: Option<usize>,
+    parallel: usize,
     /// The provider, once one has proven itself.
     chosen: Mutex<Option<ProviderReport>>,
 }
@@ -40,6 +41,7 @@ impl StoreLoader {
             library: config.runtime.library.clone(),
             provider: config.runtime.provider.parse()?,
             threads: (threads > 0).then_some(threads),
+            parallel: config.runtime.parallel,
             chosen: Mutex::default(),
         })
     }
@@ -201,6 +203,7 @@ impl Loader for StoreLoader {
             target,
             context: self.context,
             threads: self.threads,
+            sequences: self.parallel,
             provider: report.provider,
             ..Options::default()
         };

@@ -9,11 +9,13 @@ pub struct BackendInfo {
     pub model: String,
     /// Entries of one row of logits.
     pub vocab_size: usize,
-    /// Positions the KV cache holds.
+    /// Most tokens of a sequence.
     pub context_window: usize,
-    /// Longest slice one call of [`Backend::forward`] should get; longer
-    /// prompts are fed in chunks of this many tokens.
+    /// Longest slice one call of [`Backend::forward`] takes; longer prompts are
+    /// fed in chunks of this many tokens.
     pub prefill_chunk: usize,
+    /// Most sequences that one call of [`Backend::forward`] takes.
+    pub sequences: usize,
     /// Execution provider at work: `cpu`, `cuda`, `coreml` or `simulated`.
     pub provider: String,
 }
@@ -56,7 +58,11 @@ pub enum BackendError {
     /// [`Cancel::cancel`] was called while the call ran.
     #[error("cancelled")]
     Cancelled,
-    /// The tokens do not fit the KV cache any more.
+    /// The KV cache has no room for the slices, since other sequences fill it.
+    /// Closing one helps.
+    #[error("the KV cache is full")]
+    CacheFull,
+    /// The tokens do not fit the context window.
     #[error("{wanted} tokens do not fit the context window of {window}")]
     ContextExceeded {
         /// Positions needed, those already cached included.
@@ -84,24 +90,176 @@ pub trait Cancel: Send + Sync {
     fn reset(&self);
 }
 
-/// One model with one KV cache, driven by the engine's thread.
-///
-/// The cache holds [`Backend::position`] tokens. After an error the position
-/// is what it was before the failed call.
+/// A sequence that a backend keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SequenceId(pub u32);
+
+/// Some tokens to append to a sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Slice<'a> {
+    /// Which sequence.
+    pub sequence: SequenceId,
+    /// At least one token, at most [`Backend::longest_slice`].
+    pub tokens: &'a [u32],
+    /// Whose logits are wanted.
+    pub wanted: Wanted<'a>,
+}
+
+/// One model and the sequences in its KV cache, driven by the engine's thread.
 pub trait Backend: Send {
     /// Fixed properties.
     fn info(&self) -> &BackendInfo;
 
-    /// Tokens in the KV cache.
-    fn position(&self) -> usize;
+    /// Begins an empty sequence; `None` where there can be no more.
+    fn open(&mut self) -> Option<SequenceId>;
 
-    /// Appends `tokens` to the sequence and computes the wanted logits.
-    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Logits<'_>, BackendError>;
+    /// A new sequence that begins like the first `position` tokens of another,
+    /// or like fewer, which [`Backend::length`] tells: some positions are not
+    /// to be had any more, see [`Backend::mark`]. `None` as for
+    /// [`Backend::open`].
+    fn fork(&mut self, sequence: SequenceId, position: usize) -> Option<SequenceId>;
 
-    /// Forgets everything after the first `position` tokens; no effect where
-    /// the cache is not that long.
-    fn rewind(&mut self, position: usize);
+    /// Gives up a sequence and what memory it does not share.
+    fn close(&mut self, sequence: SequenceId);
+
+    /// Tokens of a sequence in the KV cache.
+    fn length(&self, sequence: SequenceId) -> usize;
+
+    /// Forgets everything after the first `position` tokens, or after fewer;
+    /// no effect where the sequence is not that long.
+    fn rewind(&mut self, sequence: SequenceId, position: usize);
+
+    /// Says that the sequence may be rewound or forked at `position`, which is
+    /// within the tokens of its last slice. Tokens behind it may cost the
+    /// backend the way back to places that were not marked.
+    fn mark(&mut self, sequence: SequenceId, position: usize);
+
+    /// Most tokens of the next slice of a sequence.
+    fn longest_slice(&self, _sequence: SequenceId) -> usize {
+        self.info().prefill_chunk
+    }
+
+    /// Appends tokens to sequences, of which none comes twice, and computes the
+    /// wanted logits: the rows of the first slice, then of the next. After an
+    /// error each sequence is as it was before.
+    fn forward(&mut self, slices: &[Slice<'_>]) -> Result<Logits<'_>, BackendError>;
 
     /// A handle that interrupts [`Backend::forward`].
     fn cancel_handle(&self) -> Arc<dyn Cancel>;
+}
+
+/// A backend with a single sequence, for who needs no more.
+#[derive(Debug)]
+pub struct Solo<B> {
+    backend: B,
+    sequence: SequenceId,
+    gathered: Vec<f32>,
+}
+
+impl<B: Backend> Solo<B> {
+    /// Begins the sequence; `None` if the backend has none to give.
+    pub fn new(mut backend: B) -> Option<Self> {
+        let sequence = backend.open()?;
+        Some(Self {
+            backend,
+            sequence,
+            gathered: Vec::new(),
+        })
+    }
+
+    /// The backend itself.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// Its fixed properties.
+    pub fn info(&self) -> &BackendInfo {
+        self.backend.info()
+    }
+
+    /// Tokens in the KV cache.
+    pub fn length(&self) -> usize {
+        self.backend.length(self.sequence)
+    }
+
+    /// Forgets everything after the first `position` tokens, as
+    /// [`Backend::rewind`].
+    pub fn rewind(&mut self, position: usize) {
+        self.backend.rewind(self.sequence, position);
+    }
+
+    /// Keeps the way back to here.
+    pub fn mark(&mut self) {
+        self.backend.mark(self.sequence, self.length());
+    }
+
+    /// Appends any number of tokens and computes the wanted logits.
+    ///
+    /// # Errors
+    /// The backend's; a part of the tokens may be in the cache then.
+    pub fn forward(
+        &mut self,
+        tokens: &[u32],
+        wanted: Wanted<'_>,
+    ) -> Result<Logits<'_>, BackendError> {
+        self.gathered.clear();
+        if !tokens.is_empty() && tokens.len() <= self.backend.longest_slice(self.sequence) {
+            return self.backend.forward(&[Slice {
+                sequence: self.sequence,
+                tokens,
+                wanted,
+            }]);
+        }
+        let mut done = 0;
+        while done < tokens.len() {
+            let longest = self.backend.longest_slice(self.sequence).max(1);
+            let length = longest.min(tokens.len() - done);
+            let positions = wanted_in(wanted, done, length, tokens.len());
+            let logits = self.backend.forward(&[Slice {
+                sequence: self.sequence,
+                tokens: &tokens[done..done + length],
+                wanted: match positions.as_slice() {
+                    [] => Wanted::None,
+                    positions => Wanted::At(positions),
+                },
+            }])?;
+            self.gathered.extend_from_slice(logits.values);
+            done += length;
+        }
+        Ok(Logits {
+            values: &self.gathered,
+            vocab_size: self.backend.info().vocab_size,
+        })
+    }
+}
+
+/// The wanted positions that fall in the slice of `length` tokens at `offset`
+/// of `total` tokens, counted from the slice's start.
+fn wanted_in(wanted: Wanted<'_>, offset: usize, length: usize, total: usize) -> Vec<usize> {
+    let inside = |position: usize| {
+        let relative = position.checked_sub(offset)?;
+        (relative < length).then_some(relative)
+    };
+    match wanted {
+        Wanted::None => Vec::new(),
+        Wanted::Last => total.checked_sub(1).and_then(inside).into_iter().collect(),
+        Wanted::At(positions) => positions.iter().filter_map(|&p| inside(p)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wanted_positions_are_split_over_the_chunks() {
+        let at = Wanted::At(&[0, 3, 4, 9]);
+        assert_eq!(wanted_in(at, 0, 4, 10), [0, 3]);
+        assert_eq!(wanted_in(at, 4, 4, 10), [0]);
+        assert_eq!(wanted_in(at, 8, 2, 10), [1]);
+        assert!(wanted_in(Wanted::Last, 0, 4, 10).is_empty());
+        assert_eq!(wanted_in(Wanted::Last, 8, 2, 10), [1]);
+        assert!(wanted_in(Wanted::Last, 0, 0, 0).is_empty());
+        assert!(wanted_in(Wanted::None, 8, 2, 10).is_empty());
+    }
 }

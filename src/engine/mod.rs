@@ -6,7 +6,9 @@
 //! waits, during prefill and during decode. The engine never waits for whoever
 //! reads a stream, and knows neither D-Bus nor ONNX Runtime.
 
+mod active;
 pub mod backend;
+mod prefix_cache;
 mod queue;
 mod request;
 pub mod sampler;
@@ -16,7 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
-pub use backend::{Backend, BackendError, BackendInfo, Cancel, Logits, Wanted};
+pub use backend::{
+    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Solo, Wanted,
+};
 pub use queue::{Statistics, TokenStream};
 pub use request::{
     EngineEvent, EngineFailure, FinishReason, GenerationRequest, Owner, Priority, SubmitError,
@@ -29,7 +33,7 @@ use queue::Shared;
 /// What an engine is started with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineSettings {
-    /// Requests that may wait besides the running one; more are refused as
+    /// Requests that may wait besides the running ones; more are refused as
     /// [`SubmitError::Overloaded`].
     pub queue: usize,
 }
@@ -58,7 +62,11 @@ impl Engine {
     /// The operating system's, where it has no thread to give.
     pub fn start(backend: Box<dyn Backend>, settings: EngineSettings) -> std::io::Result<Engine> {
         let info = backend.info().clone();
-        let shared = Arc::new(Shared::new(settings.queue, backend.cancel_handle()));
+        let shared = Arc::new(Shared::new(
+            settings.queue,
+            info.sequences,
+            backend.cancel_handle(),
+        ));
         let thread = {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
@@ -111,7 +119,7 @@ impl Engine {
     }
 
     /// Rises with every call of the backend that returned. While
-    /// [`Statistics::running`] is set and this stands still, the backend hangs.
+    /// [`Statistics::running`] is not 0 and this stands still, the backend hangs.
     pub fn heartbeat(&self) -> u64 {
         self.shared.counters.heartbeat.load(Ordering::Relaxed)
     }

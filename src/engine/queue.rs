@@ -35,8 +35,8 @@ pub struct Statistics {
     pub decode_us: u64,
     /// Requests that wait now.
     pub waiting: usize,
-    /// Whether one runs now.
-    pub running: bool,
+    /// Requests that run now.
+    pub running: usize,
 }
 
 /// The part of the statistics that the worker counts without the lock.
@@ -78,18 +78,21 @@ pub(super) enum Outcome {
 #[derive(Debug, Default)]
 struct State {
     waiting: VecDeque<Job>,
-    running: Option<u64>,
+    running: Vec<u64>,
+    /// The running request that most of the present step is for.
+    longest: Option<u64>,
     failure: Option<EngineFailure>,
     next_id: u64,
     totals: Statistics,
 }
 
 impl State {
-    /// Tells every waiting request whose position changed.
-    fn announce(&mut self) {
-        let ahead = usize::from(self.running.is_some());
+    /// Tells every waiting request whose position changed: how many must end
+    /// before one of `slots` is its.
+    fn announce(&mut self, slots: usize) {
+        let ahead = self.running.len() + 1;
         for (index, job) in self.waiting.iter_mut().enumerate() {
-            let position = index + ahead;
+            let position = (index + ahead).saturating_sub(slots);
             if position != job.announced && position > 0 {
                 job.announced = position;
                 // A stream that is gone is on its way out of the queue.
@@ -101,12 +104,15 @@ impl State {
 
 /// What the handle, the streams and the worker share.
 ///
-/// The backend's cancel flag is touched under the lock only, and only for the
+/// The backend's cancel flag is touched under the lock only, and only for a
 /// request that is marked as running: a cancellation can't hit its successor.
+/// Where several run, the others repeat the step that it interrupts.
 pub(super) struct Shared {
     state: Mutex<State>,
     wake: Condvar,
     bound: usize,
+    /// Requests that may run together.
+    slots: usize,
     cancel: Arc<dyn Cancel>,
     pub counters: Counters,
 }
@@ -121,11 +127,12 @@ impl std::fmt::Debug for Shared {
 }
 
 impl Shared {
-    pub fn new(bound: usize, cancel: Arc<dyn Cancel>) -> Self {
+    pub fn new(bound: usize, slots: usize, cancel: Arc<dyn Cancel>) -> Self {
         Self {
             state: Mutex::default(),
             wake: Condvar::new(),
             bound,
+            slots: slots.max(1),
             cancel,
             counters: Counters::default(),
         }
@@ -167,7 +174,7 @@ impl Shared {
             announced: 0,
         };
         state.waiting.insert(place, job);
-        state.announce();
+        state.announce(this.slots);
         this.wake.notify_one();
         Ok(TokenStream {
             receiver,
@@ -176,28 +183,43 @@ impl Shared {
         })
     }
 
-    /// Waits for a job and marks it as running; `None` once the engine stops.
+    /// Marks the next job as running, where one waits and a slot is free. If
+    /// nothing runs, waits for one; `None` then says that the engine stops.
     pub fn next_job(&self) -> Option<Job> {
         let mut state = self.lock();
         loop {
-            if state.failure.is_some() {
+            if state.failure.is_some() || state.running.len() >= self.slots {
                 return None;
             }
             if let Some(job) = state.waiting.pop_front() {
-                state.running = Some(job.id);
-                self.cancel.reset();
-                state.announce();
+                state.running.push(job.id);
+                state.announce(self.slots);
                 return Some(job);
+            }
+            if !state.running.is_empty() {
+                return None;
             }
             let woken = self.wake.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// The running job has ended.
-    pub fn finish(&self, outcome: Outcome) {
+    /// A step of the running jobs begins, most of it for `longest`. What was
+    /// cancelled before is known to the worker by now; after the engine's end
+    /// the cancellation stays.
+    pub fn begin_step(&self, longest: Option<u64>) {
         let mut state = self.lock();
-        state.running = None;
+        state.longest = longest;
+        if state.failure.is_none() {
+            self.cancel.reset();
+        }
+    }
+
+    /// A running job has ended.
+    pub fn finish(&self, id: u64, outcome: Outcome) {
+        let mut state = self.lock();
+        state.running.retain(|&running| running != id);
+        state.announce(self.slots);
         match outcome {
             Outcome::Completed => state.totals.completed += 1,
             Outcome::Cancelled => state.totals.cancelled += 1,
@@ -216,7 +238,7 @@ impl Shared {
             state.totals.failed += 1;
             let _ = job.events.send(EngineEvent::Failed(failure.clone()));
         }
-        if state.running.is_some() {
+        if !state.running.is_empty() {
             self.cancel.cancel();
         }
         self.wake.notify_all();
@@ -240,21 +262,24 @@ impl Shared {
             prefill_us: read(&self.counters.prefill_us),
             decode_us: read(&self.counters.decode_us),
             waiting: state.waiting.len(),
-            running: state.running.is_some(),
+            running: state.running.len(),
             ..state.totals
         }
     }
 
     /// A stream was dropped: takes its request out of the queue or interrupts
-    /// it. No effect on one that has ended.
+    /// it, unless that would cost others more than it saves: the worker drops
+    /// it after the step. No effect on one that has ended.
     fn abandon(&self, id: u64) {
         let mut state = self.lock();
-        if state.running == Some(id) {
-            self.cancel.cancel();
+        if state.running.contains(&id) {
+            if state.running.len() == 1 || state.longest == Some(id) {
+                self.cancel.cancel();
+            }
         } else if let Some(index) = state.waiting.iter().position(|job| job.id == id) {
             state.waiting.remove(index);
             state.totals.cancelled += 1;
-            state.announce();
+            state.announce(self.slots);
         }
     }
 }

@@ -31,6 +31,9 @@ pub struct GenerationRequest {
     pub arrival: u64,
     /// Token ids of the prompt, at least one.
     pub prompt: Vec<u32>,
+    /// Positions in the prompt, ascending, at which a later one may begin to
+    /// differ: where its messages begin.
+    pub boundaries: Vec<usize>,
     /// Most tokens to generate, at least one.
     pub max_new: usize,
     /// How tokens are chosen.
@@ -42,7 +45,7 @@ pub struct GenerationRequest {
 /// One step of a request. The last one is `Done` or `Failed`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum EngineEvent {
-    /// It waits; `position` requests are ahead, the running one included.
+    /// It waits until `position` requests have ended, running ones included.
     Queued {
         /// Requests ahead.
         position: usize,

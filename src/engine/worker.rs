@@ -1,39 +1,45 @@
-//! The model thread: one sequence at a time, prefill then decode.
+//! The model thread: continuous batching. Each step takes one token of every
+//! sequence that decodes, and a chunk of one that is still in its prompt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::backend::{Backend, BackendError, Wanted};
-use super::queue::{Counters, Job, Outcome, Shared};
-use super::request::{EngineEvent, EngineFailure, FinishReason, Owner, Usage};
-use super::sampler::{Sampler, TokenLogprobs};
+use super::active::{Active, End, Rows};
+use super::backend::{Backend, BackendError, Slice};
+use super::prefix_cache::PrefixCache;
+use super::queue::{Counters, Outcome, Shared};
+use super::request::{EngineEvent, EngineFailure};
+
+/// Most tokens of a prompt in a step that others decode in: what their answers
+/// halt for.
+const SHARED_CHUNK: usize = 64;
 
 /// Body of the thread. Returns when the engine stops or the backend panics.
 pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared) {
     let mut worker = Worker {
         backend,
         shared,
-        cached: Vec::new(),
-        owner: None,
-        sampler: Sampler::default(),
+        active: Vec::new(),
+        kept: PrefixCache::default(),
+        crowded: false,
+        steps: 0,
     };
-    while let Some(job) = shared.next_job() {
-        match catch_unwind(AssertUnwindSafe(|| worker.serve(&job))) {
-            Ok((outcome, last)) => {
-                // Not running any more before the last event says so: who
-                // reads it and submits again finds a free engine.
-                shared.finish(outcome);
-                if let Some(event) = last {
-                    let _ = job.events.send(event);
-                }
-            }
-            Err(payload) => {
-                let failure = EngineFailure::Panicked(panic_message(payload.as_ref()));
-                tracing::error!("{failure}");
-                shared.finish(Outcome::Failed);
-                shared.fail(failure.clone());
-                let _ = job.events.send(EngineEvent::Failed(failure));
+    loop {
+        while let Some(job) = shared.next_job() {
+            worker.active.push(Active::new(job));
+        }
+        if worker.active.is_empty() {
+            // It waits for a job, unless the engine stops.
+            break;
+        }
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| worker.step())) {
+            let failure = EngineFailure::Panicked(panic_message(payload.as_ref()));
+            tracing::error!("{failure}");
+            shared.fail(failure.clone());
+            for active in worker.active.drain(..) {
+                shared.finish(active.job.id, Outcome::Failed);
+                let _ = active.job.events.send(EngineEvent::Failed(failure.clone()));
             }
         }
     }
@@ -53,191 +59,251 @@ fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
 struct Worker<'a> {
     backend: Box<dyn Backend>,
     shared: &'a Shared,
-    /// The tokens in the backend's KV cache.
-    cached: Vec<u32>,
-    /// Whose they are.
-    owner: Option<Owner>,
-    sampler: Sampler,
+    /// What runs, in the order of admission.
+    active: Vec<Active>,
+    kept: PrefixCache,
+    /// Whether someone gave up its place, which stays empty until another ends.
+    crowded: bool,
+    steps: usize,
 }
 
-/// Why a sequence stopped early.
-enum Interrupted {
-    /// Nobody reads its stream any more.
-    Abandoned,
-    Failed(EngineFailure),
+/// What of an active sequence a step takes.
+#[derive(Debug, Clone, Copy)]
+struct Part {
+    /// Of the job.
+    id: u64,
+    tokens: usize,
 }
 
 impl Worker<'_> {
-    /// Runs one job; gives how it ended and the event that says so, if anyone
-    /// is left to hear it.
-    fn serve(&mut self, job: &Job) -> (Outcome, Option<EngineEvent>) {
-        let begun = Instant::now();
-        let mut usage = Usage {
-            prompt_tokens: job.request.prompt.len(),
-            queued: begun - job.submitted,
-            ..Usage::default()
+    /// Computes the next tokens of what runs.
+    fn step(&mut self) {
+        if let Some(failure) = self.shared.failure() {
+            while let Some(active) = self.active.last() {
+                self.end(active.job.id, End::Failed(failure.clone()));
+            }
+            return;
+        }
+        self.end_abandoned();
+        self.start_waiting();
+        let parts = self.parts();
+        let longest = parts.iter().max_by_key(|part| part.tokens);
+        self.shared.begin_step(longest.map(|part| part.id));
+        // What is abandoned from here on interrupts the step; what was before
+        // must not be computed for nobody.
+        if parts.is_empty() || self.active.iter().any(Active::is_abandoned) {
+            return;
+        }
+        self.steps += 1;
+        match self.compute(&parts) {
+            Ok(()) => {}
+            Err(BackendError::CacheFull) => self.make_room(),
+            Err(BackendError::Cancelled) => self.explain_cancellation(),
+            Err(error) => match parts.as_slice() {
+                [part] => self.fail(part.id, &error),
+                parts => self.compute_each(parts),
+            },
+        }
+    }
+
+    fn end_abandoned(&mut self) {
+        let abandoned = |active: &&Active| active.is_abandoned();
+        while let Some(active) = self.active.iter().find(abandoned) {
+            self.end(active.job.id, End::Abandoned);
+        }
+    }
+
+    /// Gives sequences to those that have none.
+    fn start_waiting(&mut self) {
+        for index in 0..self.active.len() {
+            let others = self.active.iter().any(|a| a.sequence.is_some());
+            if self.active[index].sequence.is_some() || (self.crowded && others) {
+                continue;
+            }
+            let running: Vec<_> = self.active.iter().filter_map(Active::candidate).collect();
+            let active = &self.active[index];
+            let owner = active.job.request.owner;
+            let backend = self.backend.as_mut();
+            let begun = self.kept.begin(backend, owner, active.tokens(), &running);
+            let Some(sequence) = begun else {
+                // Someone ends and leaves a sequence; or the backend has none
+                // to give at all.
+                if !others {
+                    let error = BackendError::Provider("there is no sequence to be had".into());
+                    self.fail(self.active[index].job.id, &error);
+                    return;
+                }
+                continue;
+            };
+            let cached = self.backend.length(sequence);
+            if self.active[index].start(sequence, cached) {
+                Counters::add(&self.shared.counters.cached_tokens, cached as u64);
+            }
+        }
+    }
+
+    /// A token of each sequence that decodes, and a chunk of one that does not:
+    /// in turns the first of them and the one with the least left, so that
+    /// short prompts need not wait for long ones, nor long ones for ever.
+    fn parts(&self) -> Vec<Part> {
+        let part = |active: &Active, tokens| Part {
+            id: active.job.id,
+            tokens,
         };
-        let result = self.generate(job, begun, &mut usage);
+        let decoding = self.active.iter().filter(|a| a.decodes());
+        let mut parts: Vec<Part> = decoding.map(|active| part(active, 1)).collect();
+        let mut reading = self
+            .active
+            .iter()
+            .filter(|a| a.sequence.is_some() && !a.decodes());
+        let next = match self.steps % 2 {
+            0 => reading.next(),
+            _ => reading.min_by_key(|active| active.left()),
+        };
+        if let Some(active) = next
+            && let Some(sequence) = active.sequence
+        {
+            let most = match parts.is_empty() {
+                true => self.backend.longest_slice(sequence),
+                false => self.backend.longest_slice(sequence).min(SHARED_CHUNK),
+            };
+            parts.push(part(active, most.max(1).min(active.left())));
+        }
+        parts
+    }
+
+    /// One call of the backend, and what follows from it.
+    fn compute(&mut self, parts: &[Part]) -> Result<(), BackendError> {
+        let of = |part: &Part| self.active.iter().find(|a| a.job.id == part.id);
+        let slices: Vec<Slice<'_>> = parts
+            .iter()
+            .filter_map(|part| of(part)?.slice(part.tokens))
+            .collect();
+        let result = self.backend.forward(&slices);
+        let beat = &self.shared.counters.heartbeat;
+        beat.fetch_add(1, Ordering::Relaxed);
+        let mut rows = Rows::new(result?);
+        let mut ends = Vec::new();
+        for part in parts {
+            let mut active = self.active.iter_mut();
+            let Some(active) = active.find(|a| a.job.id == part.id) else {
+                continue;
+            };
+            let read = active.prompt_left().min(part.tokens);
+            Counters::add(&self.shared.counters.prefill_tokens, read as u64);
+            if part.tokens == active.left() {
+                let end = active.sample(rows.next());
+                Counters::add(&self.shared.counters.generated_tokens, 1);
+                ends.extend(end.map(|end| (part.id, end)));
+            }
+        }
+        for part in parts {
+            let mut active = self.active.iter_mut();
+            if let Some(active) = active.find(|a| a.job.id == part.id)
+                && let Some(sequence) = active.sequence
+            {
+                for position in active.advance(part.tokens) {
+                    self.backend.mark(sequence, position);
+                }
+            }
+        }
+        for (id, end) in ends {
+            self.end(id, end);
+        }
+        Ok(())
+    }
+
+    /// After an error of them together: each alone, so that one fails the
+    /// others no longer than for this step.
+    fn compute_each(&mut self, parts: &[Part]) {
+        for part in parts {
+            match self.compute(&[*part]) {
+                Ok(()) => {}
+                // The next step meets the same again.
+                Err(BackendError::CacheFull | BackendError::Cancelled) => return,
+                Err(error) => self.fail(part.id, &error),
+            }
+        }
+    }
+
+    /// Frees blocks: those of an ended sequence, else the youngest running
+    /// one's, which begins again when another has ended.
+    fn make_room(&mut self) {
+        if self.kept.give_up_one(self.backend.as_mut()) {
+            return;
+        }
+        let mut placed = self.active.iter_mut().filter(|a| a.sequence.is_some());
+        let Some(youngest) = placed.next_back() else {
+            return;
+        };
+        if placed.next().is_none() {
+            let id = youngest.job.id;
+            self.fail(id, &BackendError::CacheFull);
+            return;
+        }
+        if let Some(sequence) = youngest.stop() {
+            self.backend.close(sequence);
+        }
+        self.crowded = true;
+    }
+
+    /// A cancelled call is no surprise if a stream was dropped or the engine
+    /// stops; then the next step finds out.
+    fn explain_cancellation(&mut self) {
+        let expected =
+            self.shared.failure().is_some() || self.active.iter().any(Active::is_abandoned);
+        while !expected && let Some(active) = self.active.last() {
+            let error = BackendError::Provider("the backend gave up unasked".into());
+            self.fail(active.job.id, &error);
+        }
+    }
+
+    fn fail(&mut self, id: u64, error: &BackendError) {
+        self.end(id, End::Failed(EngineFailure::Backend(error.to_string())));
+    }
+
+    /// Takes a job out of what runs and says how it ended, if anyone is left to
+    /// hear it.
+    fn end(&mut self, id: u64, end: End) {
+        let Some(index) = self.active.iter().position(|a| a.job.id == id) else {
+            return;
+        };
+        self.crowded = false;
+        let mut active = self.active.remove(index);
+        let usage = active.usage;
         let counters = &self.shared.counters;
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Counters::add(&counters.prefill_us, micros(usage.prefill));
         Counters::add(&counters.decode_us, micros(usage.decode));
-        match result {
-            Ok(reason) => (
+        let events = active.job.events.clone();
+        let backend = self.backend.as_mut();
+        match end {
+            // What the cache holds after a failure is not to be trusted.
+            End::Failed(_) => {
+                if let Some(sequence) = active.stop() {
+                    backend.close(sequence);
+                }
+            }
+            End::Done(_) | End::Abandoned => {
+                let owner = active.job.request.owner;
+                if let Some((sequence, tokens)) = active.into_cached() {
+                    self.kept.keep(backend, owner, sequence, tokens);
+                }
+            }
+        }
+        // Not running any more before the last event says so: who reads it and
+        // submits again finds a free engine.
+        let (outcome, event) = match end {
+            End::Done(reason) => (
                 Outcome::Completed,
                 Some(EngineEvent::Done { reason, usage }),
             ),
-            Err(Interrupted::Abandoned) => match self.shared.failure() {
-                Some(failure) => (Outcome::Failed, Some(EngineEvent::Failed(failure))),
-                None if job.events.is_closed() => (Outcome::Cancelled, None),
-                None => {
-                    let failure = EngineFailure::Backend("the backend gave up unasked".into());
-                    (Outcome::Failed, Some(EngineEvent::Failed(failure)))
-                }
-            },
-            Err(Interrupted::Failed(failure)) => {
-                (Outcome::Failed, Some(EngineEvent::Failed(failure)))
-            }
-        }
-    }
-
-    fn generate(
-        &mut self,
-        job: &Job,
-        begun: Instant,
-        usage: &mut Usage,
-    ) -> Result<FinishReason, Interrupted> {
-        let request = &job.request;
-        let cached = self.reuse(request.owner, &request.prompt);
-        usage.cached_tokens = cached;
-        Counters::add(&self.shared.counters.cached_tokens, cached as u64);
-        send(job, EngineEvent::Started { cached })?;
-        self.sampler.begin(&request.sampling);
-
-        let mut token = self.prefill(job, cached)?;
-        let first = Instant::now();
-        usage.prefill = first - begun;
-        loop {
-            usage.generated_tokens += 1;
-            usage.decode = first.elapsed();
-            Counters::add(&self.shared.counters.generated_tokens, 1);
-            let (id, logprobs) = token;
-            send(job, EngineEvent::Token { id, logprobs })?;
-            if request.stop_tokens.contains(&id) {
-                return Ok(FinishReason::Stop(id));
-            }
-            if usage.generated_tokens >= request.max_new {
-                return Ok(FinishReason::Length);
-            }
-            token = self.step(job, &[id])?;
-        }
-    }
-
-    /// Rewinds the cache to what `prompt` shares with it, and says how many
-    /// tokens that are. At least one token is left to compute, for its logits.
-    fn reuse(&mut self, owner: Owner, prompt: &[u32]) -> usize {
-        let same = |(a, b): &(&u32, &u32)| a == b;
-        let shared = match self.owner == Some(owner) {
-            true => self.cached.iter().zip(prompt).take_while(same).count(),
-            false => 0,
+            End::Abandoned => (Outcome::Cancelled, None),
+            End::Failed(failure) => (Outcome::Failed, Some(EngineEvent::Failed(failure))),
         };
-        self.owner = Some(owner);
-        self.backend.rewind(shared.min(prompt.len() - 1));
-        // A backend may have to go back further than asked.
-        let position = self.backend.position();
-        self.cached.truncate(position);
-        let usable = self.cached.len() == position
-            && position < prompt.len()
-            && prompt.starts_with(&self.cached);
-        if !usable {
-            self.forget();
-        }
-        self.cached.len()
-    }
-
-    fn forget(&mut self) {
-        self.cached.clear();
-        self.backend.rewind(0);
-    }
-
-    /// Feeds the prompt from `from` on, chunk by chunk, and samples the first
-    /// token.
-    fn prefill(
-        &mut self,
-        job: &Job,
-        from: usize,
-    ) -> Result<(u32, Option<Box<TokenLogprobs>>), Interrupted> {
-        let prompt = job.request.prompt.get(from..).unwrap_or_default();
-        let chunk = self.backend.info().prefill_chunk.max(1);
-        let counter = &self.shared.counters.prefill_tokens;
-        let mut chunks = prompt.chunks(chunk).peekable();
-        while let Some(tokens) = chunks.next() {
-            Counters::add(counter, tokens.len() as u64);
-            if chunks.peek().is_none() {
-                return self.step(job, tokens);
-            }
-            self.check(job)?;
-            let fed = self.backend.forward(tokens, Wanted::None).map(|_| ());
-            self.settle(tokens, fed)?;
-        }
-        // `reuse` leaves at least one token.
-        Err(failed("the prompt has no tokens"))
-    }
-
-    /// Feeds `tokens` and samples the token that follows.
-    fn step(
-        &mut self,
-        job: &Job,
-        tokens: &[u32],
-    ) -> Result<(u32, Option<Box<TokenLogprobs>>), Interrupted> {
-        self.check(job)?;
-        let sampler = &mut self.sampler;
-        let fed = self.backend.forward(tokens, Wanted::Last).map(|logits| {
-            let row = logits.last().unwrap_or_default();
-            let id = sampler.sample(row)?;
-            Ok((id, sampler.logprobs(row, id)))
-        });
-        self.settle(tokens, fed)?
-            .map_err(|error: super::sampler::NotFinite| failed(error.to_string()))
-    }
-
-    /// Whether anyone still wants the rest.
-    fn check(&self, job: &Job) -> Result<(), Interrupted> {
-        match job.events.is_closed() {
-            true => Err(Interrupted::Abandoned),
-            false => Ok(()),
+        self.shared.finish(id, outcome);
+        if let Some(event) = event {
+            let _ = events.send(event);
         }
     }
-
-    /// Keeps the record of the cache in step with the backend.
-    fn settle<T>(
-        &mut self,
-        tokens: &[u32],
-        result: Result<T, BackendError>,
-    ) -> Result<T, Interrupted> {
-        self.shared
-            .counters
-            .heartbeat
-            .fetch_add(1, Ordering::Relaxed);
-        match result {
-            Ok(value) => {
-                self.cached.extend_from_slice(tokens);
-                Ok(value)
-            }
-            Err(BackendError::Cancelled) => Err(Interrupted::Abandoned),
-            Err(error) => {
-                // What the cache holds after a failure is not to be trusted.
-                self.forget();
-                Err(failed(error.to_string()))
-            }
-        }
-    }
-}
-
-fn failed(message: impl Into<String>) -> Interrupted {
-    Interrupted::Failed(EngineFailure::Backend(message.into()))
-}
-
-fn send(job: &Job, event: EngineEvent) -> Result<(), Interrupted> {
-    job.events.send(event).map_err(|_| Interrupted::Abandoned)
 }

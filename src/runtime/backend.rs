@@ -1,23 +1,29 @@
 //! One exported model behind the engine's [`Backend`] trait.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gptoss_onnx::export::{self, ModelFile, Target};
+use gptoss_onnx::kernels::attention::BLOCK;
 use ort::memory::Allocator;
-use ort::session::{IoBinding, RunOptions, Session};
+use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
+use super::blocks::{Exhausted, PoolSizes, Sequences};
+use super::cancel::RunCancel;
 use super::error::RuntimeError;
-use super::kv_cache::{CacheShape, KvCache};
-use super::model_facts::ModelFacts;
+use super::feed::Feed;
+use super::kv_cache::{CacheShape, KvCache, LayerShape};
+use super::model_facts::{ModelFacts, StepWeights};
 use super::prefault::{self, PrefaultReport};
 use super::provider::Provider;
 use super::session;
 use super::{memory, threads};
-use crate::engine::backend::{Backend, BackendError, BackendInfo, Cancel, Logits, Wanted};
+use crate::engine::backend::{
+    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
+};
 
 /// Positions of the KV cache unless said otherwise.
 pub const DEFAULT_CONTEXT: usize = 8192;
@@ -25,6 +31,10 @@ pub const DEFAULT_CONTEXT: usize = 8192;
 /// Most tokens computed in one run unless said otherwise: so many that an
 /// expert's weights, once unpacked, serve about 64 of them.
 pub const DEFAULT_PREFILL_CHUNK: usize = 512;
+
+/// Positions that the blocks of several sequences hold beyond one context
+/// window: room for what others say, and for prompts that come again.
+const SPARE_POSITIONS: usize = 8192;
 
 /// Most bytes of attention scores, f32 heads × chunk × context: deep in a long
 /// context, runs become shorter instead of memory larger.
@@ -52,6 +62,13 @@ pub struct Options {
     pub prefill_chunk: usize,
     /// Bring the mapped weights into memory while loading.
     pub prefault: bool,
+    /// Sequences computed together, where the export allows more than one.
+    pub sequences: usize,
+    /// Positions that the sequences have together, where the cache is made of
+    /// blocks; `None` for one context window and some to spare.
+    pub cache_positions: Option<usize>,
+    /// How the names of the files begin that ONNX Runtime writes its profile to.
+    pub profile: Option<PathBuf>,
     /// Threads wait actively between the operators of a step, and sleep
     /// between steps: a wake-up costs more than most operators take.
     pub spinning: bool,
@@ -68,6 +85,9 @@ impl Default for Options {
             provider: Provider::Cpu,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             prefault: true,
+            sequences: 1,
+            cache_positions: None,
+            profile: None,
             spinning: true,
         }
     }
@@ -94,17 +114,31 @@ pub struct LoadReport {
 pub struct OrtBackend {
     info: BackendInfo,
     report: LoadReport,
-    position: usize,
     score_heads: Option<usize>,
+    weights: StepWeights,
+    sequences: Kept,
     feed: Feed,
     logits: Tensor<f32>,
-    /// Rows of several runs, where one call needed several with logits.
-    gathered: Vec<f32>,
     cancel: Arc<RunCancel>,
     // Dropped in this order: the binding and the session use the cache's memory.
     binding: IoBinding,
     session: Session,
-    _cache: KvCache,
+    cache: KvCache,
+}
+
+/// The sequences in the cache.
+enum Kept {
+    /// As many as the blocks are enough for.
+    Paged(Sequences),
+    /// At most one, in a cache without blocks.
+    Single(Option<Single>),
+}
+
+/// The one sequence of a cache without blocks.
+#[derive(Debug, Default, Clone, Copy)]
+struct Single {
+    id: u32,
+    length: usize,
 }
 
 impl OrtBackend {
@@ -150,15 +184,12 @@ impl OrtBackend {
     ) -> Result<Self, RuntimeError> {
         let started = Instant::now();
         let facts = ModelFacts::read(model)?;
-        let shape = CacheShape {
-            layers: facts.layers,
-            kv_heads: facts.kv_heads,
-            positions: options.context.clamp(1, facts.max_positions),
-            head_dim: facts.head_dim,
-            half: facts.half_cache,
-        };
+        let context = options.context.clamp(1, facts.max_positions);
+        let layout = Layout::new(&facts, context, options);
+        let shape = layout.shape(&facts, context);
         let need = facts.weight_bytes + shape.bytes() + WORKSPACE;
         enough_memory(need, memory::available())?;
+        let cache_bytes = shape.bytes();
         let threads = options.threads.unwrap_or_else(threads::physical_cores);
         let cancel = Arc::new(RunCancel::new()?);
         let opening = Instant::now();
@@ -169,7 +200,8 @@ impl OrtBackend {
                 provider: options.provider,
                 threads,
                 spinning: options.spinning,
-                operators: gptoss_onnx::operators::domain(Arc::clone(&cancel.flag))?,
+                profile: options.profile.as_deref(),
+                operators: gptoss_onnx::operators::domain(&cancel.control)?,
             },
         )?;
         let session_duration = opening.elapsed();
@@ -182,33 +214,78 @@ impl OrtBackend {
             info: BackendInfo {
                 model: options.model.clone(),
                 vocab_size: facts.vocab_size,
-                context_window: shape.positions,
+                context_window: context,
                 prefill_chunk: options.prefill_chunk.max(1),
+                sequences: layout.sequences(),
                 provider: options.provider.to_string(),
             },
             report: LoadReport {
                 duration: started.elapsed(),
                 session: session_duration,
                 need,
-                cache: shape.bytes(),
+                cache: cache_bytes,
                 prefault: None,
                 threads,
             },
-            position: 0,
             score_heads: facts.score_heads,
-            feed: Feed::new()?,
+            weights: facts.step_weights,
+            feed: Feed::new(layout.is_paged())?,
+            sequences: layout.kept(),
             logits,
-            gathered: Vec::new(),
             cancel,
             binding,
             session,
-            _cache: cache,
+            cache,
         })
     }
 
     /// What loading took.
     pub fn load_report(&self) -> &LoadReport {
         &self.report
+    }
+
+    /// Experts read since loading, each layer of each run for itself.
+    pub fn experts_read(&self) -> u64 {
+        self.cancel.control.experts_read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of weights that a step reads which reads so many experts, those of
+    /// all layers together.
+    pub fn step_bytes(&self, experts: f64) -> f64 {
+        self.weights.dense as f64 + experts * self.weights.expert as f64
+    }
+
+    /// Appends `count` positions of noise to a sequence: for measuring how long
+    /// what follows takes.
+    ///
+    /// # Errors
+    /// No room for them, or a cache that is not made of blocks.
+    pub fn append_noise(&mut self, sequence: SequenceId, count: usize) -> Result<(), BackendError> {
+        let Kept::Paged(sequences) = &mut self.sequences else {
+            let message = "this export's cache cannot be filled with noise";
+            return Err(BackendError::Provider(message.into()));
+        };
+        let (mut left, mut copies) = (count, Vec::new());
+        while left > 0 {
+            let tokens = left.min(self.info.prefill_chunk);
+            let room = sequences.reserve(&[(sequence.0, tokens)], &mut copies);
+            room.map_err(|Exhausted| BackendError::CacheFull)?;
+            let (full, window) = sequences.tables(sequence.0);
+            let new = |table: &'_ [u32]| table.len() - table.len().min(tokens.div_ceil(BLOCK) + 1);
+            self.cache.fill_with_noise(false, &full[new(full)..]);
+            self.cache.fill_with_noise(true, &window[new(window)..]);
+            sequences.advance(sequence.0, tokens);
+            left -= tokens;
+        }
+        Ok(())
+    }
+
+    /// Ends the profile that [`Options::profile`] began and names its file.
+    ///
+    /// # Errors
+    /// ONNX Runtime's.
+    pub fn end_profile(&mut self) -> Result<String, RuntimeError> {
+        Ok(self.session.end_profiling()?)
     }
 
     fn prefault(&mut self, revision: &Path) {
@@ -224,97 +301,106 @@ impl OrtBackend {
         self.report.prefault = Some(report);
     }
 
-    /// Computes `tokens` in chunks; the position moves with each.
-    fn append(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Rows, BackendError> {
-        let total = tokens.len();
-        if total <= self.next_chunk(total) {
-            return self.run(tokens, &wanted_in(wanted, 0, total, total));
-        }
-        self.gathered.clear();
-        let (mut rows, mut done) = (0, 0);
-        while done < total {
-            let length = self.next_chunk(total - done);
-            let positions = wanted_in(wanted, done, length, total);
-            self.run(&tokens[done..done + length], &positions)?;
-            if !positions.is_empty() {
-                rows += positions.len();
-                let (_, values) = self.logits.extract_tensor();
-                self.gathered.extend_from_slice(values);
+    /// Makes room in the cache and says what the run is about.
+    fn prepare(&mut self, slices: &[Slice<'_>]) -> Result<(), BackendError> {
+        match &mut self.sequences {
+            Kept::Paged(sequences) => {
+                let wanted: Vec<_> = slices
+                    .iter()
+                    .map(|slice| (slice.sequence.0, slice.tokens.len()))
+                    .collect();
+                let mut copies = Vec::new();
+                let room = sequences.reserve(&wanted, &mut copies);
+                room.map_err(|Exhausted| BackendError::CacheFull)?;
+                for copy in copies {
+                    self.cache.copy(copy);
+                }
+                self.feed.fill(slices).map_err(provider_error)?;
+                self.feed.fill_tables(slices, sequences)
             }
-            done += length;
+            Kept::Single(single) => {
+                let length = single.map_or(0, |single| single.length);
+                let fed: usize = slices.iter().map(|slice| slice.tokens.len()).sum();
+                self.feed.fill(slices).map_err(provider_error)?;
+                self.feed.fill_length(length + fed);
+                Ok(())
+            }
         }
-        Ok(Rows::Gathered(rows))
+        .map_err(provider_error)
     }
 
-    /// How many of the next `left` tokens go into one run.
-    fn next_chunk(&self, left: usize) -> usize {
-        let wish = left.min(self.info.prefill_chunk);
-        let Some(heads) = self.score_heads else {
-            return wish;
-        };
-        let row = heads * (self.position + wish) * size_of::<f32>();
-        wish.min((SCORE_BYTES / row.max(1)).max(1))
-    }
-
-    /// One run of the session: at most a chunk of tokens.
-    fn run(&mut self, tokens: &[u32], positions: &[i64]) -> Result<Rows, BackendError> {
+    /// One run of the session; gives how many rows of logits it computed.
+    fn run(&mut self, slices: &[Slice<'_>]) -> Result<usize, BackendError> {
         self.cancel.check()?;
-        if tokens.is_empty() {
-            return Ok(Rows::Bound(0));
-        }
-        self.bind(tokens, positions).map_err(provider_error)?;
+        self.prepare(slices)?;
+        let rows = self.feed.rows();
+        self.bind(rows).map_err(provider_error)?;
         let outcome = self
             .session
             .run_binding_with_options(&self.binding, &self.cancel.options)
             .map(drop);
         self.cancel.check()?;
         outcome.map_err(provider_error)?;
-        self.position += tokens.len();
-        Ok(Rows::Bound(positions.len()))
+        Ok(rows)
     }
 
-    fn bind(&mut self, tokens: &[u32], positions: &[i64]) -> Result<(), ort::Error> {
-        let rows = positions.len();
+    fn bind(&mut self, rows: usize) -> Result<(), ort::Error> {
         if self.logits.shape().first() != Some(&(rows as i64)) {
             self.logits = Tensor::new(&Allocator::default(), [rows, self.info.vocab_size])?;
             self.binding.bind_output("logits", &mut self.logits)?;
         }
-        let total = self.position + tokens.len();
-        self.feed.fill(tokens, positions, total)?;
         self.feed.bind(&mut self.binding)
     }
 
-    fn logits(&self, rows: Rows) -> Logits<'_> {
-        Logits {
-            values: match rows {
-                Rows::Bound(0) | Rows::Gathered(0) => &[],
-                Rows::Bound(_) => self.logits.extract_tensor().1,
-                Rows::Gathered(_) => &self.gathered,
-            },
-            vocab_size: self.info.vocab_size,
+    /// The run has appended the slices, or it has not.
+    fn settle(&mut self, slices: &[Slice<'_>], done: bool) {
+        for slice in slices {
+            match &mut self.sequences {
+                Kept::Paged(sequences) if done => {
+                    sequences.advance(slice.sequence.0, slice.tokens.len());
+                }
+                Kept::Paged(sequences) => sequences.retreat(slice.sequence.0),
+                Kept::Single(Some(single)) if done => single.length += slice.tokens.len(),
+                Kept::Single(_) => {}
+            }
         }
     }
 
-    fn validate(&self, tokens: &[u32], wanted: Wanted<'_>) -> Result<(), BackendError> {
-        let total = self.position + tokens.len();
-        if total > self.info.context_window {
-            return Err(BackendError::ContextExceeded {
-                wanted: total,
-                window: self.info.context_window,
-            });
+    fn validate(&self, slices: &[Slice<'_>]) -> Result<(), BackendError> {
+        let misuse = |message: String| Err(BackendError::Provider(message));
+        if slices.is_empty() || slices.len() > self.info.sequences {
+            return misuse(format!("{} slices at once", slices.len()));
         }
-        let outside = |&&token: &&u32| token as usize >= self.info.vocab_size;
-        if let Some(&token) = tokens.iter().find(outside) {
-            return Err(BackendError::InvalidToken(token));
-        }
-        if let Wanted::At(positions) = wanted {
-            let ascending = positions.is_sorted_by(|a, b| a < b);
-            let inside = positions.last().is_none_or(|&last| last < tokens.len());
-            if !(ascending && inside) {
-                return Err(BackendError::Provider(format!(
-                    "logits are wanted at positions that are not ascending below {}",
-                    tokens.len()
-                )));
+        for (i, slice) in slices.iter().enumerate() {
+            let total = self.length(slice.sequence) + slice.tokens.len();
+            if total > self.info.context_window {
+                return Err(BackendError::ContextExceeded {
+                    wanted: total,
+                    window: self.info.context_window,
+                });
+            }
+            let outside = |&&token: &&u32| token as usize >= self.info.vocab_size;
+            if let Some(&token) = slice.tokens.iter().find(outside) {
+                return Err(BackendError::InvalidToken(token));
+            }
+            let fits = (1..=self.info.prefill_chunk).contains(&slice.tokens.len());
+            let twice = slices[..i].iter().any(|s| s.sequence == slice.sequence);
+            if !fits || twice {
+                return misuse(format!(
+                    "{} tokens at once for sequence {}",
+                    slice.tokens.len(),
+                    slice.sequence.0
+                ));
+            }
+            if let Wanted::At(positions) = slice.wanted {
+                let ascending = positions.is_sorted_by(|a, b| a < b);
+                let inside = positions.last().is_none_or(|&p| p < slice.tokens.len());
+                if !(ascending && inside) {
+                    return misuse(format!(
+                        "logits are wanted at positions that are not ascending below {}",
+                        slice.tokens.len()
+                    ));
+                }
             }
         }
         Ok(())
@@ -326,26 +412,72 @@ impl Backend for OrtBackend {
         &self.info
     }
 
-    fn position(&self) -> usize {
-        self.position
-    }
-
-    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Logits<'_>, BackendError> {
-        self.validate(tokens, wanted)?;
-        let before = self.position;
-        match self.append(tokens, wanted) {
-            Ok(rows) => Ok(self.logits(rows)),
-            Err(error) => {
-                self.position = before;
-                Err(error)
-            }
+    fn open(&mut self) -> Option<SequenceId> {
+        match &mut self.sequences {
+            Kept::Paged(sequences) => Some(SequenceId(sequences.open())),
+            Kept::Single(Some(_)) => None,
+            Kept::Single(single) => Some(SequenceId(single.insert(Single::default()).id)),
         }
     }
 
-    fn rewind(&mut self, position: usize) {
-        // Attention reads nothing beyond the position, so what the cache still
-        // holds there is overwritten before it can matter.
-        self.position = self.position.min(position);
+    fn fork(&mut self, sequence: SequenceId, position: usize) -> Option<SequenceId> {
+        match &mut self.sequences {
+            Kept::Paged(sequences) => Some(SequenceId(sequences.fork(sequence.0, position))),
+            Kept::Single(_) => None,
+        }
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        match &mut self.sequences {
+            Kept::Paged(sequences) => sequences.close(sequence.0),
+            Kept::Single(single) => *single = None,
+        }
+    }
+
+    fn length(&self, sequence: SequenceId) -> usize {
+        match &self.sequences {
+            Kept::Paged(sequences) => sequences.length(sequence.0),
+            Kept::Single(single) => single.map_or(0, |single| single.length),
+        }
+    }
+
+    fn rewind(&mut self, sequence: SequenceId, position: usize) {
+        match &mut self.sequences {
+            Kept::Paged(sequences) => sequences.rewind(sequence.0, position),
+            // Attention reads nothing beyond the length, so what the cache
+            // still holds there is overwritten before it can matter.
+            Kept::Single(Some(single)) => single.length = single.length.min(position),
+            Kept::Single(None) => {}
+        }
+    }
+
+    fn mark(&mut self, sequence: SequenceId, position: usize) {
+        if let Kept::Paged(sequences) = &mut self.sequences {
+            sequences.mark(sequence.0, position);
+        }
+    }
+
+    fn longest_slice(&self, sequence: SequenceId) -> usize {
+        let wish = self.info.prefill_chunk;
+        let Some(heads) = self.score_heads else {
+            return wish;
+        };
+        let row = heads * (self.length(sequence) + wish) * size_of::<f32>();
+        wish.min((SCORE_BYTES / row.max(1)).max(1))
+    }
+
+    fn forward(&mut self, slices: &[Slice<'_>]) -> Result<Logits<'_>, BackendError> {
+        self.validate(slices)?;
+        let outcome = self.run(slices);
+        self.settle(slices, outcome.is_ok());
+        let rows = outcome?;
+        Ok(Logits {
+            values: match rows {
+                0 => &[],
+                _ => self.logits.extract_tensor().1,
+            },
+            vocab_size: self.info.vocab_size,
+        })
     }
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {
@@ -353,25 +485,72 @@ impl Backend for OrtBackend {
     }
 }
 
-/// Where the rows of a call are, and how many.
-enum Rows {
-    /// In the tensor bound as the graph's output.
-    Bound(usize),
-    /// Collected from several runs.
-    Gathered(usize),
+/// How the cache of a model is laid out.
+enum Layout {
+    Paged {
+        sizes: PoolSizes,
+        window: Option<usize>,
+        sequences: usize,
+    },
+    Single,
 }
 
-/// The wanted positions that fall in the slice of `length` tokens at `offset`
-/// of a call with `total` tokens, counted from the slice's start.
-fn wanted_in(wanted: Wanted<'_>, offset: usize, length: usize, total: usize) -> Vec<i64> {
-    let inside = |position: usize| {
-        let relative = position.checked_sub(offset)?;
-        (relative < length).then_some(relative as i64)
-    };
-    match wanted {
-        Wanted::None => Vec::new(),
-        Wanted::Last => total.checked_sub(1).and_then(inside).into_iter().collect(),
-        Wanted::At(positions) => positions.iter().filter_map(|&p| inside(p)).collect(),
+impl Layout {
+    fn new(facts: &ModelFacts, context: usize, options: &Options) -> Self {
+        if facts.windows.is_empty() {
+            return Self::Single;
+        }
+        let window = facts.windows.iter().flatten().copied().next();
+        let sequences = options.sequences.max(1);
+        let spare = match sequences {
+            1 => 0,
+            _ => context.min(SPARE_POSITIONS),
+        };
+        let positions = options.cache_positions.unwrap_or(context + spare);
+        let positions = positions.max(context);
+        let chunk = options.prefill_chunk.max(1);
+        Self::Paged {
+            sizes: PoolSizes::new(positions, window, sequences, chunk),
+            window,
+            sequences,
+        }
+    }
+
+    fn is_paged(&self) -> bool {
+        matches!(self, Self::Paged { .. })
+    }
+
+    fn sequences(&self) -> usize {
+        match self {
+            Self::Paged { sequences, .. } => *sequences,
+            Self::Single => 1,
+        }
+    }
+
+    fn shape(&self, facts: &ModelFacts, context: usize) -> CacheShape {
+        let layer = |layer: usize| {
+            let window = facts.windows.get(layer).copied().flatten().is_some();
+            let (blocks, positions) = match self {
+                Self::Single => (1, context),
+                Self::Paged { sizes, .. } if window => (sizes.window, BLOCK),
+                Self::Paged { sizes, .. } => (sizes.full, BLOCK),
+            };
+            LayerShape {
+                dimensions: [blocks, facts.kv_heads, positions, facts.head_dim],
+                window,
+            }
+        };
+        CacheShape {
+            layers: (0..facts.layers).map(layer).collect(),
+            half: facts.half_cache,
+        }
+    }
+
+    fn kept(self) -> Kept {
+        match self {
+            Self::Paged { sizes, window, .. } => Kept::Paged(Sequences::new(sizes, window)),
+            Self::Single => Kept::Single(None),
+        }
     }
 }
 
@@ -386,120 +565,9 @@ fn provider_error(error: ort::Error) -> BackendError {
     BackendError::Provider(error.message().to_owned())
 }
 
-/// The graph's inputs besides the cache, kept from one run to the next: steps
-/// of one token all have the same shapes.
-struct Feed {
-    /// i64 `[1, S]`.
-    input_ids: Tensor<i64>,
-    /// i64 `[P]`.
-    logits_positions: Tensor<i64>,
-    /// i32 `[1]`.
-    seqlens_k: Tensor<i32>,
-    /// i32, a scalar.
-    total_sequence_length: Tensor<i32>,
-}
-
-impl Feed {
-    fn new() -> Result<Self, ort::Error> {
-        let allocator = Allocator::default();
-        Ok(Self {
-            input_ids: Tensor::new(&allocator, [1usize, 1])?,
-            logits_positions: Tensor::new(&allocator, [1usize])?,
-            seqlens_k: Tensor::new(&allocator, [1usize])?,
-            total_sequence_length: Tensor::new(&allocator, [0usize; 0])?,
-        })
-    }
-
-    /// Takes in `tokens`, which end at position `total` of the sequence.
-    fn fill(&mut self, tokens: &[u32], positions: &[i64], total: usize) -> Result<(), ort::Error> {
-        let allocator = Allocator::default();
-        if self.input_ids.shape().num_elements() != tokens.len() {
-            self.input_ids = Tensor::new(&allocator, [1, tokens.len()])?;
-        }
-        if self.logits_positions.shape().num_elements() != positions.len() {
-            self.logits_positions = Tensor::new(&allocator, [positions.len()])?;
-        }
-        let (_, ids) = self.input_ids.extract_tensor_mut();
-        for (id, &token) in ids.iter_mut().zip(tokens) {
-            *id = i64::from(token);
-        }
-        if !positions.is_empty() {
-            let (_, wanted) = self.logits_positions.extract_tensor_mut();
-            wanted.copy_from_slice(positions);
-        }
-        // The context window is far below the limits of i32.
-        let total = i32::try_from(total).unwrap_or(i32::MAX);
-        self.seqlens_k.extract_tensor_mut().1.fill(total - 1);
-        self.total_sequence_length
-            .extract_tensor_mut()
-            .1
-            .fill(total);
-        Ok(())
-    }
-
-    /// Binding again hands the new values to a provider that keeps copies.
-    fn bind(&self, binding: &mut IoBinding) -> Result<(), ort::Error> {
-        binding.bind_input("input_ids", &self.input_ids)?;
-        binding.bind_input("logits_positions", &self.logits_positions)?;
-        binding.bind_input("seqlens_k", &self.seqlens_k)?;
-        binding.bind_input("total_sequence_length", &self.total_sequence_length)
-    }
-}
-
-/// Interrupts a run between two operators through ONNX Runtime, and inside a
-/// long one of ours through the flag it polls.
-struct RunCancel {
-    flag: Arc<AtomicBool>,
-    options: RunOptions,
-}
-
-impl RunCancel {
-    fn new() -> Result<Self, RuntimeError> {
-        Ok(Self {
-            flag: Arc::new(AtomicBool::new(false)),
-            options: RunOptions::new()?,
-        })
-    }
-
-    fn check(&self) -> Result<(), BackendError> {
-        match self.flag.load(Ordering::Acquire) {
-            true => Err(BackendError::Cancelled),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Cancel for RunCancel {
-    fn cancel(&self) {
-        self.flag.store(true, Ordering::Release);
-        if let Err(error) = self.options.terminate() {
-            tracing::warn!(%error, "a run cannot be interrupted");
-        }
-    }
-
-    fn reset(&self) {
-        if let Err(error) = self.options.unterminate() {
-            tracing::warn!(%error, "an interruption cannot be taken back");
-        }
-        self.flag.store(false, Ordering::Release);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn wanted_positions_are_split_over_the_chunks() {
-        let at = Wanted::At(&[0, 3, 4, 9]);
-        assert_eq!(wanted_in(at, 0, 4, 10), [0, 3]);
-        assert_eq!(wanted_in(at, 4, 4, 10), [0]);
-        assert_eq!(wanted_in(at, 8, 2, 10), [1]);
-        assert!(wanted_in(Wanted::Last, 0, 4, 10).is_empty());
-        assert_eq!(wanted_in(Wanted::Last, 8, 2, 10), [1]);
-        assert!(wanted_in(Wanted::Last, 0, 0, 0).is_empty());
-        assert!(wanted_in(Wanted::None, 8, 2, 10).is_empty());
-    }
 
     #[test]
     fn too_little_memory_is_told_with_numbers() {

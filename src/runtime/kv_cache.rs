@@ -1,46 +1,66 @@
-//! The key/value cache: one tensor per layer and side, allocated once.
+//! The key/value cache's memory: one tensor per layer and side, allocated once.
 //!
 //! Each tensor is bound both as the layer's past and as its present, so that
 //! attention appends in place. The memory comes zeroed and lazily committed
 //! from the system: a long context window costs what is really used of it.
 
+use std::ops::Range;
 use std::ptr::NonNull;
 
-use gptoss_onnx::kernels::attention::KEY_BLOCK;
-use memmap2::MmapMut;
+use memmap2::MmapRaw;
 use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::IoBinding;
 use ort::value::{DynValue, TensorElementType};
 
+use super::blocks::BlockCopy;
 use super::error::RuntimeError;
 
 /// Shape of the cache of one model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CacheShape {
-    pub layers: usize,
-    pub kv_heads: usize,
-    pub positions: usize,
-    pub head_dim: usize,
+    pub layers: Vec<LayerShape>,
     /// Half precision numbers, else single precision.
     pub half: bool,
 }
 
+/// Shape of one side of a layer's cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LayerShape {
+    /// `[blocks, kv_heads, positions of a block, head_dim]`; a cache that is not
+    /// paged is one block.
+    pub dimensions: [usize; 4],
+    /// Whether the layer has a sliding window.
+    pub window: bool,
+}
+
 impl CacheShape {
-    /// Sizes of one tensor, `[1, kv_heads, positions, head_dim]`.
-    fn dimensions(&self) -> [usize; 4] {
-        let positions = self.positions.next_multiple_of(KEY_BLOCK);
-        [1, self.kv_heads, positions, self.head_dim]
+    fn bytes_of(&self, elements: usize) -> usize {
+        elements * if self.half { 2 } else { 4 }
     }
 
-    fn tensor_bytes(&self) -> usize {
-        let element = if self.half { 2 } else { 4 };
-        self.dimensions().iter().product::<usize>() * element
+    fn side_bytes(&self, layer: LayerShape) -> usize {
+        self.bytes_of(layer.dimensions.iter().product())
     }
 
     /// Bytes of the whole cache.
     pub fn bytes(&self) -> u64 {
-        2 * self.layers as u64 * self.tensor_bytes() as u64
+        let sides = self.layers.iter().map(|&layer| self.side_bytes(layer));
+        2 * sides.sum::<usize>() as u64
+    }
+
+    /// Where each tensor lies: key, value of layer 0, key, value of layer 1, ….
+    /// Each starts on a cache line of its own.
+    fn places(&self) -> Vec<Range<usize>> {
+        let mut end = 0;
+        let sides = self.layers.iter().flat_map(|&layer| [layer; 2]);
+        sides
+            .map(|layer| {
+                let start = end;
+                end += self.side_bytes(layer).next_multiple_of(64);
+                start..start + self.side_bytes(layer)
+            })
+            .collect()
     }
 }
 
@@ -48,33 +68,42 @@ impl CacheShape {
 pub(super) struct KvCache {
     // Before the memory they view: fields drop in order.
     tensors: Vec<DynValue>,
-    _memory: MmapMut,
+    shape: CacheShape,
+    places: Vec<Range<usize>>,
+    memory: MmapRaw,
 }
 
 impl KvCache {
     /// Reserves the cache in main memory, all zero.
     pub fn new(shape: CacheShape) -> Result<Self, RuntimeError> {
-        // Every tensor starts on a cache line of its own.
-        let stride = shape.tensor_bytes().next_multiple_of(64);
-        let length = (stride * 2 * shape.layers).max(1);
-        let mut memory = MmapMut::map_anon(length).map_err(|error| {
+        let places = shape.places();
+        let length = places.last().map_or(0, |place| place.end).max(1);
+        let memory = memmap2::MmapMut::map_anon(length).map_err(|error| {
             RuntimeError::Model(format!(
                 "cannot reserve {length} bytes for the key/value cache: {error}; \
                  choose a smaller context window"
             ))
         })?;
-        let tensors = (0..2 * shape.layers)
-            .map(|i| {
-                let bytes = &mut memory[i * stride..i * stride + shape.tensor_bytes()];
+        let memory = MmapRaw::from(memory);
+        let tensors = places
+            .iter()
+            .enumerate()
+            .map(|(i, place)| {
+                let dimensions = shape.layers[i / 2].dimensions;
                 // SAFETY: the mapping is owned by the cache, does not move, and
-                // outlives the tensors; the slices do not overlap; Rust code
-                // never touches the memory again.
-                unsafe { tensor_over(bytes, shape) }
+                // outlives the tensors; the places do not overlap; between
+                // runs, only `copy` touches the memory besides.
+                unsafe {
+                    let start = memory.as_mut_ptr().add(place.start);
+                    tensor_over(start, place.len(), dimensions, shape.half)
+                }
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {
             tensors,
-            _memory: memory,
+            shape,
+            places,
+            memory,
         })
     }
 
@@ -87,17 +116,81 @@ impl KvCache {
         }
         Ok(())
     }
+
+    /// Fills blocks of all layers of a kind with small numbers.
+    pub fn fill_with_noise(&mut self, window: bool, blocks: &[u32]) {
+        // Upper bytes of numbers that are small and finite in half and in single
+        // precision; the lower ones may be anything.
+        const UPPER: [u8; 4] = [0x2c, 0xac, 0x2e, 0xae];
+        let mut random = 0x9e37_79b9_u32;
+        for (i, place) in self.places.iter().enumerate() {
+            let layer = self.shape.layers[i / 2];
+            if layer.window != window {
+                continue;
+            }
+            let count = layer.dimensions[0];
+            let bytes = place.len() / count.max(1);
+            for &block in blocks {
+                let block = block as usize;
+                assert!(block < count, "block {block} of {count}");
+                // SAFETY: the block is inside of the tensor's place in the
+                // mapping; `self` is borrowed exclusively, so that no run uses
+                // the tensors.
+                let content = unsafe {
+                    let start = self.memory.as_mut_ptr().add(place.start + block * bytes);
+                    std::slice::from_raw_parts_mut(start, bytes)
+                };
+                for number in content.as_chunks_mut::<2>().0 {
+                    random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    *number = [(random >> 16) as u8, UPPER[(random >> 30) as usize]];
+                }
+            }
+        }
+    }
+
+    /// Copies a block in all layers of its kind.
+    ///
+    /// # Panics
+    /// A block that is not in the pool.
+    pub fn copy(&mut self, copy: BlockCopy) {
+        for (i, place) in self.places.iter().enumerate() {
+            let layer = self.shape.layers[i / 2];
+            if layer.window != copy.window {
+                continue;
+            }
+            let blocks = layer.dimensions[0];
+            let bytes = place.len() / blocks.max(1);
+            let (from, to) = (copy.from as usize, copy.to as usize);
+            assert!(from < blocks && to < blocks && from != to, "{copy:?}");
+            // SAFETY: both blocks are inside of the tensor's place in the
+            // mapping, and differ; `self` is borrowed exclusively, so that no
+            // run uses the tensors.
+            unsafe {
+                let start = self.memory.as_mut_ptr().add(place.start);
+                std::ptr::copy_nonoverlapping(
+                    start.add(from * bytes),
+                    start.add(to * bytes),
+                    bytes,
+                );
+            }
+        }
+    }
 }
 
-/// A tensor that views `bytes`.
+/// A tensor that views the `length` bytes at `start`.
 ///
 /// # Safety
-/// `bytes` must stay valid, unmoved and otherwise unused as long as the tensor
-/// or anything bound to it lives.
-unsafe fn tensor_over(bytes: &mut [u8], shape: CacheShape) -> Result<DynValue, RuntimeError> {
+/// They must stay valid and unmoved as long as the tensor or anything bound to
+/// it lives, and be used by nobody else during a run.
+unsafe fn tensor_over(
+    start: *mut u8,
+    length: usize,
+    dimensions: [usize; 4],
+    half: bool,
+) -> Result<DynValue, RuntimeError> {
     let allocator = Allocator::default();
-    let dimensions = shape.dimensions().map(|n| n as i64);
-    let element = match shape.half {
+    let dimensions = dimensions.map(|n| n as i64);
+    let element = match half {
         true => TensorElementType::Float16,
         false => TensorElementType::Float32,
     };
@@ -107,8 +200,8 @@ unsafe fn tensor_over(bytes: &mut [u8], shape: CacheShape) -> Result<DynValue, R
     unsafe {
         ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
             allocator.memory_info().ptr(),
-            bytes.as_mut_ptr().cast(),
-            bytes.len(),
+            start.cast(),
+            length,
             dimensions.as_ptr(),
             dimensions.len(),
             element.into(),

@@ -5,7 +5,11 @@
 //! one preallocated KV cache behind [`Backend`](crate::engine::backend::Backend).
 
 mod backend;
+pub mod bandwidth;
+mod blocks;
+mod cancel;
 mod error;
+mod feed;
 mod kv_cache;
 pub mod library;
 pub mod memory;

@@ -1,17 +1,23 @@
 //! What the runtime must know of an exported model, from its own metadata.
 
+use std::collections::HashSet;
+
+use gptoss_onnx::graph::{ATTENTION, GPTOSS, ROPE_COS, ROPE_SIN};
 use gptoss_onnx::proto::{DataType, ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
 
 /// Version of the export format that this program runs.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
 /// Facts of an exported model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ModelFacts {
     pub layers: usize,
+    /// Of each layer whose cache is made of blocks: how many positions a token
+    /// sees, `None` where it sees all. Empty where the cache is not.
+    pub windows: Vec<Option<usize>>,
     pub kv_heads: usize,
     pub head_dim: usize,
     pub vocab_size: usize,
@@ -19,11 +25,23 @@ pub(super) struct ModelFacts {
     pub max_positions: usize,
     /// Bytes of all weights, wherever they lie.
     pub weight_bytes: u64,
+    /// What of them a step reads.
+    pub step_weights: StepWeights,
     /// Whether the cache holds half precision numbers.
     pub half_cache: bool,
     /// Query heads of an attention operator that keeps a whole matrix of
     /// scores, `None` where the graph has no such operator.
     pub score_heads: Option<usize>,
+}
+
+/// Bytes of weights that a step of one token reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct StepWeights {
+    /// In any case: all but experts, the embedding, and tables of which a step
+    /// reads a row.
+    pub dense: u64,
+    /// For an expert of a layer.
+    pub expert: u64,
 }
 
 impl ModelFacts {
@@ -53,8 +71,10 @@ impl ModelFacts {
                 _ => Err(foreign(format!("its metadata say {key} = {value:?}"))),
             }
         };
+        let layers = number("gptoss.layers")?;
         Ok(Self {
-            layers: number("gptoss.layers")?,
+            layers,
+            windows: windows(&model, layers)?,
             kv_heads: number("gptoss.kv_heads")?,
             head_dim: number("gptoss.head_dim")?,
             vocab_size: number("gptoss.vocab_size")?,
@@ -65,6 +85,7 @@ impl ModelFacts {
                 .flat_map(|graph| &graph.initializer)
                 .map(stored_bytes)
                 .sum(),
+            step_weights: step_weights(&model),
             half_cache: model
                 .graph
                 .iter()
@@ -78,6 +99,68 @@ impl ModelFacts {
                 .and_then(query_heads),
         })
     }
+}
+
+/// The windows of the nodes of our attention, of which there is one a layer.
+fn windows(model: &ModelProto, layers: usize) -> Result<Vec<Option<usize>>, RuntimeError> {
+    let ours = |node: &&NodeProto| {
+        let name = node.op_type.as_deref().unwrap_or_default();
+        node.domain.as_deref() == Some(GPTOSS) && ATTENTION.contains(&name)
+    };
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    let windows: Vec<_> = nodes.filter(ours).map(local_window).collect();
+    let mut sizes = windows.iter().flatten();
+    let first = sizes.next();
+    if !(windows.is_empty() || windows.len() == layers) || sizes.any(|size| Some(size) != first) {
+        return Err(foreign("its layers and their windows do not fit".into()));
+    }
+    Ok(windows)
+}
+
+fn step_weights(model: &ModelProto) -> StepWeights {
+    let Some(graph) = &model.graph else {
+        return StepWeights::default();
+    };
+    let is_experts = |node: &&NodeProto| {
+        let operator = node.op_type.as_deref().unwrap_or_default();
+        ["MoE", "QMoE"].contains(&operator)
+    };
+    // Input, router scores, weights ….
+    let experts = graph.node.iter().filter(is_experts);
+    let experts: HashSet<&str> = experts
+        .flat_map(|node| node.input.iter().skip(2))
+        .map(String::as_str)
+        .collect();
+    let lookup = graph.node.iter().filter(|node| {
+        let operator = node.op_type.as_deref().unwrap_or_default();
+        operator == "GatherBlockQuantized"
+    });
+    let looked_up: HashSet<&str> = lookup
+        .flat_map(|node| node.input.iter())
+        .map(String::as_str)
+        .chain([ROPE_COS, ROPE_SIN])
+        .collect();
+    let layers = graph.node.iter().filter(is_experts).count() as u64;
+    let (mut dense, mut all_experts, mut count) = (0, 0, 1);
+    for tensor in &graph.initializer {
+        let name = tensor.name.as_deref().unwrap_or_default();
+        if experts.contains(name) {
+            all_experts += stored_bytes(tensor);
+            count = tensor.dims.first().map_or(1, |&n| n.max(1) as u64);
+        } else if !looked_up.contains(name) {
+            dense += stored_bytes(tensor);
+        }
+    }
+    StepWeights {
+        dense,
+        expert: all_experts / (layers.max(1) * count),
+    }
+}
+
+fn local_window(node: &NodeProto) -> Option<usize> {
+    let mut attributes = node.attribute.iter();
+    let size = attributes.find(|a| a.name.as_deref() == Some("local_window_size"))?;
+    usize::try_from(size.i?).ok().filter(|&size| size > 0)
 }
 
 fn query_heads(node: &NodeProto) -> Option<usize> {
@@ -106,6 +189,7 @@ fn foreign(reason: String) -> RuntimeError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gptoss_onnx::checkpoint::LayerType;
     use gptoss_onnx::export::{self, Target};
     use gptoss_onnx::nano;
 
@@ -121,6 +205,14 @@ mod tests {
             let stock = target == Target::Portable;
             assert_eq!(facts.score_heads, stock.then_some(config.heads));
             assert_eq!(facts.half_cache, !stock);
+            let sliding = facts.windows.iter().flatten().count();
+            let layers = config.layer_types.iter();
+            let expected = layers.filter(|layer| **layer == LayerType::Sliding);
+            assert_eq!(sliding, if stock { 0 } else { expected.count() });
+            let weights = facts.step_weights;
+            let experts = (config.layers * config.experts) as u64 * weights.expert;
+            assert!(weights.expert > 0 && weights.dense > 0);
+            assert!(weights.dense + experts < facts.weight_bytes);
             let size = model.len() as u64;
             assert!(facts.weight_bytes < size && facts.weight_bytes > size / 2);
         }

@@ -6,7 +6,7 @@ use gptoss_onnx::nano::{self, Golden};
 use super::backend::{Options, OrtBackend};
 use super::error::RuntimeError;
 use super::provider::Provider;
-use crate::engine::backend::{Backend, Wanted};
+use crate::engine::backend::{Solo, Wanted};
 
 /// Runs the embedded model on `provider` and compares with its golden logits;
 /// the error says what was wrong.
@@ -20,7 +20,8 @@ pub(super) fn run(provider: Provider) -> Result<(), String> {
         provider,
         ..Options::default()
     };
-    let mut backend = OrtBackend::from_model(&model, None, &options).map_err(reason)?;
+    let backend = OrtBackend::from_model(&model, None, &options).map_err(reason)?;
+    let mut backend = Solo::new(backend).ok_or("it has no sequence")?;
     let logits = backend
         .forward(&golden.ids, Wanted::At(&golden.positions))
         .map_err(|error| error.to_string())?;

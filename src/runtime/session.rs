@@ -22,6 +22,8 @@ pub(super) struct Settings<'a> {
     pub threads: usize,
     /// Whether threads wait actively between two operators.
     pub spinning: bool,
+    /// How the name of the profile's file begins, if one is wanted.
+    pub profile: Option<&'a Path>,
     /// The `gptoss` operators.
     pub operators: OperatorDomain,
 }
@@ -52,6 +54,9 @@ fn options(settings: Settings<'_>) -> Result<SessionBuilder, RuntimeError> {
         .with_config_entry("session.force_spinning_stop", "1")?;
     if settings.provider != Provider::Cpu {
         builder = builder.with_config_entry("session.record_ep_graph_assignment_info", "1")?;
+    }
+    if let Some(profile) = settings.profile {
+        builder = builder.with_profiling(profile)?;
     }
     if let Some(root) = settings.external_root {
         let root = root.to_str().ok_or_else(|| {

@@ -7,6 +7,7 @@
 //! model = "simulated"           # the name it is installed under
 //! context-window = 8192
 //! prefill-chunk = 64
+//! sequences = 1                 # requests computed together
 //! load-delay-ms = 0             # how long loading takes
 //! load-failure = "no-runtime"   # or not-enough-memory, self-test-failed: loading fails
 //!
@@ -25,41 +26,21 @@
 //! message. An answer ends with `<|return|>`, which is added where no end is.
 //! Its vocabulary is [`tokenizer_json`]: one token a byte.
 
+mod vocabulary;
+
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
 
-use crate::engine::{Backend, BackendError, BackendInfo, Cancel, Logits, Wanted};
+use crate::engine::{
+    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
+};
 
-/// Control tokens of the simulator's vocabulary; the first has id 256.
-const SPECIALS: [&str; 21] = [
-    "<|startoftext|>",
-    "<|endoftext|>",
-    "<|reserved_200000|>",
-    "<|reserved_200001|>",
-    "<|return|>",
-    "<|constrain|>",
-    "<|reserved_200004|>",
-    "<|channel|>",
-    "<|start|>",
-    "<|end|>",
-    "<|message|>",
-    "<|reserved_200009|>",
-    "<|reserved_200010|>",
-    "<|reserved_200011|>",
-    "<|call|>",
-    "<|reserved_200013|>",
-    "<|reserved_200014|>",
-    "<|reserved_200015|>",
-    "<|reserved_200016|>",
-    "<|reserved_200017|>",
-    "<|endofprompt|>",
-];
-
-/// Entries of the simulator's vocabulary.
-pub const VOCAB_SIZE: usize = 256 + SPECIALS.len();
+pub use vocabulary::{VOCAB_SIZE, tokenizer_json};
+use vocabulary::{encode, special};
 
 /// Why a script cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +83,10 @@ pub struct Script {
     pub model: String,
     /// Positions of its KV cache.
     pub context_window: usize,
-    /// Tokens a call takes.
+    /// Tokens of a sequence that a call takes.
     pub prefill_chunk: usize,
+    /// Sequences that a call takes.
+    pub sequences: usize,
     /// Milliseconds a load takes.
     pub load_delay_ms: u64,
     /// How loading fails, if it does.
@@ -118,6 +101,7 @@ impl Default for Script {
             model: "simulated".into(),
             context_window: 8192,
             prefill_chunk: 64,
+            sequences: 1,
             load_delay_ms: 0,
             load_failure: None,
             answers: Vec::new(),
@@ -203,8 +187,10 @@ impl Script {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.context_window < 2 || self.prefill_chunk == 0 {
-            return Err("context-window must be at least 2, prefill-chunk at least 1".into());
+        if self.context_window < 2 || self.prefill_chunk == 0 || self.sequences == 0 {
+            return Err(
+                "context-window must be at least 2, prefill-chunk and sequences at least 1".into(),
+            );
         }
         let outside = |id: &&u32| **id as usize >= VOCAB_SIZE;
         for answer in &self.answers {
@@ -214,87 +200,6 @@ impl Script {
         }
         Ok(())
     }
-}
-
-/// The simulator's vocabulary as a `tokenizer.json`: the 256 bytes are tokens
-/// 0 to 255, harmony's control tokens follow under other ids than the
-/// published ones.
-pub fn tokenizer_json() -> Vec<u8> {
-    let vocab: serde_json::Map<_, _> = (0..=255u8)
-        .map(|byte| (byte_symbol(byte).to_string(), byte.into()))
-        .collect();
-    let added: Vec<_> = SPECIALS
-        .iter()
-        .zip(256u32..)
-        .map(|(content, id)| {
-            serde_json::json!({
-                "id": id, "content": content, "single_word": false, "lstrip": false,
-                "rstrip": false, "normalized": false, "special": true,
-            })
-        })
-        .collect();
-    let byte_level = |add_prefix_space: bool| {
-        serde_json::json!({
-            "type": "ByteLevel", "add_prefix_space": add_prefix_space,
-            "trim_offsets": true, "use_regex": false,
-        })
-    };
-    let tokenizer = serde_json::json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": added, "normalizer": null,
-        "pre_tokenizer": byte_level(false), "post_processor": byte_level(false),
-        "decoder": byte_level(false),
-        "model": {
-            "type": "BPE", "dropout": null, "unk_token": null,
-            "continuing_subword_prefix": null, "end_of_word_suffix": null,
-            "fuse_unk": false, "byte_fallback": false, "ignore_merges": true,
-            "vocab": vocab, "merges": [],
-        },
-    });
-    tokenizer.to_string().into_bytes()
-}
-
-/// The printable character byte-level BPE writes for a byte: itself where it
-/// is printable Latin-1, else the next free character from U+0100 on.
-fn byte_symbol(byte: u8) -> char {
-    let printable = |b: u8| matches!(b, 0x21..=0x7e | 0xa1..=0xac | 0xae..=0xff);
-    if printable(byte) {
-        return char::from(byte);
-    }
-    let before = (0..byte).filter(|b| !printable(*b)).count() as u32;
-    // At most 68 bytes are not printable, so this is below U+0144.
-    char::from_u32(0x100 + before).unwrap_or(char::REPLACEMENT_CHARACTER)
-}
-
-/// Tokens of `text` in the simulator's vocabulary, control tokens by name.
-fn encode(text: &str) -> Vec<u32> {
-    let mut tokens = Vec::new();
-    let mut rest = text;
-    while let Some(byte) = rest.bytes().next() {
-        let named = SPECIALS.iter().zip(256u32..);
-        let special = named.clone().find(|(name, _)| rest.starts_with(**name));
-        match special {
-            Some((name, id)) => {
-                tokens.push(id);
-                rest = rest.get(name.len()..).unwrap_or_default();
-            }
-            None => {
-                // A whole character at a time, so that `rest` stays text.
-                let width = rest.chars().next().map_or(1, char::len_utf8);
-                let (head, tail) = rest.split_at(width);
-                debug_assert!(head.as_bytes().first() == Some(&byte));
-                tokens.extend(head.bytes().map(u32::from));
-                rest = tail;
-            }
-        }
-    }
-    tokens
-}
-
-fn special(name: &str) -> u32 {
-    let index = SPECIALS.iter().position(|s| *s == name);
-    // Called with names of the table only.
-    256 + index.unwrap_or(0) as u32
 }
 
 /// Where the answer begins in a sequence, and the last message before it.
@@ -381,13 +286,21 @@ pub struct SimulatedBackend {
     script: Script,
     /// What is said where no answer matches.
     echo: Answer,
+    /// By number.
+    sequences: BTreeMap<u32, Dialogue>,
+    next: u32,
+    logits: Vec<f32>,
+    interrupt: Arc<Interrupt>,
+}
+
+/// One sequence.
+#[derive(Debug, Default)]
+struct Dialogue {
     tokens: Vec<u32>,
     /// The turn the sequence is in.
     turn: Option<Turn>,
     /// The present answer.
     said: Option<Said>,
-    logits: Vec<f32>,
-    interrupt: Arc<Interrupt>,
 }
 
 impl SimulatedBackend {
@@ -399,13 +312,13 @@ impl SimulatedBackend {
                 vocab_size: VOCAB_SIZE,
                 context_window: script.context_window,
                 prefill_chunk: script.prefill_chunk,
+                sequences: script.sequences,
                 provider: "simulated".into(),
             },
             script,
             echo: Answer::default(),
-            tokens: Vec::new(),
-            turn: None,
-            said: None,
+            sequences: BTreeMap::new(),
+            next: 0,
             logits: Vec::new(),
             interrupt: Arc::default(),
         }
@@ -474,32 +387,61 @@ impl Backend for SimulatedBackend {
         &self.info
     }
 
-    fn position(&self) -> usize {
-        self.tokens.len()
+    fn open(&mut self) -> Option<SequenceId> {
+        Some(self.insert(Dialogue::default()))
     }
 
-    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Logits<'_>, BackendError> {
+    fn fork(&mut self, sequence: SequenceId, position: usize) -> Option<SequenceId> {
+        let mut tokens = self.sequences.get(&sequence.0)?.tokens.clone();
+        tokens.truncate(position);
+        Some(self.insert(Dialogue {
+            tokens,
+            ..Dialogue::default()
+        }))
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        self.sequences.remove(&sequence.0);
+    }
+
+    fn length(&self, sequence: SequenceId) -> usize {
+        let dialogue = self.sequences.get(&sequence.0);
+        dialogue.map_or(0, |dialogue| dialogue.tokens.len())
+    }
+
+    fn rewind(&mut self, sequence: SequenceId, position: usize) {
+        if let Some(dialogue) = self.sequences.get_mut(&sequence.0) {
+            dialogue.tokens.truncate(position);
+            dialogue.turn = None;
+        }
+    }
+
+    fn mark(&mut self, _sequence: SequenceId, _position: usize) {}
+
+    fn forward(&mut self, slices: &[Slice<'_>]) -> Result<Logits<'_>, BackendError> {
         let window = self.info.context_window;
-        let total = self.tokens.len() + tokens.len();
-        if total > window {
-            return Err(BackendError::ContextExceeded {
-                wanted: total,
-                window,
-            });
+        for slice in slices {
+            let total = self.length(slice.sequence) + slice.tokens.len();
+            if total > window {
+                return Err(BackendError::ContextExceeded {
+                    wanted: total,
+                    window,
+                });
+            }
+            if let Some(&id) = slice.tokens.iter().find(|id| **id as usize >= VOCAB_SIZE) {
+                return Err(BackendError::InvalidToken(id));
+            }
         }
-        if let Some(&id) = tokens.iter().find(|id| **id as usize >= VOCAB_SIZE) {
-            return Err(BackendError::InvalidToken(id));
+        for slice in slices {
+            if let Some(dialogue) = self.sequences.get_mut(&slice.sequence.0) {
+                dialogue.append(slice.tokens);
+            }
         }
-        let before = self.tokens.len();
-        self.tokens.extend_from_slice(tokens);
-        // A single token other than `<|start|>` goes on with the turn.
-        let goes_on = tokens.len() == 1 && tokens.first() != Some(&special("<|start|>"));
-        if !goes_on || self.turn.is_none() {
-            self.turn = turn(&self.tokens);
-        }
-        let result = self.compute(tokens.len(), wanted);
-        if let Err(error) = result {
-            self.rewind(before);
+        if let Err(error) = self.compute(slices) {
+            for slice in slices {
+                let before = self.length(slice.sequence) - slice.tokens.len();
+                self.rewind(slice.sequence, before);
+            }
             return Err(error);
         }
         Ok(Logits {
@@ -508,57 +450,99 @@ impl Backend for SimulatedBackend {
         })
     }
 
-    fn rewind(&mut self, position: usize) {
-        self.tokens.truncate(position);
-        self.turn = None;
-    }
-
     fn cancel_handle(&self) -> Arc<dyn Cancel> {
         Arc::clone(&self.interrupt) as Arc<dyn Cancel>
     }
 }
 
-impl SimulatedBackend {
-    /// Fills the logits: one row, the scripted token far above the rest.
-    fn compute(&mut self, fed: usize, wanted: Wanted<'_>) -> Result<(), BackendError> {
-        let (prompt, answered) = match &self.turn {
+impl Dialogue {
+    fn append(&mut self, tokens: &[u32]) {
+        self.tokens.extend_from_slice(tokens);
+        // A single token other than `<|start|>` goes on with the turn.
+        let goes_on = tokens.len() == 1 && tokens.first() != Some(&special("<|start|>"));
+        if !goes_on || self.turn.is_none() {
+            self.turn = turn(&self.tokens);
+        }
+    }
+
+    /// The last message, and how many tokens of its answer there are.
+    fn place(&self) -> (&str, usize) {
+        match &self.turn {
             Some(turn) => (turn.prompt.as_str(), self.tokens.len() - turn.begin),
             None => ("", 0),
-        };
-        let answer = select(&self.script.answers, &self.echo, prompt);
-        let delay = match answered {
-            0 => answer.prefill_delay_ms,
-            _ => answer.token_delay_ms,
-        };
-        self.interrupt.sleep(Duration::from_millis(delay))?;
-        let due = |after| answered >= after && wanted != Wanted::None;
-        if answer.fail_after.is_some_and(due) {
-            match answer.failure {
-                Failure::Error => return Err(BackendError::Provider("the script says so".into())),
-                // What the script is for: a backend that breaks its promises.
-                Failure::Panic => panic!("the script says so"),
-            }
         }
-        let said = match self.said.take() {
-            Some(said) if said.prompt == prompt => said,
-            _ => Said::new(answer, prompt),
-        };
-        let next = said.token(answered) as usize;
-        self.said = Some(said);
-        let rows = match wanted {
-            Wanted::None => 0,
-            Wanted::Last => 1,
-            Wanted::At(positions) => positions.len().min(fed),
-        };
+    }
+}
+
+impl SimulatedBackend {
+    fn insert(&mut self, dialogue: Dialogue) -> SequenceId {
+        let id = self.next;
+        self.next += 1;
+        self.sequences.insert(id, dialogue);
+        SequenceId(id)
+    }
+
+    /// Fills the logits: in each row the scripted token far above the rest. The
+    /// slices take as long as the slowest of them.
+    fn compute(&mut self, slices: &[Slice<'_>]) -> Result<(), BackendError> {
+        let delay = slices.iter().filter_map(|slice| {
+            let (prompt, answered) = self.sequences.get(&slice.sequence.0)?.place();
+            let answer = select(&self.script.answers, &self.echo, prompt);
+            Some(match answered {
+                0 => answer.prefill_delay_ms,
+                _ => answer.token_delay_ms,
+            })
+        });
+        let delay = Duration::from_millis(delay.max().unwrap_or(0));
+        self.interrupt.sleep(delay)?;
         self.logits.clear();
-        self.logits.resize(rows * VOCAB_SIZE, 0.0);
-        for row in self.logits.chunks_exact_mut(VOCAB_SIZE) {
-            // Far enough that no temperature up to 2 picks another one. The
-            // script's ids are checked when it is read.
-            row[next] = 60.0;
+        for slice in slices {
+            let Some(dialogue) = self.sequences.get_mut(&slice.sequence.0) else {
+                continue;
+            };
+            let next = next_token(&self.script.answers, &self.echo, dialogue, slice.wanted)?;
+            let rows = match slice.wanted {
+                Wanted::None => 0,
+                Wanted::Last => 1,
+                Wanted::At(positions) => positions.len().min(slice.tokens.len()),
+            };
+            for _ in 0..rows {
+                let start = self.logits.len();
+                self.logits.resize(start + VOCAB_SIZE, 0.0);
+                // Far enough that no temperature up to 2 picks another one. The
+                // script's ids are checked when it is read.
+                self.logits[start + next as usize] = 60.0;
+            }
         }
         Ok(())
     }
+}
+
+/// What follows in a sequence, if the script lets it.
+fn next_token(
+    answers: &[Answer],
+    echo: &Answer,
+    dialogue: &mut Dialogue,
+    wanted: Wanted<'_>,
+) -> Result<u32, BackendError> {
+    let said = dialogue.said.take();
+    let (prompt, answered) = dialogue.place();
+    let answer = select(answers, echo, prompt);
+    let due = |after| answered >= after && wanted != Wanted::None;
+    if answer.fail_after.is_some_and(due) {
+        match answer.failure {
+            Failure::Error => return Err(BackendError::Provider("the script says so".into())),
+            // What the script is for: a backend that breaks its promises.
+            Failure::Panic => panic!("the script says so"),
+        }
+    }
+    let said = match said {
+        Some(said) if said.prompt == prompt => said,
+        _ => Said::new(answer, prompt),
+    };
+    let next = said.token(answered);
+    dialogue.said = Some(said);
+    Ok(next)
 }
 
 #[cfg(test)]

@@ -147,15 +147,17 @@ impl Work {
         // The model may have been installed anew meanwhile.
         self.check_window(ids.len(), lease.engine().info().context_window)?;
         let waited = asked.elapsed();
-        let stops = lease.tokenizer().special().stops();
+        let special = lease.tokenizer().special();
+        let starts = |(position, id): (usize, &u32)| (*id == special.start).then_some(position);
         let stream = lease.engine().submit(GenerationRequest {
             owner: place.owner(),
             priority: prompt.priority,
             arrival: self.arrival,
             max_new: prompt.max_output_tokens.unwrap_or(usize::MAX),
+            boundaries: ids.iter().enumerate().filter_map(starts).collect(),
             prompt: ids,
             sampling: prompt.sampling,
-            stop_tokens: stops.to_vec(),
+            stop_tokens: special.stops().to_vec(),
         })?;
         self.follow(stream, &lease, StopStrings::new(prompt.stop), waited)
             .await

@@ -508,7 +508,7 @@ impl ModelHost {
     /// computes and nothing can hang.
     pub fn pulse(&self) -> Option<u64> {
         let engine = self.slot().engine.upgrade()?;
-        engine.statistics().running.then(|| engine.heartbeat())
+        (engine.statistics().running > 0).then(|| engine.heartbeat())
     }
 
     /// Fails what runs and waits in the engine; nothing is loaded any more.

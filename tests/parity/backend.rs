@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use gptoss::engine::backend::{Backend, BackendError, Wanted};
+use gptoss::engine::backend::{Backend, BackendError, Solo, Wanted};
 use gptoss::runtime::{self, Options, OrtBackend, Provider, ProviderChoice, RuntimeError};
 use gptoss_onnx::export::{self, Target};
 use gptoss_onnx::nano::{self, Golden};
@@ -14,7 +14,7 @@ fn tokens(count: usize) -> Vec<u32> {
     (0..count as u32).map(|i| i * 37 % 1000).collect()
 }
 
-fn last_row(backend: &mut OrtBackend, tokens: &[u32]) -> Vec<f32> {
+fn last_row(backend: &mut Solo<OrtBackend>, tokens: &[u32]) -> Vec<f32> {
     let logits = backend.forward(tokens, Wanted::Last).unwrap();
     logits.last().unwrap().to_vec()
 }
@@ -32,12 +32,12 @@ fn rewinding_forgets_what_came_after() {
     let (shared, rest) = prompt.split_at(200);
     backend.forward(shared, Wanted::None).unwrap();
     let first = last_row(&mut backend, rest);
-    assert_eq!(backend.position(), 300);
+    assert_eq!(backend.length(), 300);
 
     backend.rewind(200);
     last_row(&mut backend, &[7; 150]);
     backend.rewind(200);
-    assert_eq!(backend.position(), 200);
+    assert_eq!(backend.length(), 200);
     let again = last_row(&mut backend, rest);
     assert_eq!(
         first, again,
@@ -45,7 +45,7 @@ fn rewinding_forgets_what_came_after() {
     );
 
     backend.rewind(1000);
-    assert_eq!(backend.position(), 300, "rewinding never goes forward");
+    assert_eq!(backend.length(), 300, "rewinding never goes forward");
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn nothing_wanted_gives_no_rows() {
         backend.forward(&[4], Wanted::At(&[])).unwrap().rows().len(),
         0
     );
-    assert_eq!(backend.position(), 4);
+    assert_eq!(backend.length(), 4);
     assert_eq!(backend.forward(&[5], Wanted::Last).unwrap().rows().len(), 1);
 }
 
@@ -121,7 +121,7 @@ fn refusals_leave_the_sequence_as_it_was() {
     for positions in [&[2usize][..], &[1, 0], &[1, 1]] {
         assert!(backend.forward(&[3, 4], Wanted::At(positions)).is_err());
     }
-    assert_eq!(backend.position(), 60);
+    assert_eq!(backend.length(), 60);
     let row = last_row(&mut backend, &[9, 9, 9, 9]);
 
     backend.rewind(0);
@@ -134,13 +134,13 @@ fn refusals_leave_the_sequence_as_it_was() {
 #[test]
 fn cancelled_until_reset() {
     let mut backend = harness::load("grid64", harness::whole(Target::Cpu, false));
-    let cancel = backend.cancel_handle();
+    let cancel = backend.backend().cancel_handle();
     backend.forward(&[1, 2, 3], Wanted::None).unwrap();
     cancel.cancel();
     for _ in 0..2 {
         let error = backend.forward(&[4], Wanted::Last).map(|_| ()).unwrap_err();
         assert!(matches!(error, BackendError::Cancelled));
-        assert_eq!(backend.position(), 3);
+        assert_eq!(backend.length(), 3);
     }
     cancel.reset();
     assert_eq!(backend.forward(&[4], Wanted::Last).unwrap().rows().len(), 1);
@@ -162,7 +162,7 @@ fn a_running_chunk_is_cancelled() {
     let whole_run = started.elapsed();
 
     backend.rewind(0);
-    let cancel = backend.cancel_handle();
+    let cancel = backend.backend().cancel_handle();
     let (begun, begins) = std::sync::mpsc::channel();
     let canceller = std::thread::spawn(move || {
         begins.recv().unwrap();
@@ -178,7 +178,7 @@ fn a_running_chunk_is_cancelled() {
         .unwrap_err();
     let returned = Instant::now();
     assert!(matches!(error, BackendError::Cancelled), "{error}");
-    assert_eq!(backend.position(), 0);
+    assert_eq!(backend.length(), 0);
     let (cancelled, handle) = canceller.join().unwrap();
     let latency = returned.saturating_duration_since(cancelled);
     println!("cancelled after {latency:?} in a run of {whole_run:?}");
@@ -262,8 +262,9 @@ fn nano_gives_its_golden_logits() {
     harness::start();
     let golden = nano::golden();
     let model = export::in_memory(&nano::checkpoint().unwrap(), Target::Cpu).unwrap();
-    let mut backend =
+    let backend =
         OrtBackend::from_model(&model, None, &harness::whole(Target::Cpu, false)).unwrap();
+    let mut backend = Solo::new(backend).unwrap();
     let logits = backend
         .forward(&golden.ids, Wanted::At(&golden.positions))
         .unwrap();

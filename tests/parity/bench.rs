@@ -90,3 +90,59 @@ fn nothing_to_measure_is_a_mistake() {
         assert_eq!(bench(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }
+
+#[test]
+fn sequences_together_and_deep_caches_are_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("speed.svg");
+    let arguments = [
+        "-p",
+        "0",
+        "-n",
+        "3",
+        "-d",
+        "0,700",
+        "--parallel",
+        "1,3",
+        "--noise",
+        "-r",
+        "2",
+        "--profile",
+        "--json",
+        "--plot",
+    ];
+    let output = bench(&[&arguments[..], &[plot.to_str().unwrap()]].concat());
+    let profile = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{profile}");
+    let tests: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tests = tests.as_array().unwrap();
+    let shapes: Vec<_> = tests
+        .iter()
+        .map(|t| ["n_depth", "n_parallel"].map(|key| t[key].as_u64().unwrap()))
+        .collect();
+    assert_eq!(shapes, [[0, 1], [0, 3], [700, 1], [700, 3]]);
+    for test in tests {
+        let number = |key: &str| test[key].as_f64().unwrap();
+        let tokens = 3.0 * number("n_parallel");
+        let times = test["samples_ns"].as_array().unwrap();
+        let rates = test["samples_ts"].as_array().unwrap();
+        for (time, rate) in times.iter().zip(rates) {
+            let product = time.as_f64().unwrap() * rate.as_f64().unwrap() / 1e9;
+            assert!((product / tokens - 1.0).abs() < 1e-3, "{product} {tokens}");
+        }
+        // A token has its experts in each layer; tokens together may share some.
+        let (experts, alone) = (
+            number("experts_per_step"),
+            tests[0]["experts_per_step"].as_f64(),
+        );
+        let streams = number("n_parallel");
+        let alone = alone.unwrap();
+        assert!(experts >= alone && experts <= alone * streams, "{experts}");
+        assert!(number("weight_bytes_per_step") > 0.0 && number("read_bytes_per_second") > 1e8);
+    }
+    for operator in ["MoE", "Attention", "Linear", "whole runs"] {
+        assert!(profile.contains(operator), "{profile}");
+    }
+    let drawn = std::fs::read_to_string(plot).unwrap();
+    assert!(drawn.contains("tg3 x 3"), "{drawn}");
+}

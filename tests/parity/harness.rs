@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
-use gptoss::engine::backend::{Backend, Wanted};
+use gptoss::engine::backend::{Solo, Wanted};
 use gptoss::runtime::{self, Options, OrtBackend};
 use gptoss_onnx::checkpoint::Checkpoint;
 use gptoss_onnx::export::{self, Target};
@@ -62,9 +62,9 @@ fn make_revision(name: &str, target: Target, folder: &Path) {
 }
 
 /// The checkpoint `name`, loaded.
-pub fn load(name: &'static str, options: Options) -> OrtBackend {
+pub fn load(name: &'static str, options: Options) -> Solo<OrtBackend> {
     start();
-    OrtBackend::load(&revision(name, options.target), options).unwrap()
+    Solo::new(OrtBackend::load(&revision(name, options.target), options).unwrap()).unwrap()
 }
 
 /// Options for `target` with everything in one run.
@@ -81,7 +81,7 @@ pub fn whole(target: Target, exact: bool) -> Options {
 /// Rows of logits at `positions` of `ids`, of which the first `prefill` go in
 /// at once and the others one by one.
 pub fn logits(
-    backend: &mut OrtBackend,
+    backend: &mut Solo<OrtBackend>,
     ids: &[u32],
     positions: &[usize],
     prefill: usize,
@@ -99,12 +99,12 @@ pub fn logits(
             values.extend_from_slice(logits.values);
         }
     }
-    assert_eq!(backend.position(), ids.len());
+    assert_eq!(backend.length(), ids.len());
     Array2::from_shape_vec((positions.len(), backend.info().vocab_size), values).unwrap()
 }
 
 /// The most likely continuation of `ids`, `count` tokens.
-pub fn continuation(backend: &mut OrtBackend, ids: &[u32], count: usize) -> Vec<u32> {
+pub fn continuation(backend: &mut Solo<OrtBackend>, ids: &[u32], count: usize) -> Vec<u32> {
     backend.rewind(0);
     let mut tokens = Vec::new();
     let mut fed = ids.to_vec();

@@ -1,5 +1,6 @@
 //! Logits of both small checkpoints within the limits of README.md.
 
+use gptoss::engine::Solo;
 use gptoss::runtime::{Options, OrtBackend};
 use gptoss_onnx::export::Target;
 
@@ -19,7 +20,7 @@ enum Feeding {
 }
 
 /// All rows of the reference: along the prompts and along the continuations.
-fn compare(backend: &mut OrtBackend, cases: &[Case], feeding: Feeding) -> Comparison {
+fn compare(backend: &mut Solo<OrtBackend>, cases: &[Case], feeding: Feeding) -> Comparison {
     let mut comparison = Comparison::default();
     for case in cases {
         let continued = case.with_continuation();

@@ -9,4 +9,5 @@ mod library;
 mod logits;
 mod metrics;
 mod reference;
+mod sequences;
 mod taught;

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use gptoss::engine::backend::{Backend, Wanted};
+use gptoss::engine::backend::{Solo, Wanted};
 use gptoss::harmony::{
     self, Conversation, Effort, Message, Parser, ResponseFormat, Settings, Tokenizer,
 };
@@ -67,7 +67,7 @@ fn nano() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/nano")
 }
 
-fn load(target: Target) -> OrtBackend {
+fn load(target: Target) -> Solo<OrtBackend> {
     harness::start();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("taught-{target}"));
     if folder.exists() {
@@ -80,12 +80,12 @@ fn load(target: Target) -> OrtBackend {
     let checkpoint = Checkpoint::open(&folder).unwrap();
     let out = folder.join(target.to_string());
     export::export(&checkpoint, target, &out, &mut |_, _| {}).unwrap();
-    OrtBackend::load(&folder, harness::whole(target, false)).unwrap()
+    Solo::new(OrtBackend::load(&folder, harness::whole(target, false)).unwrap()).unwrap()
 }
 
 /// The messages that follow greedily; what prompts share is computed once.
 fn answer(
-    backend: &mut OrtBackend,
+    backend: &mut Solo<OrtBackend>,
     cached: &mut Vec<u32>,
     tokenizer: &Arc<Tokenizer>,
     prompt: &[u32],
@@ -96,7 +96,7 @@ fn answer(
         .take_while(|(a, b)| a == b)
         .count();
     backend.rewind(shared.min(prompt.len() - 1));
-    let mut fed = prompt[backend.position()..].to_vec();
+    let mut fed = prompt[backend.length()..].to_vec();
     let mut parser = Parser::new(Arc::clone(tokenizer));
     let mut events = Vec::new();
     for _ in 0..LONGEST {

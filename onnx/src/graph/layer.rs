@@ -6,8 +6,8 @@ use crate::quantize::int4;
 
 use super::plan::Job;
 use super::{
-    ACCURACY_LEVEL, ACTIVATIONS, ATTENTION, Builder, FIRST_AXIS, GPTOSS, MICROSOFT, Operators,
-    ROPE_COS, ROPE_SIN, STANDARD,
+    ACCURACY_LEVEL, ACTIVATIONS, ATTENTION, BLOCKS, Builder, FIRST_AXIS, GPTOSS, MICROSOFT,
+    Operators, ROPE_COS, ROPE_SIN, SEQUENCES, STANDARD, WINDOW_BLOCKS,
 };
 
 /// Slope inside the experts' sigmoid.
@@ -36,9 +36,9 @@ impl Builder<'_> {
         );
         let sinks = format!("{prefix}.sinks");
         self.widened(&sinks, vec![sinks.clone()], &[config.heads]);
-        let window = match config.layer_types[layer] {
-            LayerType::Sliding => config.sliding_window as i64,
-            LayerType::Full => -1,
+        let (window, table) = match config.layer_types[layer] {
+            LayerType::Sliding => (config.sliding_window as i64, WINDOW_BLOCKS),
+            LayerType::Full => (-1, BLOCKS),
         };
         let output = format!("{prefix}.out");
         let [past_key, past_value] =
@@ -57,7 +57,8 @@ impl Builder<'_> {
                     qkv.as_str(),
                     &past_key,
                     &past_value,
-                    "total_sequence_length",
+                    SEQUENCES,
+                    table,
                     ROPE_COS,
                     ROPE_SIN,
                     &sinks,

@@ -3,17 +3,27 @@
 //! ```text
 //! inputs   input_ids              i64 [1, S]
 //!          logits_positions       i64 [P]      indexes into S, P may be 0
-//!          seqlens_k              i32 [1]      positions in all, less one
-//!          total_sequence_length  i32 []       positions in all
-//!          past_key_values.{i}.{key,value}  [1, KVH, T, D]
 //! outputs  logits                 f32 [P, V]
-//!          present.{i}.{key,value}          [1, KVH, T, D]
+//!
+//! target portable: one sequence, whose cache is preallocated for T positions
+//! inputs   seqlens_k              i32 [1]      positions in all, less one
+//!          total_sequence_length  i32 []       positions in all
+//!          past_key_values.{i}.{key,value}  f32 [1, KVH, T, D]
+//! outputs  present.{i}.{key,value}          f32 [1, KVH, T, D]
+//!
+//! target cpu: B sequences, whose caches are blocks of two pools
+//! inputs   sequences              i32 [B, 2]   tokens of each, positions before
+//!          blocks                 i32 [B, M]   of each sequence, from its first on
+//!          window_blocks          i32 [B, W]   from the one its window begins in
+//!          past_key_values.{i}.{key,value}  f16 [N, KVH, 64, D]
+//! outputs  present.{i}.{key,value}          f16 [N, KVH, 64, D]
 //! ```
 //!
-//! T is the size of a preallocated cache; the same tensor may be bound as past
-//! and present. Target `portable` keeps it in f32, `cpu` in f16 with T a
-//! multiple of 16 (see [`crate::kernels::attention`] for what it holds). From the last layer's attention on, only the P wanted positions
-//! are computed.
+//! The same tensor may be bound as past and present. Of target `cpu`, N counts
+//! the blocks of the pool for layers that see everything; for layers with a
+//! sliding window it is another number, NW: a sequence needs few blocks there,
+//! however long it is. [`crate::kernels::attention`] says what the blocks hold.
+//! From the last layer's attention on, only the P wanted positions are computed.
 
 mod layer;
 mod plan;
@@ -22,7 +32,8 @@ pub mod rope;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::checkpoint::Config;
+use crate::checkpoint::{Config, LayerType};
+use crate::kernels::attention::BLOCK;
 use crate::proto::{AttributeProto, DataType};
 use crate::quantize::int8;
 
@@ -115,8 +126,17 @@ struct Builder<'a> {
     plan: Plan,
 }
 
-const ROPE_COS: &str = "rope.cos";
-const ROPE_SIN: &str = "rope.sin";
+/// Inputs of target `cpu` that say which tokens are whose.
+pub const SEQUENCES: &str = "sequences";
+/// Blocks of each sequence in layers that see everything.
+pub const BLOCKS: &str = "blocks";
+/// Blocks of each sequence in layers with a sliding window.
+pub const WINDOW_BLOCKS: &str = "window_blocks";
+
+/// Initializers with the cosines and sines of the rotation.
+pub const ROPE_COS: &str = "rope.cos";
+/// See [`ROPE_COS`].
+pub const ROPE_SIN: &str = "rope.sin";
 const FIRST_AXIS: &str = "axis.first";
 
 impl<'a> Builder<'a> {
@@ -160,25 +180,28 @@ impl<'a> Builder<'a> {
 
     fn declare(&mut self) {
         let config = self.config;
-        let cache = [
-            Dim::Fixed(1),
-            Dim::Fixed(config.kv_heads),
-            Dim::Named("T"),
-            Dim::Fixed(config.head_dim),
-        ];
-        let element = match self.operators {
-            Operators::Ours => DataType::Float16,
-            Operators::Stock => DataType::Float,
-        };
         let plan = &mut self.plan;
         let ids = [Dim::Fixed(1), Dim::Named("S")];
         plan.input("input_ids", DataType::Int64, &ids);
         plan.input("logits_positions", DataType::Int64, &[Dim::Named("P")]);
-        plan.input("seqlens_k", DataType::Int32, &[Dim::Fixed(1)]);
-        plan.input("total_sequence_length", DataType::Int32, &[]);
+        match self.operators {
+            Operators::Ours => {
+                let table = |columns| [Dim::Named("B"), Dim::Named(columns)];
+                let lengths = [Dim::Named("B"), Dim::Fixed(2)];
+                plan.input(SEQUENCES, DataType::Int32, &lengths);
+                plan.input(BLOCKS, DataType::Int32, &table("M"));
+                plan.input(WINDOW_BLOCKS, DataType::Int32, &table("W"));
+            }
+            Operators::Stock => {
+                plan.input("seqlens_k", DataType::Int32, &[Dim::Fixed(1)]);
+                plan.input("total_sequence_length", DataType::Int32, &[]);
+            }
+        }
         let logits = [Dim::Named("P"), Dim::Fixed(config.vocab_size)];
         plan.output("logits", DataType::Float, &logits);
         for layer in 0..config.layers {
+            let (element, cache) = self.cache(layer);
+            let plan = &mut self.plan;
             for part in ["key", "value"] {
                 let past = format!("past_key_values.{layer}.{part}");
                 plan.input(&past, element, &cache);
@@ -186,6 +209,25 @@ impl<'a> Builder<'a> {
                 plan.output(&present, element, &cache);
             }
         }
+    }
+
+    /// One side of a layer's cache: its type and sizes.
+    fn cache(&self, layer: usize) -> (DataType, [Dim; 4]) {
+        let config = self.config;
+        let (element, outer, positions) = match (self.operators, config.layer_types[layer]) {
+            (Operators::Stock, _) => (DataType::Float, Dim::Fixed(1), Dim::Named("T")),
+            (Operators::Ours, LayerType::Full) => {
+                (DataType::Float16, Dim::Named("N"), Dim::Fixed(BLOCK))
+            }
+            (Operators::Ours, LayerType::Sliding) => {
+                (DataType::Float16, Dim::Named("NW"), Dim::Fixed(BLOCK))
+            }
+        };
+        let heads = Dim::Fixed(config.kv_heads);
+        (
+            element,
+            [outer, heads, positions, Dim::Fixed(config.head_dim)],
+        )
     }
 
     fn shared_constants(&mut self) {

@@ -1,42 +1,42 @@
-//! Attention with sinks over a key/value cache, after FlashAttention (arXiv
-//! 2205.14135): scores of some keys at a time, softmax corrected as it goes, so
-//! that no matrix of scores exists.
+//! Attention with sinks over a paged key/value cache, after FlashAttention
+//! (arXiv 2205.14135) and PagedAttention (arXiv 2309.06180): scores of some keys
+//! at a time, softmax corrected as it goes, so that no matrix of scores exists.
 //!
-//! The cache of a layer holds `[kv_heads, positions, head_dim]` elements a side,
-//! float16, or float32 where exactness matters more than memory. Values lie in
-//! that order. Keys lie in blocks of 16 positions, transposed, so that a vector
-//! holds one element of 16 keys and no sum crosses its lanes:
+//! The cache of a layer is a pool of blocks of 64 positions,
+//! `[blocks, kv_heads, 64, head_dim]` elements a side, float16, or float32 where
+//! exactness matters more than memory. A sequence's blocks lie anywhere in the
+//! pool, in the order that its table says; sequences that begin alike may share
+//! blocks. Values lie in that order. Keys lie in groups of 16 positions,
+//! transposed, so that a vector holds one element of 16 keys and no sum crosses
+//! its lanes:
 //!
 //! ```text
-//! key[kv_head, position / 16, element, position % 16]
+//! value[block, kv_head, position, element]
+//! key[block, kv_head, position / 16, element, position % 16]
 //! ```
 
+mod append;
 mod part;
+mod plan;
 
-use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
 use half::f16;
-use half::slice::HalfFloatSliceExt;
 
 use super::aligned::{Aligned, with_scratch};
 use super::disjoint::Disjoint;
 use super::parallel::{Parallel, run_parts};
 use super::portable::exp;
 use super::{KernelError, KernelSet};
-use part::KEYS;
+use append::append;
+use plan::{Plan, first_seen};
 
 pub use part::{MOST_ROWS, Part};
 
-/// Positions of a block of keys; a cache has a whole number of blocks.
-pub const KEY_BLOCK: usize = 16;
-
-/// Query tokens of a part: their heads share what is loaded of the cache.
-const TOKENS: usize = 16;
-/// Positions of a part where a single token's work must feed all threads.
-const SPLIT: usize = 1024;
-/// Tokens of a part where the work is per token.
-const TOKEN_RUN: usize = 8;
+/// Positions of a block of the cache.
+pub const BLOCK: usize = 64;
+/// Positions of a group of transposed keys.
+const KEY_GROUP: usize = 16;
 
 /// Sizes of a layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +47,8 @@ pub struct Shape {
     pub kv_heads: usize,
     /// Elements of a head, a multiple of 16.
     pub head_dim: usize,
-    /// Positions of the cache, a multiple of [`KEY_BLOCK`].
-    pub positions: usize,
+    /// Blocks of the pool.
+    pub blocks: usize,
 }
 
 impl Shape {
@@ -59,7 +59,12 @@ impl Shape {
 
     /// Elements of one side of the cache.
     pub fn cache_len(&self) -> usize {
-        self.kv_heads * self.positions * self.head_dim
+        self.blocks * self.kv_heads * BLOCK * self.head_dim
+    }
+
+    /// Index of the first element of a head in a block of the cache.
+    fn head_start(&self, block: i32, kv_head: usize) -> usize {
+        (block as usize * self.kv_heads + kv_head) * BLOCK * self.head_dim
     }
 
     /// Elements of a token's queries, keys and values together.
@@ -72,14 +77,12 @@ impl Shape {
             && self.heads > 0
             && self.heads.is_multiple_of(self.kv_heads)
             && self.head_dim > 0
-            && self.head_dim.is_multiple_of(16)
-            && self.positions.is_multiple_of(KEY_BLOCK);
+            && self.head_dim.is_multiple_of(16);
         if sound {
             return Ok(());
         }
         Err(KernelError::Shape(format!(
-            "{self:?} needs heads in groups, heads of a multiple of 16 elements, and a cache of a \
-             multiple of {KEY_BLOCK} positions"
+            "{self:?} needs heads in groups, and of a multiple of 16 elements"
         )))
     }
 }
@@ -112,12 +115,26 @@ pub enum Cache<'a> {
     },
 }
 
+/// Some tokens that follow one another in a sequence, and where its cache lies.
+#[derive(Clone, Copy, Debug)]
+pub struct Sequence<'a> {
+    /// How many tokens, at least one.
+    pub tokens: usize,
+    /// Positions in the cache before them.
+    pub past: usize,
+    /// The sequence's blocks in the pool, from the one that holds the first
+    /// position that the first of the tokens sees.
+    pub blocks: &'a [i32],
+}
+
 /// What a layer's attention takes besides the cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a> {
     /// f32 `[tokens, heads + 2 kv_heads, head_dim]`: queries, keys, values,
-    /// before rotation.
+    /// before rotation; one sequence's tokens after the other's.
     pub qkv: &'a [f32],
+    /// Whose they are.
+    pub sequences: &'a [Sequence<'a>],
     /// Cosines and sines, `[.., head_dim / 2]`: see [`crate::graph::rope`].
     pub cos: &'a [f32],
     /// See `cos`.
@@ -128,8 +145,6 @@ pub struct Inputs<'a> {
     pub scale: f32,
     /// How many positions a token sees, its own included.
     pub window: usize,
-    /// Positions in the cache before these tokens.
-    pub past: usize,
 }
 
 /// Memory that calls of [`attention`] reuse.
@@ -139,14 +154,18 @@ pub struct Workspace {
     queries: Aligned<f32>,
     /// What parts of a token's positions came to, see [`Part::run`].
     partial: Aligned<f32>,
+    plan: Plan,
+    /// Which blocks of the pool a call writes, a bit each.
+    written: Vec<u64>,
 }
 
 /// Appends the tokens' keys and values to the cache and writes what each token
 /// attends to into `y`, f32 `[tokens, heads, head_dim]`.
 ///
 /// # Errors
-/// Sizes that do not fit, `cancel` set meanwhile, or a failure of the pool;
-/// `y`, and the cache behind `past`, then hold nothing of use.
+/// Sizes that do not fit, a table with blocks that are not there, two places to
+/// be written in one block, `cancel` set meanwhile, or a failure of the thread
+/// pool; `y`, and the cache behind each `past`, then hold nothing of use.
 #[allow(clippy::too_many_arguments)] // each is of a different kind and lifetime
 pub fn attention(
     kernel: &dyn KernelSet,
@@ -161,6 +180,7 @@ pub fn attention(
     shape.check()?;
     let tokens = inputs.qkv.len() / shape.qkv_width();
     check(shape, inputs, &cache, tokens, y)?;
+    check_tables(shape, inputs, &mut workspace.written)?;
     let width = shape.group() * shape.head_dim;
     workspace.queries.resize(shape.kv_heads * tokens * width);
     let queries = Disjoint::new(workspace.queries.as_mut_slice());
@@ -176,37 +196,40 @@ pub fn attention(
         Cache::F16 { key, value } => (Elements::F16(key), Elements::F16(value)),
         Cache::F32 { key, value } => (Elements::F32(key), Elements::F32(value)),
     };
-    let plan = Plan::new(shape, inputs, tokens);
+    let plan = &mut workspace.plan;
+    plan.cut(shape, inputs);
     workspace.partial.resize(plan.partial_len());
     let partial = Disjoint::new(workspace.partial.as_mut_slice());
     let queries = workspace.queries.as_slice();
     let y = Disjoint::new(y);
+    let row_len = shape.head_dim + 2;
     run_parts(pool, cancel, plan.parts(), |index| {
-        let place = plan.place(index);
+        let place = plan.place(index, inputs);
         let (kv_head, first, count) = (place.kv_head, place.tokens.start, place.tokens.len());
         let part = Part {
-            head_dim: shape.head_dim,
-            group: shape.group(),
-            key: one_head(key, shape, kv_head),
-            value: one_head(value, shape, kv_head),
+            shape,
+            kv_head,
+            key,
+            value,
+            blocks: place.blocks,
+            first_block: place.first_block,
             queries: &queries[(kv_head * tokens + first) * width..][..count * width],
             sinks: &inputs.sinks[kv_head * shape.group()..][..shape.group()],
-            first_position: inputs.past + first,
+            first_position: place.first_position,
             window: inputs.window,
             with_sink: place.first_split,
             positions: place.positions,
         };
         with_scratch(part.scratch_len(), |scratch| {
             kernel.attend(&part, scratch);
-            let results = &scratch[..part.rows() * plan.row_len];
-            if plan.splits > 1 {
-                let len = results.len();
+            let results = &scratch[..part.rows() * row_len];
+            if let Some(start) = place.partial {
                 // SAFETY: each part has a place of its own.
-                let to = unsafe { partial.slice(index * len..(index + 1) * len) };
+                let to = unsafe { partial.slice(start..start + results.len()) };
                 to.copy_from_slice(results);
                 return;
             }
-            for (i, row) in results.chunks(plan.row_len).enumerate() {
+            for (i, row) in results.chunks(row_len).enumerate() {
                 let (token, head) = (first + i / shape.group(), i % shape.group());
                 let start = token * shape.heads + kv_head * shape.group() + head;
                 // SAFETY: parts differ in tokens or in heads.
@@ -215,9 +238,12 @@ pub fn attention(
             }
         });
     })?;
-    if plan.splits > 1 {
-        let partial = workspace.partial.as_slice();
-        merge(shape, plan.splits, partial, &y);
+    let partial = workspace.partial.as_slice();
+    for split in workspace.plan.split_tokens() {
+        let width = shape.heads * shape.head_dim;
+        // SAFETY: no other part is in use any more.
+        let y = unsafe { y.slice(split.token * width..(split.token + 1) * width) };
+        merge(shape, split.splits, &partial[split.partial..], y);
     }
     Ok(())
 }
@@ -233,8 +259,11 @@ fn check(
         Cache::F16 { key, value } => (key.len(), value.len()),
         Cache::F32 { key, value } => (key.len(), value.len()),
     };
-    let total = inputs.past.checked_add(tokens);
     let table = inputs.cos.len() / (shape.head_dim / 2);
+    let given = inputs.sequences.iter().try_fold(0, |sum: usize, sequence| {
+        let total = sequence.past.checked_add(sequence.tokens)?;
+        (sequence.tokens > 0 && total <= table).then(|| sum.checked_add(sequence.tokens))?
+    });
     let fits = inputs.qkv.len() == tokens * shape.qkv_width()
         && y.len() == tokens * shape.heads * shape.head_dim
         && key == shape.cache_len()
@@ -242,186 +271,53 @@ fn check(
         && inputs.sinks.len() == shape.heads
         && inputs.cos.len() == inputs.sin.len()
         && inputs.window > 0
-        && total.is_some_and(|total| total <= shape.positions && total <= table);
+        && given == Some(tokens);
     if fits {
         return Ok(());
     }
     Err(KernelError::Shape(format!(
-        "{tokens} tokens after {} do not fit {shape:?} with {key} keys, {value} values, {} sinks, \
-         {table} rotations and a window of {}",
-        inputs.past,
+        "{tokens} tokens of sequences {:?} do not fit {shape:?} with {key} keys, {value} values, \
+         {} sinks, {table} rotations and a window of {}",
+        inputs.sequences,
         inputs.sinks.len(),
         inputs.window
     )))
 }
 
-/// A number the cache holds.
-trait Element: Copy + Send + Sync {
-    const ZERO: Self;
-    fn narrow(from: &[f32], into: &mut [Self]);
-}
-
-impl Element for f16 {
-    const ZERO: Self = f16::ZERO;
-    fn narrow(from: &[f32], into: &mut [Self]) {
-        into.convert_from_f32_slice(from);
-    }
-}
-
-impl Element for f32 {
-    const ZERO: Self = 0.0;
-    fn narrow(from: &[f32], into: &mut [Self]) {
-        into.copy_from_slice(from);
-    }
-}
-
-/// Rotates queries and keys and stores keys and values.
-#[allow(clippy::too_many_arguments)]
-fn append<E: Element>(
+/// Looks at all blocks that will be read or written, so that no thread writes
+/// where another one does.
+fn check_tables(
     shape: Shape,
     inputs: &Inputs<'_>,
-    tokens: usize,
-    queries: &Disjoint<'_, f32>,
-    key: &mut [E],
-    value: &mut [E],
-    pool: &dyn Parallel,
-    cancel: &AtomicBool,
+    written: &mut Vec<u64>,
 ) -> Result<(), KernelError> {
-    let (dim, group) = (shape.head_dim, shape.group());
-    let (key, value) = (Disjoint::new(key), Disjoint::new(value));
-    let one = |token: usize, rotated: &mut [f32], narrow: &mut [E]| {
-        let position = inputs.past + token;
-        let table = position * dim / 2..(position + 1) * dim / 2;
-        let (cos, sin) = (&inputs.cos[table.clone()], &inputs.sin[table]);
-        let heads = inputs.qkv[token * shape.qkv_width()..][..shape.qkv_width()].chunks_exact(dim);
-        for (head, x) in heads.enumerate() {
-            if head < shape.heads {
-                let place = ((head / group) * tokens + token) * group + head % group;
-                // SAFETY: this token's, of which only one part takes care.
-                let q = unsafe { queries.slice(place * dim..(place + 1) * dim) };
-                rotate(x, cos, sin, inputs.scale, q);
-            } else if head < shape.heads + shape.kv_heads {
-                rotate(x, cos, sin, 1.0, rotated);
-                E::narrow(rotated, narrow);
-                let first = (head - shape.heads) * shape.positions * dim
-                    + position / KEY_BLOCK * KEY_BLOCK * dim
-                    + position % KEY_BLOCK;
-                for (i, element) in narrow.iter().enumerate() {
-                    let at = first + i * KEY_BLOCK;
-                    // SAFETY: as above.
-                    let place = unsafe { key.slice(at..at + 1) };
-                    place[0] = *element;
-                }
-            } else {
-                let kv_head = head - shape.heads - shape.kv_heads;
-                let at = (kv_head * shape.positions + position) * dim;
-                // SAFETY: as above.
-                E::narrow(x, unsafe { value.slice(at..at + dim) });
-            }
-        }
-    };
-    run_parts(pool, cancel, tokens.div_ceil(TOKEN_RUN), |part| {
-        let (mut rotated, mut narrow) = (vec![0.0; dim], vec![E::ZERO; dim]);
-        let first = part * TOKEN_RUN;
-        for token in first..tokens.min(first + TOKEN_RUN) {
-            one(token, &mut rotated, &mut narrow);
-        }
-    })
-}
-
-/// Rotates pairs of the first and the second half of `x`, and scales them.
-fn rotate(x: &[f32], cos: &[f32], sin: &[f32], scale: f32, into: &mut [f32]) {
-    let (first, second) = x.split_at(x.len() / 2);
-    let (into_first, into_second) = into.split_at_mut(x.len() / 2);
-    for i in 0..first.len() {
-        into_first[i] = (first[i] * cos[i] - second[i] * sin[i]) * scale;
-        into_second[i] = (second[i] * cos[i] + first[i] * sin[i]) * scale;
-    }
-}
-
-/// How a call is cut: by heads of keys, then tokens, or positions of one token.
-struct Plan {
-    kv_heads: usize,
-    token_blocks: usize,
-    splits: usize,
-    tokens: usize,
-    past: usize,
-    window: usize,
-    rows: usize,
-    row_len: usize,
-}
-
-impl Plan {
-    fn new(shape: Shape, inputs: &Inputs<'_>, tokens: usize) -> Self {
-        let first_seen = first_seen(inputs.past, inputs.window);
-        Self {
-            kv_heads: shape.kv_heads,
-            token_blocks: tokens.div_ceil(TOKENS),
-            splits: match tokens {
-                1 => (inputs.past + 1 - first_seen).div_ceil(SPLIT),
-                _ => 1,
-            },
-            tokens,
-            past: inputs.past,
-            window: inputs.window,
-            rows: shape.group(),
-            row_len: shape.head_dim + 2,
+    written.clear();
+    written.resize(shape.blocks.div_ceil(64), 0);
+    for sequence in inputs.sequences {
+        let first = first_seen(sequence.past, inputs.window) / BLOCK;
+        let end = (sequence.past + sequence.tokens).div_ceil(BLOCK);
+        let used = sequence.blocks.get(..end - first);
+        let sound = used.is_some_and(|used| {
+            let inside = |&block: &i32| usize::try_from(block).is_ok_and(|b| b < shape.blocks);
+            used.iter().all(inside)
+                && used[sequence.past / BLOCK - first..].iter().all(|&block| {
+                    let (word, bit) = (block as usize / 64, 1 << (block % 64));
+                    let fresh = written[word] & bit == 0;
+                    written[word] |= bit;
+                    fresh
+                })
+        });
+        if !sound {
+            return Err(KernelError::Shape(format!(
+                "the table {:?} lacks one of the {} blocks from {first} on, names one beyond {}, \
+                 or shares one that is written",
+                sequence.blocks,
+                end - first,
+                shape.blocks
+            )));
         }
     }
-
-    fn parts(&self) -> usize {
-        self.kv_heads * self.token_blocks * self.splits
-    }
-
-    /// Where there are several splits, there is one token.
-    fn partial_len(&self) -> usize {
-        match self.splits {
-            1 => 0,
-            _ => self.parts() * self.rows * self.row_len,
-        }
-    }
-
-    /// What part `index` is about.
-    fn place(&self, index: usize) -> Place {
-        let (outer, split) = (index / self.splits, index % self.splits);
-        let (kv_head, block) = (outer / self.token_blocks, outer % self.token_blocks);
-        let tokens = block * TOKENS..self.tokens.min((block + 1) * TOKENS);
-        let first = first_seen(self.past + tokens.start, self.window) + split * SPLIT;
-        let end = self.past + tokens.end;
-        let positions = match self.splits {
-            1 => first..end,
-            _ => first..end.min(first + SPLIT),
-        };
-        Place {
-            kv_head,
-            tokens,
-            positions,
-            first_split: split == 0,
-        }
-    }
-}
-
-/// What a part is about: which head of keys, tokens and positions.
-struct Place {
-    kv_head: usize,
-    tokens: Range<usize>,
-    positions: Range<usize>,
-    first_split: bool,
-}
-
-/// First position that the token at `position` sees, rounded down to where a
-/// part may begin.
-fn first_seen(position: usize, window: usize) -> usize {
-    (position + 1).saturating_sub(window) / KEYS * KEYS
-}
-
-fn one_head(side: Elements<'_>, shape: Shape, kv_head: usize) -> Elements<'_> {
-    let len = shape.positions * shape.head_dim;
-    let range = kv_head * len..(kv_head + 1) * len;
-    match side {
-        Elements::F16(all) => Elements::F16(&all[range]),
-        Elements::F32(all) => Elements::F32(&all[range]),
-    }
+    Ok(())
 }
 
 /// The mean of values: the weighted sum through the sum of weights.
@@ -433,10 +329,10 @@ fn divide(row: &[f32], y: &mut [f32]) {
 }
 
 /// Puts together what the splits of one token's positions came to.
-fn merge(shape: Shape, splits: usize, partial: &[f32], y: &Disjoint<'_, f32>) {
+fn merge(shape: Shape, splits: usize, partial: &[f32], y: &mut [f32]) {
     let (dim, group) = (shape.head_dim, shape.group());
     let len = group * (dim + 2);
-    for head in 0..shape.heads {
+    for (head, y) in y.chunks_exact_mut(dim).enumerate() {
         let row = |split: usize| {
             let part = head / group * splits + split;
             &partial[part * len + head % group * (dim + 2)..][..dim + 2]
@@ -444,8 +340,6 @@ fn merge(shape: Shape, splits: usize, partial: &[f32], y: &Disjoint<'_, f32>) {
         let largest = (0..splits)
             .map(|split| row(split)[dim])
             .fold(f32::NEG_INFINITY, |a, b| if a > b { a } else { b });
-        // SAFETY: only this thread writes.
-        let y = unsafe { y.slice(head * dim..(head + 1) * dim) };
         y.fill(0.0);
         let mut total = 0.0;
         for split in 0..splits {

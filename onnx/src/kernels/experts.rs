@@ -146,6 +146,13 @@ pub struct Workspace {
     ordinals: Vec<u32>,
 }
 
+impl Workspace {
+    /// How many experts the last call read: of its last [`MAX_TOKENS`] tokens.
+    pub fn experts_read(&self) -> usize {
+        self.routing.experts()
+    }
+}
+
 /// A run of weight rows for one group of tokens.
 #[derive(Clone, Copy, Debug)]
 struct Part {

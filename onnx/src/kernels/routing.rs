@@ -56,6 +56,11 @@ impl Routing {
         self.group(k, group_limit);
     }
 
+    /// How many different experts the tokens go to.
+    pub fn experts(&self) -> usize {
+        self.groups.chunk_by(|a, b| a.expert == b.expert).count()
+    }
+
     fn group(&mut self, k: usize, group_limit: usize) {
         self.groups.clear();
         // From here on counts[e] is where expert e's next assignment goes.

@@ -1,16 +1,17 @@
 //! Operators `gptoss:Attention` and `gptoss:AttentionFloat32`, version 1:
-//! attention with sinks, rotation and a window over a key/value cache of
+//! attention with sinks, rotation and a window over a paged key/value cache of
 //! float16, or of float32, that it appends to.
 //!
 //! | | type | shape | |
 //! |---|---|---|---|
-//! | input 0 | f32 | `[1, S, (H + 2 KVH) · D]` | queries, keys and values, not yet rotated |
-//! | 1, 2 | f16, f32 | `[1, KVH, T, D]` | past keys and values, T a multiple of 16 |
-//! | 3 | i32 | `[]` | positions in all, these S included |
-//! | 4, 5 | f32 | `[.., D / 2]` | cosines and sines |
-//! | 6 | f32 | `[H]` | sinks |
+//! | input 0 | f32 | `[1, S, (H + 2 KVH) · D]` | queries, keys and values, not yet rotated, of B sequences one after the other |
+//! | 1, 2 | f16, f32 | `[N, KVH, 64, D]` | past keys and values: the layer's pool of blocks |
+//! | 3 | i32 | `[B, 2]` | of each sequence: tokens among the S, positions before them |
+//! | 4 | i32 | `[B, M]` | of each sequence: its blocks in the pool, from the one that its first token's window begins in; what is not used may be anything |
+//! | 5, 6 | f32 | `[.., D / 2]` | cosines and sines |
+//! | 7 | f32 | `[H]` | sinks |
 //! | output 0 | f32 | `[1, S, H · D]` | |
-//! | 1, 2 | as 1, 2 | `[1, KVH, T, D]` | present keys and values |
+//! | 1, 2 | as 1, 2 | `[N, KVH, 64, D]` | present keys and values |
 //!
 //! The cache's content is laid out as [`crate::kernels::attention`] says. Where
 //! past and present are one tensor, it is changed in place, else it is copied.
@@ -19,7 +20,6 @@
 //! for none).
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use half::f16;
 use ort::operator::{
@@ -28,16 +28,17 @@ use ort::operator::{
 };
 use ort::value::{PrimitiveTensorElementType, TensorElementType, ValueRefMut, ValueType};
 
-use super::guarded;
-use super::node::{Inputs, IntraOpPool, Shared, required};
+use super::node::{Input, Inputs, IntraOpPool, Shared, required};
+use super::{Control, guarded};
 use crate::kernels::KernelError;
-use crate::kernels::attention::{self, Cache, Shape, Workspace, attention};
+use crate::kernels::attention::{self, BLOCK, Cache, Sequence, Shape, Workspace, attention};
 
-const INPUTS: [&str; 7] = [
+const INPUTS: [&str; 8] = [
     "qkv",
     "past_key",
     "past_value",
-    "total_sequence_length",
+    "sequences",
+    "blocks",
     "cos",
     "sin",
     "sinks",
@@ -58,10 +59,10 @@ impl<const HALF: bool> Attention<HALF> {
         false => TensorElementType::Float32,
     };
 
-    /// The operator; its nodes stop with an error while `cancel` is set.
-    pub fn new(cancel: Arc<AtomicBool>) -> Self {
+    /// The operator for the session that has `control`.
+    pub fn new(control: Arc<Control>) -> Self {
         Self {
-            shared: Shared::new(cancel),
+            shared: Shared::new(control),
         }
     }
 }
@@ -80,7 +81,10 @@ impl<const HALF: bool> Operator for Attention<HALF> {
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         use TensorElementType::{Float32, Int32};
         let cache = Self::ELEMENT;
-        [Float32, cache, cache, Int32, Float32, Float32, Float32].map(OperatorInput::required)
+        [
+            Float32, cache, cache, Int32, Int32, Float32, Float32, Float32,
+        ]
+        .map(OperatorInput::required)
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
@@ -158,24 +162,22 @@ impl<const HALF: bool> AttentionKernel<HALF> {
         let [_, tokens, _] = qkv.dimensions()?;
         let (sizes, past_shape) = inputs.sizes::<4>(1)?;
         let (value_sizes, _) = inputs.sizes::<4>(2)?;
-        let total = inputs.read::<i32>(3)?.data.first().copied().unwrap_or(-1);
-        let past = usize::try_from(total)
-            .ok()
-            .and_then(|total| total.checked_sub(tokens));
-        let [batch, kv_heads, positions, head_dim] = sizes;
+        let [blocks, kv_heads, positions, head_dim] = sizes;
+        if positions != BLOCK || value_sizes != sizes {
+            return Err(error::<HALF>(format!(
+                "a cache of {sizes:?} and {value_sizes:?} is not made of blocks of {BLOCK}"
+            )));
+        }
         let shape = Shape {
             heads: self.heads,
             kv_heads,
             head_dim,
-            positions,
+            blocks,
         };
-        let Some(past) = past.filter(|_| batch == 1 && value_sizes == sizes) else {
-            return Err(error::<HALF>(format!(
-                "{tokens} tokens that end at position {total} do not go with a cache of {sizes:?} and {value_sizes:?}"
-            )));
-        };
-        let (cos, sin) = (inputs.read::<f32>(4)?, inputs.read::<f32>(5)?);
-        let sinks = inputs.read::<f32>(6)?;
+        let (lengths, tables) = (inputs.read::<i32>(3)?, inputs.read::<i32>(4)?);
+        let sequences = sequences::<HALF>(&lengths, &tables)?;
+        let (cos, sin) = (inputs.read::<f32>(5)?, inputs.read::<f32>(6)?);
+        let sinks = inputs.read::<f32>(7)?;
         let width = (self.heads * head_dim) as i64;
         let missing = || error::<HALF>("an output is missing");
         let mut y = context
@@ -185,12 +187,12 @@ impl<const HALF: bool> AttentionKernel<HALF> {
         let mut value = context.output(2, past_shape)?.ok_or_else(missing)?;
         let call = attention::Inputs {
             qkv: qkv.data,
+            sequences: &sequences,
             cos: cos.data,
             sin: sin.data,
             sinks: sinks.data,
             scale: self.scale,
             window: self.window,
-            past,
         };
         let (_, y) = y.try_extract_tensor_mut::<f32>()?;
         let cache = if HALF {
@@ -214,10 +216,39 @@ impl<const HALF: bool> AttentionKernel<HALF> {
             y,
             workspace,
             &pool,
-            &shared.cancel,
+            &shared.control.cancel,
         )
         .map_err(|e: KernelError| error::<HALF>(e))
     }
+}
+
+/// The sequences of a call, from inputs 3 and 4.
+fn sequences<'a, const HALF: bool>(
+    lengths: &Input<'a, i32>,
+    tables: &Input<'a, i32>,
+) -> ort::Result<Vec<Sequence<'a>>> {
+    let ([count, two], [rows, columns]) = (lengths.dimensions()?, tables.dimensions()?);
+    if two != 2 || rows != count {
+        return Err(error::<HALF>(format!(
+            "sequences are {:?} and their blocks {:?}, not [B, 2] and [B, M]",
+            lengths.shape, tables.shape
+        )));
+    }
+    let pairs = lengths.data.as_chunks::<2>().0.iter().enumerate();
+    pairs
+        .map(|(row, &[tokens, past])| {
+            let (Ok(tokens), Ok(past)) = (usize::try_from(tokens), usize::try_from(past)) else {
+                return Err(error::<HALF>(format!(
+                    "sequence {row} has {tokens} tokens after {past}"
+                )));
+            };
+            Ok(Sequence {
+                tokens,
+                past,
+                blocks: &tables.data[row * columns..(row + 1) * columns],
+            })
+        })
+        .collect()
 }
 
 /// The present side of the cache, which begins as input `index`, the past one.

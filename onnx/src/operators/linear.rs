@@ -13,7 +13,6 @@
 //! elements, or `"float32"`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use ort::operator::{
     ComputeContext, Kernel, KernelContext, Operator, OperatorInput, OperatorOutput,
@@ -21,8 +20,8 @@ use ort::operator::{
 };
 use ort::value::{TensorElementType, ValueType};
 
-use super::guarded;
 use super::node::{Inputs, IntraOpPool, Shared, required};
+use super::{Control, guarded};
 use crate::kernels::KernelError;
 use crate::kernels::dense::{self, BLOCK, Int8Matrix, Workspace};
 use crate::kernels::experts::Activations;
@@ -36,10 +35,10 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// The operator; its nodes stop with an error while `cancel` is set.
-    pub fn new(cancel: Arc<AtomicBool>) -> Self {
+    /// The operator for the session that has `control`.
+    pub fn new(control: Arc<Control>) -> Self {
         Self {
-            shared: Shared::new(cancel),
+            shared: Shared::new(control),
         }
     }
 }
@@ -159,7 +158,7 @@ impl LinearKernel {
             y,
             workspace,
             &IntraOpPool(context),
-            &self.shared.cancel,
+            &self.shared.control.cancel,
         )
         .map_err(node_error)
     }

@@ -1,18 +1,18 @@
 //! The custom operators `gptoss:*`, registered through ort.
 //!
 //! ```no_run
-//! # use std::sync::{Arc, atomic::AtomicBool};
+//! # use std::sync::Arc;
 //! # fn f(environment: &ort::environment::Environment) -> Result<(), Box<dyn std::error::Error>> {
-//! let cancel = Arc::new(AtomicBool::new(false));
+//! let control = Arc::new(gptoss_onnx::operators::Control::default());
 //! let _opening = gptoss_onnx::operators::opening();
-//! let domain = gptoss_onnx::operators::domain(Arc::clone(&cancel))?;
+//! let domain = gptoss_onnx::operators::domain(&control)?;
 //! let builder = ort::session::Session::builder(environment)?.with_operators(domain);
 //! # Ok(()) }
 //! ```
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::operator::OperatorDomain;
@@ -29,17 +29,27 @@ pub use moe::MoE;
 /// The name of the operators' domain.
 pub const DOMAIN: &str = "gptoss";
 
-/// All operators, for one session. While `cancel` is set, running ones stop
-/// early and return an error; clearing it makes the session usable again.
+/// What the operators of a session share with whoever runs it.
+#[derive(Debug, Default)]
+pub struct Control {
+    /// While it is set, running operators stop early and return an error;
+    /// clearing it makes the session usable again.
+    pub cancel: AtomicBool,
+    /// How many experts' weights were read since the beginning: each layer of
+    /// each run adds the number of different experts that its tokens went to.
+    pub experts_read: AtomicU64,
+}
+
+/// All operators, for one session.
 ///
 /// # Errors
 /// ONNX Runtime refused the registration.
-pub fn domain(cancel: Arc<AtomicBool>) -> ort::Result<OperatorDomain> {
+pub fn domain(control: &Arc<Control>) -> ort::Result<OperatorDomain> {
     OperatorDomain::new(DOMAIN)?
-        .add(MoE::new(Arc::clone(&cancel)))?
-        .add(Linear::new(Arc::clone(&cancel)))?
-        .add(Attention::<true>::new(Arc::clone(&cancel)))?
-        .add(Attention::<false>::new(cancel))
+        .add(MoE::new(Arc::clone(control)))?
+        .add(Linear::new(Arc::clone(control)))?
+        .add(Attention::<true>::new(Arc::clone(control)))?
+        .add(Attention::<false>::new(Arc::clone(control)))
 }
 
 /// Held while a session with [`domain`] is opened. ONNX Runtime keeps the names

@@ -16,7 +16,7 @@
 //! (default) or `"float32"`.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use half::bf16;
 use ort::operator::{
@@ -25,8 +25,8 @@ use ort::operator::{
 };
 use ort::value::TensorElementType;
 
-use super::guarded;
 use super::node::{Inputs, IntraOpPool, Shared, required};
+use super::{Control, guarded};
 use crate::kernels::KernelError;
 use crate::kernels::experts::{Activations, Layer, Options, Workspace, mixture};
 use crate::kernels::mxfp4::{BLOCK, BLOCK_BYTES, ExpertMatrices};
@@ -51,9 +51,9 @@ pub struct MoE {
 }
 
 impl MoE {
-    /// The operator; its nodes stop with an error while `cancel` is set.
-    pub fn new(cancel: Arc<AtomicBool>) -> Self {
-        let shared = Shared::new(cancel);
+    /// The operator for the session that has `control`.
+    pub fn new(control: Arc<Control>) -> Self {
+        let shared = Shared::new(control);
         tracing::debug!(isa = shared.kernel.isa().name(), "expert kernels");
         Self { shared }
     }
@@ -178,9 +178,12 @@ impl MoEKernel {
             y,
             workspace,
             &IntraOpPool(context),
-            &self.shared.cancel,
+            &self.shared.control.cancel,
         )
-        .map_err(node_error)
+        .map_err(node_error)?;
+        let read = &self.shared.control.experts_read;
+        read.fetch_add(workspace.experts_read() as u64, Ordering::Relaxed);
+        Ok(())
     }
 }
 

@@ -2,12 +2,12 @@
 //! threads, and memory that they take turns to use.
 
 use std::ffi::c_void;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, TryLockError};
 
 use ort::operator::ComputeContext;
 use ort::value::{DynTensorValueType, PrimitiveTensorElementType, ValueRef, ValueType};
 
+use super::Control;
 use crate::kernels::parallel::Parallel;
 use crate::kernels::{KernelError, KernelSet, best_kernel};
 
@@ -127,16 +127,15 @@ impl Parallel for IntraOpPool<'_> {
 
 /// What all nodes of an operator in a session have together.
 pub(super) struct Shared<W> {
-    pub(super) cancel: Arc<AtomicBool>,
+    pub(super) control: Arc<Control>,
     pub(super) kernel: &'static dyn KernelSet,
     workspace: Mutex<W>,
 }
 
 impl<W: Default> Shared<W> {
-    /// Nodes stop with an error while `cancel` is set.
-    pub(super) fn new(cancel: Arc<AtomicBool>) -> Arc<Self> {
+    pub(super) fn new(control: Arc<Control>) -> Arc<Self> {
         Arc::new(Self {
-            cancel,
+            control,
             kernel: best_kernel(),
             workspace: Mutex::default(),
         })

@@ -1,12 +1,11 @@
 //! ONNX Runtime as the tests drive it: one session, one cache.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use gptoss_onnx::checkpoint::Checkpoint;
+use gptoss_onnx::checkpoint::{Checkpoint, Config, LayerType};
 use gptoss_onnx::export::{ModelFile, Target, export, in_memory, read_model};
-use gptoss_onnx::kernels::attention::KEY_BLOCK;
+use gptoss_onnx::kernels::attention::BLOCK;
 use half::f16;
 use ort::environment::Environment;
 use ort::memory::Allocator;
@@ -41,10 +40,12 @@ fn environment() -> &'static Environment {
 /// A loaded model with its cache.
 pub struct Host {
     session: Session,
+    config: Config,
     cache: Vec<[DynTensor; 2]>,
+    /// Whether the cache is one of blocks.
+    paged: bool,
     window: usize,
     position: usize,
-    vocab: usize,
 }
 
 /// How a model is loaded.
@@ -92,31 +93,33 @@ impl Host {
             Mode::Exact => model.exact(),
         };
         let session = session(&model).expect("a session");
-        let config = checkpoint.config();
-        let positions = window.next_multiple_of(KEY_BLOCK);
-        let shape = [1, config.kv_heads, positions, config.head_dim];
+        let config = checkpoint.config().clone();
+        let paged = session
+            .inputs()
+            .iter()
+            .any(|input| input.name() == "blocks");
         let past = "past_key_values.0.key";
         let past = session.inputs().iter().find(|input| input.name() == past);
         let element = past.and_then(|input| input.dtype().tensor_type());
-        let allocator = Allocator::default();
-        let empty = || match element.expect("a cache") {
-            TensorElementType::Float16 => {
-                let mut tensor = Tensor::<f16>::new(&allocator, shape).expect("cache tensor");
-                tensor.extract_tensor_mut().1.fill(f16::ZERO);
-                tensor.upcast()
-            }
-            _ => {
-                let mut tensor = Tensor::<f32>::new(&allocator, shape).expect("cache tensor");
-                tensor.extract_tensor_mut().1.fill(0.0);
-                tensor.upcast()
-            }
-        };
+        let half = element.expect("a cache") == TensorElementType::Float16;
+        let cache = (0..config.layers)
+            .map(|layer| {
+                let heads = config.kv_heads;
+                let shape = match (paged, config.layer_types[layer]) {
+                    (false, _) => [1, heads, window, config.head_dim],
+                    (true, LayerType::Full) => [blocks(window), heads, BLOCK, config.head_dim],
+                    (true, LayerType::Sliding) => [ring(&config), heads, BLOCK, config.head_dim],
+                };
+                [cache_side(shape, half), cache_side(shape, half)]
+            })
+            .collect();
         Self {
             session,
-            cache: (0..config.layers).map(|_| [empty(), empty()]).collect(),
+            config,
+            cache,
+            paged,
             window,
             position: 0,
-            vocab: config.vocab_size,
         }
     }
 
@@ -134,7 +137,6 @@ impl Host {
     }
 
     fn run(&mut self, tokens: &[u32], wanted: &[usize]) -> ort::Result<Vec<Vec<f32>>> {
-        let total = (self.position + tokens.len()) as i32;
         let ids: Vec<i64> = tokens.iter().map(|t| i64::from(*t)).collect();
         let mut ids_tensor = Tensor::<i64>::new(&Allocator::default(), [1, ids.len()])?;
         ids_tensor.extract_tensor_mut().1.copy_from_slice(&ids);
@@ -143,13 +145,13 @@ impl Host {
             let wanted: Vec<i64> = wanted.iter().map(|w| *w as i64).collect();
             positions.extract_tensor_mut().1.copy_from_slice(&wanted);
         }
-        let seqlens = Tensor::from_array(([1usize], vec![total - 1]))?;
-        let length = Tensor::from_array(((), vec![total]))?;
         let mut binding = self.session.create_binding()?;
         binding.bind_input("input_ids", &ids_tensor)?;
         binding.bind_input("logits_positions", &positions)?;
-        binding.bind_input("seqlens_k", &seqlens)?;
-        binding.bind_input("total_sequence_length", &length)?;
+        let state = self.state(tokens.len())?;
+        for (name, tensor) in &state {
+            binding.bind_input(*name, tensor)?;
+        }
         for (layer, tensors) in self.cache.iter_mut().enumerate() {
             for (part, tensor) in ["key", "value"].into_iter().zip(tensors) {
                 binding.bind_input(format!("past_key_values.{layer}.{part}"), &*tensor)?;
@@ -161,12 +163,66 @@ impl Host {
         let outputs = self.session.run_binding(&binding)?;
         let (_, values) = outputs["logits"].try_extract_tensor::<f32>()?;
         let rows: Vec<Vec<f32>> = values
-            .chunks_exact(self.vocab)
+            .chunks_exact(self.config.vocab_size)
             .map(<[f32]>::to_vec)
             .collect();
         assert_eq!(rows.len(), wanted.len());
         Ok(rows)
     }
+}
+
+impl Host {
+    /// What a run of `tokens` tokens is told about the cache. Blocks are used in
+    /// the reverse of their order, those of sliding layers again and again.
+    fn state(&self, tokens: usize) -> ort::Result<Vec<(&'static str, DynTensor)>> {
+        let (past, total) = (self.position as i32, self.position + tokens);
+        if !self.paged {
+            let total = total as i32;
+            return Ok(vec![
+                ("seqlens_k", i32s([1usize], vec![total - 1])?),
+                ("total_sequence_length", i32s([0usize; 0], vec![total])?),
+            ]);
+        }
+        let last = blocks(self.window) as i32 - 1;
+        let full: Vec<i32> = (0..blocks(total) as i32).map(|i| last - i).collect();
+        let first = (self.position + 1).saturating_sub(self.config.sliding_window) / BLOCK;
+        let ring = ring(&self.config);
+        let window: Vec<i32> = (first..blocks(total))
+            .map(|block| (ring - 1 - block % ring) as i32)
+            .collect();
+        let lengths = vec![tokens as i32, past];
+        Ok(vec![
+            ("sequences", i32s([1, 2], lengths)?),
+            ("blocks", i32s([1, full.len()], full)?),
+            ("window_blocks", i32s([1, window.len()], window)?),
+        ])
+    }
+}
+
+fn blocks(positions: usize) -> usize {
+    positions.div_ceil(BLOCK)
+}
+
+/// Blocks that sliding layers go round in: enough for runs of 1500 tokens.
+fn ring(config: &Config) -> usize {
+    blocks(config.sliding_window + 1500) + 1
+}
+
+fn i32s<const N: usize>(shape: [usize; N], data: Vec<i32>) -> ort::Result<DynTensor> {
+    Ok(Tensor::from_array((shape, data))?.upcast())
+}
+
+/// One side of a layer's cache, all NaN: what is read was written before.
+fn cache_side(shape: [usize; 4], half: bool) -> DynTensor {
+    let allocator = Allocator::default();
+    if half {
+        let mut tensor = Tensor::<f16>::new(&allocator, shape).expect("cache tensor");
+        tensor.extract_tensor_mut().1.fill(f16::NAN);
+        return tensor.upcast();
+    }
+    let mut tensor = Tensor::<f32>::new(&allocator, shape).expect("cache tensor");
+    tensor.extract_tensor_mut().1.fill(0.0);
+    tensor.upcast()
 }
 
 /// How a prompt is fed.
@@ -202,12 +258,12 @@ impl Host {
 }
 
 fn session(model: &ModelFile) -> ort::Result<Session> {
-    let cancel = Arc::new(AtomicBool::new(false));
+    let control = Arc::default();
     let _opening = gptoss_onnx::operators::opening();
     let mut builder = Session::builder(environment())?
         .with_intra_threads(2)?
         .with_intra_op_spinning(false)?
-        .with_operators(gptoss_onnx::operators::domain(cancel)?)?;
+        .with_operators(gptoss_onnx::operators::domain(&control)?)?;
     if !model.external_root.as_os_str().is_empty() {
         builder = builder.with_config_entry(
             "session.model_external_initializers_file_folder_path",

@@ -1,8 +1,9 @@
 //! `gptoss:Linear` against a plain sum, its errors, and its cancellation.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
+use gptoss_onnx::operators::Control;
 use ort::session::Session;
 use ort::value::Tensor;
 
@@ -50,7 +51,7 @@ impl Inputs {
 
     fn session(
         &self,
-        cancel: &Arc<AtomicBool>,
+        control: &Arc<Control>,
         activations: &str,
     ) -> Result<Session, Box<dyn std::error::Error>> {
         let described = [
@@ -63,7 +64,7 @@ impl Inputs {
         let attributes = [model::string("activations", activations)];
         open(
             &model::node("Linear", &described[..count], &attributes),
-            cancel,
+            control,
         )
     }
 
@@ -153,10 +154,11 @@ fn what_does_not_fit_is_an_error() {
 #[test]
 fn a_cancelled_run_fails_and_the_next_one_works() {
     let inputs = Inputs::new(5, 64, 64, false);
-    let cancel = Arc::new(AtomicBool::new(true));
-    let mut session = inputs.session(&cancel, "int8").unwrap();
+    let control = Arc::new(Control::default());
+    control.cancel.store(true, Ordering::Relaxed);
+    let mut session = inputs.session(&control, "int8").unwrap();
     let error = inputs.run(&mut session).expect_err("the flag is set");
     assert!(error.to_string().contains("cancelled"), "{error}");
-    cancel.store(false, Ordering::Relaxed);
+    control.cancel.store(false, Ordering::Relaxed);
     assert!(inputs.run(&mut session).is_ok());
 }

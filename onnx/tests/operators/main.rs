@@ -6,10 +6,9 @@ mod linear;
 mod model;
 mod moe;
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 
-use gptoss_onnx::operators;
+use gptoss_onnx::operators::{self, Control};
 use ort::session::Session;
 
 fn environment() -> &'static ort::environment::Environment {
@@ -26,11 +25,11 @@ fn environment() -> &'static ort::environment::Environment {
 }
 
 /// A session of a model that uses our operators.
-fn open(model: &[u8], cancel: &Arc<AtomicBool>) -> Result<Session, Box<dyn std::error::Error>> {
+fn open(model: &[u8], control: &Arc<Control>) -> Result<Session, Box<dyn std::error::Error>> {
     let _opening = operators::opening();
     let mut builder = Session::builder(environment())?
         .with_intra_threads(2)?
-        .with_operators(operators::domain(Arc::clone(cancel))?)?;
+        .with_operators(operators::domain(control)?)?;
     Ok(builder.commit_from_memory(model)?)
 }
 

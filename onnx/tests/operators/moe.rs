@@ -9,6 +9,7 @@ use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
 use gptoss_onnx::kernels::parallel::Serial;
 use gptoss_onnx::kernels::portable::SwiGlu;
 use gptoss_onnx::kernels::{Isa, kernel};
+use gptoss_onnx::operators::Control;
 use half::bf16;
 use ort::session::Session;
 use ort::value::Tensor;
@@ -135,13 +136,13 @@ impl Inputs {
 /// A session of one node `gptoss:MoE`.
 fn session(
     inputs: &Inputs,
-    cancel: &Arc<AtomicBool>,
+    control: &Arc<Control>,
     attributes: &[Vec<u8>],
 ) -> Result<Session, Box<dyn std::error::Error>> {
     let elements = [FLOAT, FLOAT, UINT8, UINT8, BFLOAT16, UINT8, UINT8, BFLOAT16];
     let described: [_; 8] =
         std::array::from_fn(|i| (NAMES[i], elements[i], inputs.shapes[i].len()));
-    open(&model::node("MoE", &described, attributes), cancel)
+    open(&model::node("MoE", &described, attributes), control)
 }
 
 #[test]
@@ -229,11 +230,12 @@ fn shapes_that_do_not_fit_are_errors() {
 #[test]
 fn a_cancelled_run_fails_and_the_next_one_works() {
     let inputs = Inputs::new(5, 4, 64, 64);
-    let cancel = Arc::new(AtomicBool::new(true));
+    let control = Arc::new(Control::default());
+    control.cancel.store(true, Ordering::Relaxed);
     let attributes = vec![model::int("k", 2)];
-    let mut session = session(&inputs, &cancel, &attributes).unwrap();
+    let mut session = session(&inputs, &control, &attributes).unwrap();
     let error = inputs.run(&mut session).expect_err("the flag is set");
     assert!(error.to_string().contains("cancelled"), "{error}");
-    cancel.store(false, Ordering::Relaxed);
+    control.cancel.store(false, Ordering::Relaxed);
     inputs.run(&mut session).unwrap();
 }

@@ -1,18 +1,20 @@
 //! `gptoss-ctl bench`: tokens per second, in-process.
 
+mod measure;
+mod plot;
+mod profile;
 mod report;
 mod samples;
 
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
 
 use gptoss_onnx::export::Target;
 
+use self::measure::{Memory, measure};
 use self::report::{Machine, Measured};
-use self::samples::Samples;
 use super::eval::positive;
 use super::{CliError, ExitStatus, Global, in_process, locate};
-use crate::engine::backend::{Backend, BackendError, Wanted};
-use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, OrtBackend};
+use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, bandwidth};
 
 /// Arguments of `gptoss-ctl bench`. Short options are llama-bench's.
 #[derive(Debug, clap::Args)]
@@ -47,6 +49,19 @@ pub struct Args {
         default_value = "0"
     )]
     n_depth: Vec<usize>,
+    /// Sequences that generate together, separated by commas.
+    #[arg(
+        long,
+        value_name = "N",
+        value_delimiter = ',',
+        default_value = "1",
+        value_parser = positive
+    )]
+    parallel: Vec<usize>,
+    /// Fill the cache up to the depth with noise instead of computing it: times
+    /// are the same, and a deep context costs no minutes.
+    #[arg(long)]
+    noise: bool,
     /// Repetitions of each test.
     #[arg(short = 'r', long, value_name = "N", default_value_t = 5, value_parser = positive)]
     repetitions: usize,
@@ -68,27 +83,42 @@ pub struct Args {
     /// Leave the weights to be read on demand instead of at the start.
     #[arg(long)]
     no_prefault: bool,
+    /// Say how long each operator took; everything is slower then.
+    #[arg(long)]
+    profile: bool,
+    /// Draw tokens per second against depth.
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
-/// One measurement: `prompt` tokens at once or `generate` one by one, after
-/// `depth` tokens in the cache.
+/// One measurement, after `depth` tokens in the cache: `prompt` tokens at once,
+/// or `generate` of each of `parallel` sequences one by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Test {
     prompt: usize,
     generate: usize,
+    parallel: usize,
     depth: usize,
 }
 
 impl Test {
+    /// Tokens of all sequences.
     fn tokens(&self) -> usize {
-        self.prompt + self.generate
+        (self.prompt + self.generate) * self.parallel
     }
 
-    /// llama-bench's name of it: `pp512`, `tg128 @ d1024`.
+    /// Positions that one of its sequences needs.
+    fn positions(&self) -> usize {
+        self.depth + self.prompt + self.generate
+    }
+
+    /// llama-bench's name of it: `pp512`, `tg128 @ d1024`, and `tg128 x 4` for
+    /// four sequences.
     fn name(&self) -> String {
-        let kind = match self.prompt {
-            0 => format!("tg{}", self.generate),
-            n => format!("pp{n}"),
+        let kind = match (self.prompt, self.parallel) {
+            (0, 1) => format!("tg{}", self.generate),
+            (0, streams) => format!("tg{} x {streams}", self.generate),
+            (n, _) => format!("pp{n}"),
         };
         match self.depth {
             0 => kind,
@@ -100,38 +130,45 @@ impl Test {
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let tests = tests(&args);
-    let Some(needed) = tests.iter().map(|test| test.depth + test.tokens()).max() else {
+    let Some(needed) = tests.iter().map(Test::positions).max() else {
         return Err(CliError::new(
             ExitStatus::Usage,
             "nothing to measure: give -p or -n a number above 0",
         ));
     };
     let located = locate::locate(global, &args.model)?;
-    let mut backend = in_process::load(
+    let in_all = |test: &Test| test.parallel * test.positions().next_multiple_of(64);
+    let profile = profile::Folder::new(args.profile)?;
+    let mut backend = in_process::load_backend(
         &located,
         Options {
             model: located.name.clone(),
             target: args.target,
             context: args.context.unwrap_or(needed),
+            cache_positions: tests.iter().map(in_all).max(),
+            sequences: args.parallel.iter().copied().max().unwrap_or(1),
             threads: args.threads,
             prefill_chunk: args.chunk,
             prefault: !args.no_prefault,
             spinning: !args.no_spinning,
+            profile: profile.path(),
             ..Options::default()
         },
     )?;
-    let machine = Machine::of(&backend, &located.revision, args.target);
+    let read = bandwidth::measure(backend.load_report().threads);
+    let machine = Machine::of(&backend, &located.revision, args.target, read);
     if !global.json {
         report::print_head(&machine);
     }
     let mut all = Vec::new();
     for test in tests {
-        let samples = measure(&mut backend, test, args.repetitions).map_err(|error| {
+        let memory = Memory { noise: args.noise };
+        let measured = measure(&mut backend, test, memory, args.repetitions);
+        let measured: Measured = measured.map_err(|error| {
             CliError::new(ExitStatus::Failed, format!("{}: {error}", test.name()))
         })?;
-        let measured = Measured::new(test, samples);
         if !global.json {
-            report::print_row(&measured);
+            report::print_row(&machine, &measured);
         }
         all.push(measured);
     }
@@ -140,19 +177,26 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     } else {
         report::print_foot();
     }
-    Ok(())
+    if let Some(file) = &args.plot {
+        plot::write(file, &all)?;
+    }
+    profile.print(&mut backend, &all)
 }
 
 fn tests(args: &Args) -> Vec<Test> {
     let mut tests = Vec::new();
     for &depth in &args.n_depth {
-        let prompts = args.n_prompt.iter().map(|&n| (n, 0));
-        let generations = args.n_gen.iter().map(|&n| (0, n));
-        for (prompt, generate) in prompts.chain(generations) {
+        let prompts = args.n_prompt.iter().map(|&n| (n, 0, 1));
+        let generations = args
+            .n_gen
+            .iter()
+            .flat_map(|&n| args.parallel.iter().map(move |&parallel| (0, n, parallel)));
+        for (prompt, generate, parallel) in prompts.chain(generations) {
             if prompt + generate > 0 {
                 tests.push(Test {
                     prompt,
                     generate,
+                    parallel,
                     depth,
                 });
             }
@@ -161,92 +205,21 @@ fn tests(args: &Args) -> Vec<Test> {
     tests
 }
 
-/// Times the test after one run that does not count.
-fn measure(
-    backend: &mut OrtBackend,
-    test: Test,
-    repetitions: usize,
-) -> Result<Samples, BackendError> {
-    let mut tokens = Tokens::new(backend.info().vocab_size);
-    backend.rewind(0);
-    if test.depth > 0 {
-        backend.forward(&tokens.take(test.depth), Wanted::None)?;
-    }
-    let warm_up = Test {
-        generate: test.generate.min(1),
-        ..test
-    };
-    once(backend, warm_up, &mut tokens)?;
-    let durations = (0..repetitions)
-        .map(|_| once(backend, test, &mut tokens))
-        .collect::<Result<_, _>>()?;
-    Ok(Samples::new(test.tokens(), durations))
-}
-
-fn once(
-    backend: &mut OrtBackend,
-    test: Test,
-    tokens: &mut Tokens,
-) -> Result<Duration, BackendError> {
-    backend.rewind(test.depth);
-    let prompt = tokens.take(test.prompt);
-    let generated = tokens.take(test.generate);
-    let started = Instant::now();
-    if !prompt.is_empty() {
-        backend.forward(&prompt, Wanted::Last)?;
-    }
-    for token in generated {
-        backend.forward(&[token], Wanted::Last)?;
-    }
-    Ok(started.elapsed())
-}
-
-/// Pseudo-random tokens, the same in every run (xorshift64).
-struct Tokens {
-    state: u64,
-    vocabulary: u64,
-}
-
-impl Tokens {
-    fn new(vocabulary: usize) -> Self {
-        Self {
-            state: 0x9e37_79b9_7f4a_7c15,
-            vocabulary: vocabulary.max(1) as u64,
-        }
-    }
-
-    fn take(&mut self, count: usize) -> Vec<u32> {
-        (0..count).map(|_| self.next()).collect()
-    }
-
-    fn next(&mut self) -> u32 {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        (self.state % self.vocabulary) as u32
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn names_are_those_of_llama_bench() {
-        let test = |prompt, generate, depth| Test {
+        let test = |prompt, generate, parallel, depth| Test {
             prompt,
             generate,
+            parallel,
             depth,
         };
-        assert_eq!(test(512, 0, 0).name(), "pp512");
-        assert_eq!(test(0, 128, 1024).name(), "tg128 @ d1024");
-    }
-
-    #[test]
-    fn tokens_stay_inside_the_vocabulary_and_differ() {
-        let tokens = Tokens::new(100).take(1000);
-        assert!(tokens.iter().all(|&token| token < 100));
-        let distinct: std::collections::BTreeSet<_> = tokens.iter().collect();
-        assert!(distinct.len() > 90);
+        assert_eq!(test(512, 0, 1, 0).name(), "pp512");
+        assert_eq!(test(0, 128, 1, 1024).name(), "tg128 @ d1024");
+        assert_eq!(test(0, 128, 4, 0).name(), "tg128 x 4");
+        assert_eq!(test(0, 128, 4, 0).tokens(), 512);
     }
 }

@@ -21,17 +21,23 @@ pub(super) struct Machine {
     processor: String,
     runtime: String,
     load: LoadReport,
+    /// Bytes a second that all threads together read from memory.
+    read: f64,
 }
 
 /// One test with its times, and the memory held right after it.
 pub(super) struct Measured {
-    test: Test,
-    samples: Samples,
-    resident: memory::Resident,
+    pub test: Test,
+    pub samples: Samples,
+    pub resident: memory::Resident,
+    /// Experts read in a step, of all layers.
+    pub experts: f64,
+    /// Bytes of weights read in a step.
+    pub step_bytes: f64,
 }
 
 impl Machine {
-    pub fn of(backend: &OrtBackend, revision: &Path, target: Target) -> Self {
+    pub fn of(backend: &OrtBackend, revision: &Path, target: Target, read: f64) -> Self {
         let info = backend.info();
         Self {
             model: info.model.clone(),
@@ -43,17 +49,38 @@ impl Machine {
             processor: processor(),
             runtime: library::loaded().map_or_else(String::new, |library| library.version),
             load: *backend.load_report(),
+            read,
+        }
+    }
+}
+
+impl Machine {
+    /// llama-bench's name of what the cache holds.
+    fn cache_type(&self) -> &'static str {
+        match self.target {
+            Target::Cpu => "f16",
+            Target::Portable => "f32",
         }
     }
 }
 
 impl Measured {
-    pub fn new(test: Test, samples: Samples) -> Self {
-        Self {
-            test,
-            samples,
-            resident: memory::resident().unwrap_or_default(),
-        }
+    /// Seconds that all repetitions took.
+    pub fn seconds(&self) -> f64 {
+        self.samples.nanoseconds().iter().sum::<f64>() / 1e9
+    }
+
+    /// Median tokens a second.
+    pub fn rate(&self) -> f64 {
+        samples::median(&self.samples.rates())
+    }
+
+    /// Bytes of weights read a second while generating; a prompt is bound by
+    /// arithmetic.
+    fn bandwidth(&self) -> Option<f64> {
+        let steps = self.test.generate as f64;
+        let median = samples::median(&self.samples.nanoseconds()) / 1e9;
+        (steps > 0.0).then(|| self.step_bytes * steps / median)
     }
 }
 
@@ -75,29 +102,43 @@ pub(super) fn print_head(machine: &Machine) {
         machine.runtime,
         machine.provider
     );
-    println!("loaded in {:.2} s", load.duration.as_secs_f64());
+    println!(
+        "loaded in {:.2} s; {} threads read {:.1} GB/s",
+        load.duration.as_secs_f64(),
+        load.threads,
+        machine.read / 1e9
+    );
     println!();
     println!(
-        "| {:<16} | {:>20} | {:>10} | {:>12} | {:>12} |",
-        "test", "tokens/s", "median", "own memory", "mapped files"
+        "| {:<16} | {:>20} | {:>8} | {:>9} | {:>16} | {:>10} | {:>12} |",
+        "test", "tokens/s", "median", "ms", "weights read", "own memory", "mapped files"
     );
     println!(
-        "| {:-<16} | {:->19}: | {:->9}: | {:->11}: | {:->11}: |",
-        "", "", "", "", ""
+        "| {:-<16} | {:->19}: | {:->7}: | {:->8}: | {:->15}: | {:->9}: | {:->11}: |",
+        "", "", "", "", "", "", ""
     );
 }
 
-pub(super) fn print_row(measured: &Measured) {
+pub(super) fn print_row(machine: &Machine, measured: &Measured) {
     let rates = measured.samples.rates();
+    let read = measured.bandwidth().map_or_else(String::new, |read| {
+        format!(
+            "{:.1} GB/s {:>3.0} %",
+            read / 1e9,
+            100.0 * read / machine.read.max(1.0)
+        )
+    });
     println!(
-        "| {:<16} | {:>20} | {:>10.2} | {:>9.2} GB | {:>9.2} GB |",
+        "| {:<16} | {:>20} | {:>8.2} | {:>9.1} | {:>16} | {:>7.2} GB | {:>9.2} GB |",
         measured.test.name(),
         format!(
             "{:.2} ± {:.2}",
             samples::mean(&rates),
             samples::deviation(&rates)
         ),
-        samples::median(&rates),
+        measured.rate(),
+        samples::median(&measured.samples.nanoseconds()) / 1e6,
+        read,
         measured.resident.anonymous as f64 / 1e9,
         measured.resident.file as f64 / 1e9,
     );
@@ -105,7 +146,12 @@ pub(super) fn print_row(measured: &Measured) {
 
 pub(super) fn print_foot() {
     println!();
-    println!("pp: prompt tokens computed at once; tg: tokens generated one by one");
+    println!(
+        "pp: prompt tokens computed at once, ms until the first token of the answer is chosen;"
+    );
+    println!(
+        "tg: tokens generated one by one, x N: by N sequences together; @ d: tokens in the cache"
+    );
 }
 
 pub(super) fn print_json(machine: &Machine, measured: &[Measured]) {
@@ -127,11 +173,12 @@ fn entry(machine: &Machine, measured: &Measured) -> Value {
         "n_batch": machine.chunk,
         "n_ubatch": machine.chunk,
         "n_threads": machine.load.threads,
-        "type_k": "f32",
-        "type_v": "f32",
+        "type_k": machine.cache_type(),
+        "type_v": machine.cache_type(),
         "n_prompt": measured.test.prompt,
         "n_gen": measured.test.generate,
         "n_depth": measured.test.depth,
+        "n_parallel": measured.test.parallel,
         "avg_ns": samples::mean(&nanoseconds).round() as u64,
         "stddev_ns": samples::deviation(&nanoseconds).round() as u64,
         "avg_ts": samples::mean(&rates),
@@ -144,6 +191,10 @@ fn entry(machine: &Machine, measured: &Measured) -> Value {
         "onnxruntime": machine.runtime,
         "load_ms": machine.load.duration.as_secs_f64() * 1e3,
         "session_ms": machine.load.session.as_secs_f64() * 1e3,
+        "read_bytes_per_second": machine.read,
+        "experts_per_step": measured.experts,
+        "weight_bytes_per_step": measured.step_bytes,
+        "weight_bytes_per_second": measured.bandwidth(),
         "rss_anon": measured.resident.anonymous,
         "rss_file": measured.resident.file,
     })

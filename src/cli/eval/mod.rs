@@ -15,7 +15,7 @@ use serde_json::json;
 use self::prompts::Prompt;
 use super::locate::{self, Located};
 use super::{CliError, ExitStatus, Global, in_process};
-use crate::engine::backend::{Backend, BackendError, BackendInfo, Wanted};
+use crate::engine::backend::{Backend, BackendError, BackendInfo, Solo, Wanted};
 use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, OrtBackend};
 
 /// Tokens of a window unless said otherwise.
@@ -80,7 +80,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 }
 
 /// Loads the model with a cache of `context` positions.
-fn load(args: &Args, located: &Located, context: usize) -> Result<OrtBackend, CliError> {
+fn load(args: &Args, located: &Located, context: usize) -> Result<Solo<OrtBackend>, CliError> {
     let options = Options {
         model: located.name.clone(),
         target: args.target,
@@ -114,7 +114,7 @@ fn run_logits(
             "prompts": prompts.len(),
             "rows": rows,
             "output": output,
-            "load_ms": backend.load_report().duration.as_secs_f64() * 1e3,
+            "load_ms": backend.backend().load_report().duration.as_secs_f64() * 1e3,
         });
         println!("{summary}");
     } else {
@@ -169,7 +169,7 @@ fn write(
     output: &Path,
     prompts: &[Prompt],
     greedy: usize,
-    backend: &mut OrtBackend,
+    backend: &mut Solo<OrtBackend>,
 ) -> Result<usize, CliError> {
     let cannot = |error: &dyn std::fmt::Display| {
         CliError::new(
@@ -226,7 +226,7 @@ struct Evaluated {
 /// Rows go straight to their place: a hundred of the real vocabulary's length
 /// are 80 MB.
 fn evaluate(
-    backend: &mut dyn Backend,
+    backend: &mut Solo<impl Backend>,
     prompt: &Prompt,
     greedy: usize,
 ) -> Result<Evaluated, BackendError> {
@@ -277,7 +277,7 @@ fn place(row: &[f32], position: usize, positions: &[usize], logits: &mut Array2<
 
 /// The `count` most likely tokens after the position `row` belongs to.
 fn continue_greedily(
-    backend: &mut dyn Backend,
+    backend: &mut Solo<impl Backend>,
     row: &[f32],
     count: usize,
 ) -> Result<Vec<i64>, BackendError> {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::cli::{CliError, ExitStatus};
-use crate::engine::backend::{Backend, BackendError, Wanted};
+use crate::engine::backend::{Backend, BackendError, Solo, Wanted};
 use crate::harmony::Tokenizer;
 
 /// Rows of logits held at once; 64 rows of 201 088 are 51 MB.
@@ -50,7 +50,7 @@ pub(super) fn tokens(path: &Path, revision: &Path) -> Result<Vec<u32>, CliError>
 
 /// Reads `tokens` in windows of `window` tokens (at least 2).
 pub(super) fn measure(
-    backend: &mut dyn Backend,
+    backend: &mut Solo<impl Backend>,
     tokens: &[u32],
     window: usize,
 ) -> Result<Perplexity, BackendError> {
@@ -71,7 +71,7 @@ pub(super) fn measure(
 }
 
 /// Sum of the negative log-likelihoods of all tokens but the first.
-fn window_nll(backend: &mut dyn Backend, window: &[u32]) -> Result<f64, BackendError> {
+fn window_nll(backend: &mut Solo<impl Backend>, window: &[u32]) -> Result<f64, BackendError> {
     let (fed, predicted) = (&window[..window.len() - 1], &window[1..]);
     let all: Vec<usize> = (0..ROWS).collect();
     let mut sum = 0.0;

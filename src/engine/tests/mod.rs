@@ -1,9 +1,12 @@
 //! The engine on a toy backend that a test can hold in mid-call.
 
+use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex};
 
 use super::*;
+
+mod batching;
 
 const VOCAB: usize = 64;
 const WINDOW: usize = 100;
@@ -11,9 +14,14 @@ const WINDOW: usize = 100;
 /// What happened inside the backend.
 #[derive(Debug, PartialEq, Eq)]
 enum Seen {
-    /// A call with this many tokens began at this position.
+    /// A call got a slice of so many tokens that begins at this position.
     Forward(usize, usize),
-    Rewind(usize),
+    /// The call's slices were so many.
+    Together(usize),
+    /// A sequence began with so many tokens of another.
+    Fork(usize),
+    /// A way back was kept.
+    Mark(usize),
 }
 
 #[derive(Default)]
@@ -36,26 +44,26 @@ impl Cancel for Flag {
 /// panics, 62 computes NaN, 63 hangs until cancelled.
 struct Toy {
     info: BackendInfo,
-    tokens: Vec<u32>,
+    /// Tokens that all sequences may have together.
+    room: usize,
+    /// Positions that can be come back to, where `marks_only`.
+    marks: BTreeMap<SequenceId, Vec<usize>>,
+    marks_only: bool,
+    sequences: BTreeMap<SequenceId, Vec<u32>>,
+    next: u32,
     logits: Vec<f32>,
     flag: Arc<Flag>,
     seen: Sender<Seen>,
 }
 
-impl Backend for Toy {
-    fn info(&self) -> &BackendInfo {
-        &self.info
+impl Toy {
+    fn insert(&mut self, tokens: Vec<u32>) -> SequenceId {
+        self.next += 1;
+        self.sequences.insert(SequenceId(self.next), tokens);
+        SequenceId(self.next)
     }
 
-    fn position(&self) -> usize {
-        self.tokens.len()
-    }
-
-    fn forward(&mut self, tokens: &[u32], wanted: Wanted<'_>) -> Result<Logits<'_>, BackendError> {
-        let _ = self
-            .seen
-            .send(Seen::Forward(self.tokens.len(), tokens.len()));
-        let last = *tokens.last().unwrap();
+    fn compute(&self, tokens: &[u32]) -> Result<(), BackendError> {
         let mut cancelled = self.flag.cancelled.lock().unwrap();
         while tokens.contains(&63) && !*cancelled {
             cancelled = self.flag.wake.wait(cancelled).unwrap();
@@ -68,14 +76,83 @@ impl Backend for Toy {
             return Err(BackendError::Provider("out of toys".into()));
         }
         assert!(!tokens.contains(&61), "token 61");
-        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+}
+
+impl Backend for Toy {
+    fn info(&self) -> &BackendInfo {
+        &self.info
+    }
+
+    fn open(&mut self) -> Option<SequenceId> {
+        Some(self.insert(Vec::new()))
+    }
+
+    fn fork(&mut self, sequence: SequenceId, position: usize) -> Option<SequenceId> {
+        let mut tokens = self.sequences[&sequence].clone();
+        let mut marks = self.marks.get(&sequence).cloned().unwrap_or_default();
+        marks.retain(|&mark| mark <= position);
+        let mark = marks.last().copied().unwrap_or(0);
+        let end = position == tokens.len() || !self.marks_only;
+        tokens.truncate(if end { position } else { mark });
+        let _ = self.seen.send(Seen::Fork(tokens.len()));
+        let fork = self.insert(tokens);
+        self.marks.insert(fork, marks);
+        Some(fork)
+    }
+
+    fn close(&mut self, sequence: SequenceId) {
+        self.sequences.remove(&sequence).expect("an open sequence");
+        self.marks.remove(&sequence);
+    }
+
+    fn length(&self, sequence: SequenceId) -> usize {
+        self.sequences[&sequence].len()
+    }
+
+    fn rewind(&mut self, sequence: SequenceId, position: usize) {
+        self.sequences
+            .get_mut(&sequence)
+            .unwrap()
+            .truncate(position);
+    }
+
+    fn mark(&mut self, sequence: SequenceId, position: usize) {
+        assert!(position <= self.length(sequence));
+        let _ = self.seen.send(Seen::Mark(position));
+        self.marks.entry(sequence).or_default().push(position);
+    }
+
+    fn forward(&mut self, slices: &[Slice<'_>]) -> Result<Logits<'_>, BackendError> {
+        if slices.len() > 1 {
+            let _ = self.seen.send(Seen::Together(slices.len()));
+        }
+        for slice in slices {
+            let position = self.length(slice.sequence);
+            let _ = self.seen.send(Seen::Forward(position, slice.tokens.len()));
+        }
+        let fed = slices.iter().map(|slice| slice.tokens.len());
+        let kept = self.sequences.values().map(Vec::len);
+        if fed.chain(kept).sum::<usize>() > self.room {
+            return Err(BackendError::CacheFull);
+        }
+        for slice in slices {
+            self.compute(slice.tokens)?;
+        }
         self.logits.clear();
-        if wanted == Wanted::Last {
-            self.logits.resize(VOCAB, 0.0);
-            let next = if last == 40 { 63 } else { last as usize + 1 };
-            self.logits[next % VOCAB] = 9.0;
-            if last == 62 {
-                self.logits.fill(f32::NAN);
+        for slice in slices {
+            let sequence = self.sequences.get_mut(&slice.sequence).unwrap();
+            sequence.extend_from_slice(slice.tokens);
+            let last = *slice.tokens.last().unwrap();
+            if slice.wanted == Wanted::Last {
+                let start = self.logits.len();
+                self.logits.resize(start + VOCAB, 0.0);
+                let next = if last == 40 { 63 } else { last as usize + 1 };
+                self.logits[start + next % VOCAB] = 9.0;
+                if last == 62 {
+                    self.logits[start..].fill(f32::NAN);
+                }
             }
         }
         Ok(Logits {
@@ -84,17 +161,13 @@ impl Backend for Toy {
         })
     }
 
-    fn rewind(&mut self, position: usize) {
-        let _ = self.seen.send(Seen::Rewind(position));
-        self.tokens.truncate(position);
-    }
-
     fn cancel_handle(&self) -> Arc<dyn Cancel> {
         Arc::clone(&self.flag) as Arc<dyn Cancel>
     }
 }
 
-fn engine_with(queue: usize) -> (Engine, Receiver<Seen>) {
+/// A toy for one sequence at a time, and what it will have seen.
+fn toy() -> (Toy, Receiver<Seen>) {
     let (seen, receiver) = channel();
     let toy = Toy {
         info: BackendInfo {
@@ -102,15 +175,28 @@ fn engine_with(queue: usize) -> (Engine, Receiver<Seen>) {
             vocab_size: VOCAB,
             context_window: WINDOW,
             prefill_chunk: 8,
+            sequences: 1,
             provider: "simulated".into(),
         },
-        tokens: Vec::new(),
+        room: usize::MAX,
+        marks: BTreeMap::new(),
+        marks_only: false,
+        sequences: BTreeMap::new(),
+        next: 0,
         logits: Vec::new(),
         flag: Arc::default(),
         seen,
     };
-    let engine = Engine::start(Box::new(toy), EngineSettings { queue }).unwrap();
-    (engine, receiver)
+    (toy, receiver)
+}
+
+fn start(toy: Toy, queue: usize) -> Engine {
+    Engine::start(Box::new(toy), EngineSettings { queue }).unwrap()
+}
+
+fn engine_with(queue: usize) -> (Engine, Receiver<Seen>) {
+    let (toy, receiver) = toy();
+    (start(toy, queue), receiver)
 }
 
 fn engine() -> (Engine, Receiver<Seen>) {
@@ -123,6 +209,7 @@ fn request(prompt: &[u32], max_new: usize) -> GenerationRequest {
         priority: Priority::Interactive,
         arrival: 0,
         prompt: prompt.to_vec(),
+        boundaries: Vec::new(),
         max_new,
         sampling: Sampling::greedy(),
         stop_tokens: vec![50],
@@ -269,11 +356,10 @@ fn another_owner_never_meets_the_cache() {
     drain(engine.submit(request(&[1, 2, 3, 4], 3)).unwrap());
     let mut theirs = request(&[1, 2, 3, 4], 3);
     theirs.owner = Owner(1001);
-    let _ = seen.try_iter().count();
     assert_eq!(cached(&drain(engine.submit(theirs).unwrap())), 0);
-    assert_eq!(seen.try_iter().next(), Some(Seen::Rewind(0)));
+    assert!(!seen.try_iter().any(|seen| matches!(seen, Seen::Fork(_))));
     let back = drain(engine.submit(request(&[1, 2, 3, 4], 3)).unwrap());
-    assert_eq!(cached(&back), 0);
+    assert_eq!(cached(&back), 3, "nor takes it away");
 }
 
 #[test]
@@ -453,5 +539,5 @@ fn the_heartbeat_beats() {
     let before = engine.heartbeat();
     drain(engine.submit(request(&[1; 20], 5)).unwrap());
     assert_eq!(engine.heartbeat() - before, 3 + 4);
-    assert!(!engine.statistics().running);
+    assert_eq!(engine.statistics().running, 0);
 }

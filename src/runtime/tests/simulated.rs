@@ -1,9 +1,10 @@
 //! The simulator through the engine, and its vocabulary.
 
+use super::vocabulary::SPECIALS;
 use super::*;
 use crate::engine::{
     Engine, EngineEvent, EngineFailure, EngineSettings, FinishReason, GenerationRequest, Owner,
-    Priority, Sampling,
+    Priority, Sampling, Solo,
 };
 
 fn script(toml: &str) -> Script {
@@ -25,6 +26,7 @@ fn events(script: Script, user: &str) -> Vec<EngineEvent> {
             priority: Priority::Interactive,
             arrival: 0,
             prompt: prompt(user),
+            boundaries: Vec::new(),
             max_new: 1000,
             sampling: Sampling::default(),
             stop_tokens: vec![special("<|return|>"), special("<|call|>")],
@@ -114,13 +116,12 @@ fn failures_are_scripted() {
 
 #[test]
 fn a_delay_is_cut_short_by_a_cancellation() {
-    let toml = "[[answers]]\nprefill-delay-ms = 3600000";
-    let mut backend = SimulatedBackend::new(script(toml));
-    let handle = backend.cancel_handle();
-    handle.cancel();
+    let toml = "prefill-chunk = 1000\n[[answers]]\nprefill-delay-ms = 3600000";
+    let mut backend = Solo::new(SimulatedBackend::new(script(toml))).unwrap();
+    backend.backend().cancel_handle().cancel();
     let result = backend.forward(&prompt("x"), Wanted::Last);
     assert!(matches!(result, Err(BackendError::Cancelled)));
-    assert_eq!(backend.position(), 0);
+    assert_eq!(backend.length(), 0);
 }
 
 #[test]

@@ -9,18 +9,19 @@ use std::ops::Range;
 use half::f16;
 
 use super::super::portable::{exp, mul_add};
-use super::{Elements, KEY_BLOCK};
-
-/// Keys that meet the queries of a part together.
-pub(super) const KEYS: usize = 64;
+use super::{BLOCK, Elements, KEY_GROUP, Shape};
 
 /// Some tokens' queries of the heads that share keys and values.
 #[derive(Debug)]
 pub struct Part<'a> {
-    pub(super) head_dim: usize,
-    pub(super) group: usize,
+    pub(super) shape: Shape,
+    pub(super) kv_head: usize,
+    /// The layer's whole pool.
     pub(super) key: Elements<'a>,
     pub(super) value: Elements<'a>,
+    /// The sequence's blocks in it, from the `first_block`th of the sequence on.
+    pub(super) blocks: &'a [i32],
+    pub(super) first_block: usize,
     pub(super) queries: &'a [f32],
     pub(super) sinks: &'a [f32],
     /// Of the first token.
@@ -28,26 +29,27 @@ pub struct Part<'a> {
     pub(super) window: usize,
     /// Whether the sinks' scores count here.
     pub(super) with_sink: bool,
-    /// What of the cache is looked at, from a multiple of [`KEYS`] on.
+    /// What of the cache is looked at, from the start of a block on.
     pub(super) positions: Range<usize>,
 }
 
 impl Part<'_> {
     pub(super) fn rows(&self) -> usize {
-        self.queries.len() / self.head_dim
+        self.queries.len() / self.shape.head_dim
     }
 
     /// Floats that [`run`](Self::run) needs: results, keys, values, scores.
     pub(super) fn scratch_len(&self) -> usize {
-        self.rows() * (self.head_dim + 2) + (2 * self.head_dim + MOST_ROWS) * KEYS
+        let dim = self.shape.head_dim;
+        self.rows() * (dim + 2) + (2 * dim + MOST_ROWS) * BLOCK
     }
 
     /// The positions of the block from `start` on that `row` sees, relative to it.
     #[inline(always)]
     fn seen(&self, row: usize, start: usize) -> Range<usize> {
-        let position = self.first_position + row / self.group;
+        let position = self.first_position + row / self.shape.group();
         let first = (position + 1).saturating_sub(self.window).max(start);
-        let end = (position + 1).min(self.positions.end).min(start + KEYS);
+        let end = (position + 1).min(self.positions.end).min(start + BLOCK);
         first - start..end.max(first) - start
     }
 
@@ -60,28 +62,30 @@ impl Part<'_> {
         scratch: &mut [f32],
         widen: impl Fn(&[f16], &mut [f32]),
     ) {
-        let dim = self.head_dim;
+        let (dim, group) = (self.shape.head_dim, self.shape.group());
         let (results, scratch) = scratch.split_at_mut(self.rows() * (dim + 2));
-        let (keys, scratch) = scratch.split_at_mut(dim * KEYS);
-        let (values, scores) = scratch.split_at_mut(dim * KEYS);
+        let (keys, scratch) = scratch.split_at_mut(dim * BLOCK);
+        let (values, scores) = scratch.split_at_mut(dim * BLOCK);
         for (row, result) in results.chunks_exact_mut(dim + 2).enumerate() {
             result[..dim].fill(0.0);
-            let sink = self.sinks[row % self.group];
+            let sink = self.sinks[row % group];
             (result[dim], result[dim + 1]) = match self.with_sink {
                 true => (sink, 1.0),
                 false => (f32::NEG_INFINITY, 0.0),
             };
         }
-        for start in self.positions.clone().step_by(KEYS) {
-            let count = KEYS.min(self.positions.end - start);
+        for start in self.positions.clone().step_by(BLOCK) {
+            let count = BLOCK.min(self.positions.end - start);
+            let block = self.blocks[start / BLOCK - self.first_block];
+            let place = self.shape.head_start(block, self.kv_head);
             let load = |side: Elements<'_>, count: usize, into: &mut [f32]| {
-                let range = start * dim..(start + count) * dim;
+                let range = place..place + count * dim;
                 match side {
                     Elements::F16(all) => widen(&all[range], &mut into[..count * dim]),
                     Elements::F32(all) => into[..count * dim].copy_from_slice(&all[range]),
                 }
             };
-            load(self.key, count.next_multiple_of(KEY_BLOCK), keys);
+            load(self.key, count.next_multiple_of(KEY_GROUP), keys);
             load(self.value, count, values);
             let queries = self.queries.chunks(R * dim);
             for (i, (queries, results)) in
@@ -96,22 +100,22 @@ impl Part<'_> {
                 if all.is_empty() {
                     continue;
                 }
-                let blocks = all.start / KEY_BLOCK..all.end.div_ceil(KEY_BLOCK);
+                let blocks = all.start / KEY_GROUP..all.end.div_ceil(KEY_GROUP);
                 if rows == R {
                     score::<FMA, R>(queries, keys, dim, blocks, scores);
                 } else {
-                    for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(KEYS)) {
+                    for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(BLOCK)) {
                         score::<FMA, 1>(query, keys, dim, blocks.clone(), scores);
                     }
                 }
                 for (r, result) in results.chunks_exact_mut(dim + 2).enumerate() {
-                    let scores = &mut scores[r * KEYS..][..KEYS];
+                    let scores = &mut scores[r * BLOCK..][..BLOCK];
                     soften::<FMA>(scores, self.seen(i * R + r, start), &all, result);
                 }
                 if rows == R {
                     mix::<FMA, R>(scores, values, dim, all, results);
                 } else {
-                    let scores = scores.chunks(KEYS);
+                    let scores = scores.chunks(BLOCK);
                     for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
                         mix::<FMA, 1>(scores, values, dim, all.clone(), result);
                     }
@@ -135,19 +139,19 @@ fn score<const FMA: bool, const R: usize>(
 ) {
     assert!(queries.len() >= R * dim);
     for block in blocks {
-        let keys = &keys[block * KEY_BLOCK * dim..][..KEY_BLOCK * dim];
-        let mut sums = [[0.0f32; KEY_BLOCK]; R];
-        for (i, keys) in keys.as_chunks::<KEY_BLOCK>().0.iter().enumerate() {
+        let keys = &keys[block * KEY_GROUP * dim..][..KEY_GROUP * dim];
+        let mut sums = [[0.0f32; KEY_GROUP]; R];
+        for (i, keys) in keys.as_chunks::<KEY_GROUP>().0.iter().enumerate() {
             for r in 0..R {
                 // SAFETY: `i` is below `dim`, and there are `R` rows.
                 let q = unsafe { *queries.get_unchecked(r * dim + i) };
-                for lane in 0..KEY_BLOCK {
+                for lane in 0..KEY_GROUP {
                     sums[r][lane] = mul_add::<FMA>(q, keys[lane], sums[r][lane]);
                 }
             }
         }
         for r in 0..R {
-            scores[r * KEYS + block * KEY_BLOCK..][..KEY_BLOCK].copy_from_slice(&sums[r]);
+            scores[r * BLOCK + block * KEY_GROUP..][..KEY_GROUP].copy_from_slice(&sums[r]);
         }
     }
 }
@@ -167,13 +171,13 @@ fn soften<const FMA: bool>(
         return;
     }
     // Whole vectors from here on: what is not seen gets the weight zero.
-    let first = all.start / KEY_BLOCK * KEY_BLOCK;
-    let scores = &mut scores[first..all.end.next_multiple_of(KEY_BLOCK)];
+    let first = all.start / KEY_GROUP * KEY_GROUP;
+    let scores = &mut scores[first..all.end.next_multiple_of(KEY_GROUP)];
     scores[..seen.start - first].fill(f32::NEG_INFINITY);
     scores[seen.end - first..].fill(f32::NEG_INFINITY);
-    let blocks = scores.as_chunks_mut::<KEY_BLOCK>().0;
+    let blocks = scores.as_chunks_mut::<KEY_GROUP>().0;
     let before = result[dim];
-    let mut lanes = [before; KEY_BLOCK];
+    let mut lanes = [before; KEY_GROUP];
     for block in blocks.iter() {
         for (largest, &score) in lanes.iter_mut().zip(block) {
             *largest = if *largest > score { *largest } else { score };
@@ -181,7 +185,7 @@ fn soften<const FMA: bool>(
     }
     let larger = |a: f32, b: f32| if a > b { a } else { b };
     let largest = lanes.into_iter().fold(before, larger);
-    let mut sums = [0.0; KEY_BLOCK];
+    let mut sums = [0.0; KEY_GROUP];
     for block in blocks.iter_mut() {
         for (score, sum) in block.iter_mut().zip(&mut sums) {
             let weight = exp::<FMA>(*score - largest);
@@ -209,7 +213,7 @@ fn mix<const FMA: bool, const R: usize>(
     results: &mut [f32],
 ) {
     const WIDE: usize = 16;
-    assert!(weights.len() >= R * KEYS && range.end <= KEYS);
+    assert!(weights.len() >= R * BLOCK && range.end <= BLOCK);
     for first in (0..dim).step_by(WIDE) {
         let mut sums = [[0.0f32; WIDE]; R];
         for key in range.clone() {
@@ -217,8 +221,8 @@ fn mix<const FMA: bool, const R: usize>(
                 return;
             };
             for r in 0..R {
-                // SAFETY: `key` is below `KEYS`, and there are `R` rows.
-                let weight = unsafe { *weights.get_unchecked(r * KEYS + key) };
+                // SAFETY: `key` is below `BLOCK`, and there are `R` rows.
+                let weight = unsafe { *weights.get_unchecked(r * BLOCK + key) };
                 for lane in 0..WIDE {
                     sums[r][lane] = mul_add::<FMA>(weight, value[lane], sums[r][lane]);
                 }

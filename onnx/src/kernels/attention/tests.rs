@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::parallel::{Serial, Threads};
 use super::super::tests::{Random, kernels};
+use super::plan::SPLIT;
 use super::*;
 
 /// A sequence, and how its tokens are fed.
@@ -21,6 +22,28 @@ struct Case {
 
 const SCALE: f32 = 0.25;
 
+/// A call on two threads.
+fn call(
+    kernel: &dyn KernelSet,
+    shape: Shape,
+    inputs: &Inputs<'_>,
+    cache: Cache<'_>,
+    y: &mut [f32],
+) -> Result<(), KernelError> {
+    let mut workspace = Workspace::default();
+    let (pool, cancel) = (Threads::new(2), AtomicBool::new(false));
+    attention(
+        kernel,
+        shape,
+        inputs,
+        cache,
+        y,
+        &mut workspace,
+        &pool,
+        &cancel,
+    )
+}
+
 impl Case {
     fn new(
         heads: (usize, usize),
@@ -34,7 +57,7 @@ impl Case {
             heads: heads.0 * heads.1,
             kv_heads: heads.1,
             head_dim,
-            positions: tokens.next_multiple_of(KEY_BLOCK),
+            blocks: tokens.div_ceil(BLOCK) + 2,
         };
         let angles: Vec<f32> = random.floats(tokens * head_dim / 2);
         Self {
@@ -48,25 +71,43 @@ impl Case {
         }
     }
 
-    /// Feeds slices of so many tokens; what lies behind them in the cache is
-    /// not a number.
+    /// Where the sequence's blocks lie: backwards, from the pool's last but one.
+    fn table(&self) -> Vec<i32> {
+        let last = self.shape.blocks as i32 - 2;
+        (0..self.tokens.div_ceil(BLOCK) as i32)
+            .map(|i| last - i)
+            .collect()
+    }
+
+    /// The tokens of a slice, which is fed after `past` others.
+    fn inputs<'a>(&'a self, past: usize, sequences: &'a [Sequence<'a>]) -> Inputs<'a> {
+        let width = self.shape.qkv_width();
+        let tokens: usize = sequences.iter().map(|s| s.tokens).sum();
+        Inputs {
+            qkv: &self.qkv[past * width..(past + tokens) * width],
+            sequences,
+            cos: &self.cos,
+            sin: &self.sin,
+            sinks: &self.sinks,
+            scale: SCALE,
+            window: self.window,
+        }
+    }
+
+    /// Feeds slices of so many tokens; what else there is in the cache is not a
+    /// number.
     fn attend(&self, kernel: &dyn KernelSet, half: bool, slice: usize) -> Vec<f32> {
         let len = self.shape.cache_len();
         let mut f32s = [vec![f32::NAN; len], vec![f32::NAN; len]];
         let mut f16s = [vec![f16::NAN; len], vec![f16::NAN; len]];
-        let mut workspace = Workspace::default();
-        let (width, mut y) = (self.shape.qkv_width(), Vec::new());
-        for (i, qkv) in self.qkv.chunks(slice * width).enumerate() {
-            let tokens = qkv.len() / width;
+        let (table, mut y) = (self.table(), Vec::new());
+        for past in (0..self.tokens).step_by(slice) {
+            let tokens = slice.min(self.tokens - past);
             let mut part = vec![f32::NAN; tokens * self.shape.heads * self.shape.head_dim];
-            let inputs = Inputs {
-                qkv,
-                cos: &self.cos,
-                sin: &self.sin,
-                sinks: &self.sinks,
-                scale: SCALE,
-                window: self.window,
-                past: i * slice,
+            let sequence = Sequence {
+                tokens,
+                past,
+                blocks: &table[first_seen(past, self.window) / BLOCK..],
             };
             let cache = match half {
                 true => {
@@ -78,17 +119,12 @@ impl Case {
                     Cache::F32 { key, value }
                 }
             };
-            let cancel = AtomicBool::new(false);
-            let pool = Threads::new(2);
-            attention(
+            call(
                 kernel,
                 self.shape,
-                &inputs,
+                &self.inputs(past, &[sequence]),
                 cache,
                 &mut part,
-                &mut workspace,
-                &pool,
-                &cancel,
             )
             .unwrap();
             y.extend(part);
@@ -215,79 +251,150 @@ fn nan_is_never_hidden() {
     }
 }
 
+/// Sequences of different lengths, fed together, each to its own blocks.
 #[test]
-fn sizes_that_do_not_fit_are_refused() {
-    let case = Case::new((2, 1), 16, 20, usize::MAX, 1);
-    let good = Inputs {
-        qkv: &case.qkv,
-        cos: &case.cos,
-        sin: &case.sin,
-        sinks: &case.sinks,
-        scale: SCALE,
-        window: 9,
+fn sequences_do_not_see_each_other() {
+    for window in [usize::MAX, 40] {
+        let case = Case::new((4, 2), 32, 4 * BLOCK, window, 11);
+        let (shape, width) = (case.shape, case.shape.qkv_width());
+        let row = shape.heads * shape.head_dim;
+        // The tokens 0..256 of the case are those of three sequences.
+        let (lengths, starts) = ([130, 25, 101], [0, 130, 155]);
+        let shape = Shape { blocks: 9, ..shape };
+        let tables: [&[i32]; 3] = [&[7, 0, 4], &[3], &[8, 1]];
+        for kernel in kernels() {
+            let mut pool = [f16::NAN; 2].map(|nan| vec![nan; shape.cache_len()]);
+            let mut feed = |past: [usize; 3], tokens: [usize; 3]| {
+                let (mut qkv, mut sequences) = (Vec::new(), Vec::new());
+                for i in (0..3).filter(|&i| tokens[i] > 0) {
+                    let first = (starts[i] + past[i]) * width;
+                    qkv.extend_from_slice(&case.qkv[first..][..tokens[i] * width]);
+                    sequences.push(Sequence {
+                        tokens: tokens[i],
+                        past: past[i],
+                        blocks: &tables[i][first_seen(past[i], window) / BLOCK..],
+                    });
+                }
+                let mut y = vec![f32::NAN; tokens.iter().sum::<usize>() * row];
+                let inputs = Inputs {
+                    qkv: &qkv,
+                    ..case.inputs(0, &sequences)
+                };
+                let [key, value] = &mut pool;
+                call(kernel, shape, &inputs, Cache::F16 { key, value }, &mut y).unwrap();
+                y
+            };
+            let whole = feed([0, 0, 0], lengths);
+            // Again, in pieces and in turns.
+            let mut pieces = [Vec::new(), Vec::new(), Vec::new()];
+            let mut past = [0; 3];
+            for step in [[64, 0, 1], [1, 24, 99], [64, 1, 0], [1, 0, 1]] {
+                let mut y = feed(past, step);
+                for i in 0..3 {
+                    let rest = y.split_off(step[i] * row);
+                    pieces[i].extend(std::mem::replace(&mut y, rest));
+                    past[i] += step[i];
+                }
+            }
+            assert_eq!(past, lengths);
+            assert!(whole == pieces.concat());
+            for (i, length) in lengths.into_iter().enumerate() {
+                let alone = Case {
+                    tokens: length,
+                    qkv: case.qkv[starts[i] * width..][..length * width].to_vec(),
+                    cos: case.cos.clone(),
+                    sin: case.sin.clone(),
+                    sinks: case.sinks.clone(),
+                    ..case
+                };
+                assert!(pieces[i] == alone.attend(kernel, true, length));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused() {
+    let case = Case::new((2, 1), 16, 80, usize::MAX, 1);
+    let table = case.table();
+    let sequence = Sequence {
+        tokens: 80,
         past: 0,
+        blocks: &table,
     };
-    let call = |shape: Shape, inputs: Inputs<'_>, cancel: bool| {
+    let sequences = [sequence];
+    let good = case.inputs(0, &sequences);
+    let call = |shape: Shape, inputs: Inputs<'_>| {
         let len = case.shape.cache_len();
         let (key, value) = (&mut vec![0.0; len][..], &mut vec![0.0; len][..]);
-        let mut y = vec![0.0; 20 * 32];
-        let (kernel, cancel) = (super::super::best_kernel(), AtomicBool::new(cancel));
-        let cache = Cache::F32 { key, value };
-        let mut workspace = Workspace::default();
-        attention(
-            kernel,
-            shape,
-            &inputs,
-            cache,
-            &mut y,
-            &mut workspace,
-            &Serial,
-            &cancel,
-        )
+        let mut y = vec![0.0; 80 * 32];
+        let kernel = super::super::best_kernel();
+        call(kernel, shape, &inputs, Cache::F32 { key, value }, &mut y)
     };
-    assert!(call(case.shape, good, false).is_ok());
-    assert!(matches!(
-        call(case.shape, good, true),
-        Err(KernelError::Cancelled)
-    ));
+    assert!(call(case.shape, good).is_ok());
+    let change = |change: &dyn Fn(&mut Shape)| {
+        let mut shape = case.shape;
+        change(&mut shape);
+        shape
+    };
     let shapes = [
-        Shape {
-            heads: 3,
-            ..case.shape
-        },
-        Shape {
-            kv_heads: 0,
-            ..case.shape
-        },
-        Shape {
-            head_dim: 8,
-            ..case.shape
-        },
-        Shape {
-            positions: 17,
-            ..case.shape
-        },
-        Shape {
-            positions: 16,
-            ..case.shape
-        },
-        Shape {
-            positions: 48,
-            ..case.shape
-        },
+        change(&|shape| shape.heads = 3),
+        change(&|shape| shape.kv_heads = 0),
+        change(&|shape| shape.head_dim = 8),
+        change(&|shape| shape.blocks += 1),
+        change(&|shape| shape.blocks -= 1),
     ];
     for shape in shapes {
+        let refused = call(shape, good);
+        assert!(matches!(refused, Err(KernelError::Shape(_))), "{shape:?}");
+    }
+    let tables: [&[i32]; 5] = [&[], &[1], &[1, 1], &[0, 4], &[-1, 0]];
+    let sequences = tables
+        .map(|blocks| vec![Sequence { blocks, ..sequence }])
+        .into_iter()
+        .chain([
+            vec![Sequence {
+                past: 1,
+                ..sequence
+            }],
+            vec![Sequence {
+                past: usize::MAX,
+                ..sequence
+            }],
+            vec![Sequence {
+                tokens: 79,
+                ..sequence
+            }],
+            vec![
+                Sequence {
+                    tokens: 0,
+                    ..sequence
+                },
+                sequence,
+            ],
+            // Two that write the same block.
+            vec![
+                Sequence {
+                    tokens: 40,
+                    ..sequence
+                };
+                2
+            ],
+        ]);
+    for sequences in sequences {
+        let refused = call(
+            case.shape,
+            Inputs {
+                sequences: &sequences,
+                ..good
+            },
+        );
         assert!(
-            matches!(call(shape, good, false), Err(KernelError::Shape(_))),
-            "{shape:?}"
+            matches!(refused, Err(KernelError::Shape(_))),
+            "{sequences:?}"
         );
     }
     let inputs = [
-        Inputs { past: 13, ..good },
-        Inputs {
-            past: usize::MAX,
-            ..good
-        },
         Inputs { window: 0, ..good },
         Inputs {
             sinks: &case.sinks[1..],
@@ -303,9 +410,31 @@ fn sizes_that_do_not_fit_are_refused() {
         },
     ];
     for inputs in inputs {
-        assert!(matches!(
-            call(case.shape, inputs, false),
-            Err(KernelError::Shape(_))
-        ));
+        let refused = call(case.shape, inputs);
+        assert!(matches!(refused, Err(KernelError::Shape(_))), "{inputs:?}");
     }
+}
+
+#[test]
+fn a_cancelled_call_stops() {
+    let case = Case::new((2, 1), 16, 20, usize::MAX, 1);
+    let table = case.table();
+    let sequence = Sequence {
+        tokens: 20,
+        past: 0,
+        blocks: &table,
+    };
+    let len = case.shape.cache_len();
+    let (key, value) = (&mut vec![0.0; len][..], &mut vec![0.0; len][..]);
+    let stopped = attention(
+        super::super::best_kernel(),
+        case.shape,
+        &case.inputs(0, &[sequence]),
+        Cache::F32 { key, value },
+        &mut vec![0.0; 20 * 32],
+        &mut Workspace::default(),
+        &Serial,
+        &AtomicBool::new(true),
+    );
+    assert!(matches!(stopped, Err(KernelError::Cancelled)));
 }
