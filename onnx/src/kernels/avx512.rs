@@ -142,16 +142,8 @@ impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
 fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
-    part.run::<true, { attention::MOST_ROWS }>(scratch, |from, into| {
-        let (from, into) = (from.as_chunks::<16>().0, into.as_chunks_mut::<16>().0);
-        for (from, into) in from.iter().zip(into) {
-            // SAFETY: both hold 16 elements, and the feature is enabled around here.
-            unsafe {
-                let halves = _mm256_loadu_si256(from.as_ptr().cast());
-                _mm512_storeu_ps(into.as_mut_ptr(), _mm512_cvtph_ps(halves));
-            }
-        }
-    });
+    // SAFETY: this function has the features that these lanes stand for.
+    unsafe { part.run::<__m512, { attention::MOST_ROWS }>(scratch) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma")]

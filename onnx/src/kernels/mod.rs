@@ -8,7 +8,6 @@
 use std::ops::Range;
 
 use half::bf16;
-use half::slice::HalfFloatSliceExt;
 
 pub mod activations;
 mod aligned;
@@ -30,6 +29,7 @@ mod avx512_tile;
 pub mod dense;
 mod disjoint;
 pub mod experts;
+mod lanes;
 pub mod mxfp4;
 pub mod parallel;
 pub mod portable;
@@ -199,7 +199,8 @@ pub trait KernelSet: Send + Sync {
     /// Computes a part of a layer's attention into the front of `scratch`, see
     /// [`attention`].
     fn attend(&self, part: &attention::Part<'_>, scratch: &mut [f32]) {
-        part.run::<false, 4>(scratch, |from, into| from.convert_to_f32_slice(into));
+        // SAFETY: every processor has arrays.
+        unsafe { part.run::<[f32; lanes::LANES], 4>(scratch) }
     }
 }
 

@@ -1,14 +1,13 @@
 //! The inner loops: some rows of queries against the keys and values of a head,
-//! written once and compiled for each instruction set by inlining.
+//! written once and compiled for each instruction set by inlining, see [`Lanes`].
 
 // Indexes run over registers that several arrays share.
 #![allow(clippy::needless_range_loop)]
 
 use std::ops::Range;
 
-use half::f16;
-
-use super::super::portable::{exp, mul_add};
+use super::super::lanes::{LANES, Lanes};
+use super::super::portable::exp;
 use super::{BLOCK, Elements, KEY_GROUP, Shape};
 
 /// Some tokens' queries of the heads that share keys and values.
@@ -56,12 +55,11 @@ impl Part<'_> {
     /// Computes the first `rows * (head_dim + 2)` floats of `scratch`: for each
     /// row the weighted sum of values, its largest score, and the sum of
     /// weights. `R` rows, at most `MOST_ROWS`, are computed together.
+    ///
+    /// # Safety
+    /// The processor has what `L` stands for.
     #[inline(always)]
-    pub(crate) fn run<const FMA: bool, const R: usize>(
-        &self,
-        scratch: &mut [f32],
-        widen: impl Fn(&[f16], &mut [f32]),
-    ) {
+    pub(crate) unsafe fn run<L: Lanes, const R: usize>(&self, scratch: &mut [f32]) {
         let (dim, group) = (self.shape.head_dim, self.shape.group());
         let (results, scratch) = scratch.split_at_mut(self.rows() * (dim + 2));
         let (keys, scratch) = scratch.split_at_mut(dim * BLOCK);
@@ -81,7 +79,13 @@ impl Part<'_> {
             let load = |side: Elements<'_>, count: usize, into: &mut [f32]| {
                 let range = place..place + count * dim;
                 match side {
-                    Elements::F16(all) => widen(&all[range], &mut into[..count * dim]),
+                    Elements::F16(all) => {
+                        let all = all[range].as_chunks::<LANES>().0;
+                        for (from, into) in all.iter().zip(into.as_chunks_mut().0) {
+                            // SAFETY: the caller's promise.
+                            unsafe { L::widen(from).store(into) };
+                        }
+                    }
                     Elements::F32(all) => into[..count * dim].copy_from_slice(&all[range]),
                 }
             };
@@ -101,23 +105,29 @@ impl Part<'_> {
                     continue;
                 }
                 let blocks = all.start / KEY_GROUP..all.end.div_ceil(KEY_GROUP);
-                if rows == R {
-                    score::<FMA, R>(queries, keys, dim, blocks, scores);
-                } else {
-                    for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(BLOCK)) {
-                        score::<FMA, 1>(query, keys, dim, blocks.clone(), scores);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if rows == R {
+                        score::<L, R>(queries, keys, dim, blocks, scores);
+                    } else {
+                        for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(BLOCK)) {
+                            score::<L, 1>(query, keys, dim, blocks.clone(), scores);
+                        }
                     }
                 }
                 for (r, result) in results.chunks_exact_mut(dim + 2).enumerate() {
                     let scores = &mut scores[r * BLOCK..][..BLOCK];
-                    soften::<FMA>(scores, self.seen(i * R + r, start), &all, result);
+                    soften::<L>(scores, self.seen(i * R + r, start), &all, result);
                 }
-                if rows == R {
-                    mix::<FMA, R>(scores, values, dim, all, results);
-                } else {
-                    let scores = scores.chunks(BLOCK);
-                    for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
-                        mix::<FMA, 1>(scores, values, dim, all.clone(), result);
+                // SAFETY: the caller's promise.
+                unsafe {
+                    if rows == R {
+                        mix::<L, R>(scores, values, dim, all, results);
+                    } else {
+                        let scores = scores.chunks(BLOCK);
+                        for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
+                            mix::<L, 1>(scores, values, dim, all.clone(), result);
+                        }
                     }
                 }
             }
@@ -128,30 +138,37 @@ impl Part<'_> {
 /// Most rows that are computed together.
 pub const MOST_ROWS: usize = 8;
 
-/// `scores[r, key] = queries[r] . keys[key]` for whole blocks of keys.
+/// `scores[r, key] = queries[r] . keys[key]` for whole groups of keys.
+///
+/// # Safety
+/// The processor has what `L` stands for.
 #[inline(always)]
-fn score<const FMA: bool, const R: usize>(
+unsafe fn score<L: Lanes, const R: usize>(
     queries: &[f32],
     keys: &[f32],
     dim: usize,
-    blocks: Range<usize>,
+    groups: Range<usize>,
     scores: &mut [f32],
 ) {
     assert!(queries.len() >= R * dim);
-    for block in blocks {
-        let keys = &keys[block * KEY_GROUP * dim..][..KEY_GROUP * dim];
-        let mut sums = [[0.0f32; KEY_GROUP]; R];
-        for (i, keys) in keys.as_chunks::<KEY_GROUP>().0.iter().enumerate() {
-            for r in 0..R {
-                // SAFETY: `i` is below `dim`, and there are `R` rows.
-                let q = unsafe { *queries.get_unchecked(r * dim + i) };
-                for lane in 0..KEY_GROUP {
-                    sums[r][lane] = mul_add::<FMA>(q, keys[lane], sums[r][lane]);
+    for group in groups {
+        let keys = &keys[group * KEY_GROUP * dim..][..KEY_GROUP * dim];
+        // SAFETY: the caller's promise; `i` is below `dim`, and there are `R` rows.
+        unsafe {
+            let mut sums = [L::splat(0.0); R];
+            for (i, keys) in keys.as_chunks().0.iter().enumerate() {
+                let keys = L::load(keys);
+                for r in 0..R {
+                    let q = L::splat(*queries.get_unchecked(r * dim + i));
+                    sums[r] = sums[r].plus_product(q, keys);
                 }
             }
-        }
-        for r in 0..R {
-            scores[r * BLOCK + block * KEY_GROUP..][..KEY_GROUP].copy_from_slice(&sums[r]);
+            for r in 0..R {
+                let scores = &mut scores[r * BLOCK + group * KEY_GROUP..];
+                if let Some(scores) = scores.first_chunk_mut() {
+                    sums[r].store(scores);
+                }
+            }
         }
     }
 }
@@ -159,7 +176,7 @@ fn score<const FMA: bool, const R: usize>(
 /// Turns the scores that are `seen` into weights against the largest so far,
 /// and those of `all` that are not into zeros.
 #[inline(always)]
-fn soften<const FMA: bool>(
+fn soften<L: Lanes>(
     scores: &mut [f32],
     seen: Range<usize>,
     all: &Range<usize>,
@@ -188,14 +205,14 @@ fn soften<const FMA: bool>(
     let mut sums = [0.0; KEY_GROUP];
     for block in blocks.iter_mut() {
         for (score, sum) in block.iter_mut().zip(&mut sums) {
-            let weight = exp::<FMA>(*score - largest);
+            let weight = exp_of::<L>(*score - largest);
             let unseen = *score == f32::NEG_INFINITY;
             *score = if unseen { 0.0 } else { weight };
             *sum += *score;
         }
     }
     let sum: f32 = sums.iter().sum();
-    let shrink = exp::<FMA>(before - largest);
+    let shrink = exp_of::<L>(before - largest);
     result[dim] = largest;
     result[dim + 1] = result[dim + 1] * shrink + sum;
     if before != largest {
@@ -203,35 +220,47 @@ fn soften<const FMA: bool>(
     }
 }
 
-/// `results[r] += weights[r] . values` over the keys of `range`.
 #[inline(always)]
-fn mix<const FMA: bool, const R: usize>(
+fn exp_of<L: Lanes>(x: f32) -> f32 {
+    match L::FMA {
+        true => exp::<true>(x),
+        false => exp::<false>(x),
+    }
+}
+
+/// `results[r] += weights[r] . values` over the keys of `range`.
+///
+/// # Safety
+/// The processor has what `L` stands for.
+#[inline(always)]
+unsafe fn mix<L: Lanes, const R: usize>(
     weights: &[f32],
     values: &[f32],
     dim: usize,
     range: Range<usize>,
     results: &mut [f32],
 ) {
-    const WIDE: usize = 16;
     assert!(weights.len() >= R * BLOCK && range.end <= BLOCK);
-    for first in (0..dim).step_by(WIDE) {
-        let mut sums = [[0.0f32; WIDE]; R];
-        for key in range.clone() {
-            let Some(value) = values[key * dim + first..].first_chunk::<WIDE>() else {
-                return;
-            };
-            for r in 0..R {
-                // SAFETY: `key` is below `BLOCK`, and there are `R` rows.
-                let weight = unsafe { *weights.get_unchecked(r * BLOCK + key) };
-                for lane in 0..WIDE {
-                    sums[r][lane] = mul_add::<FMA>(weight, value[lane], sums[r][lane]);
+    assert!(dim.is_multiple_of(LANES) && values.len() >= range.end * dim);
+    for first in (0..dim).step_by(LANES) {
+        // SAFETY: the caller's promise; `key` is below `BLOCK`, there are `R`
+        // rows, and a key's value has `dim` elements, whole vectors.
+        unsafe {
+            let mut sums = [L::splat(0.0); R];
+            for key in range.clone() {
+                let value = values.as_ptr().add(key * dim + first);
+                let value = L::load(&*value.cast());
+                for r in 0..R {
+                    let weight = L::splat(*weights.get_unchecked(r * BLOCK + key));
+                    sums[r] = sums[r].plus_product(weight, value);
                 }
             }
-        }
-        for r in 0..R {
-            let result = &mut results[r * (dim + 2) + first..][..WIDE];
-            for lane in 0..WIDE {
-                result[lane] += sums[r][lane];
+            for r in 0..R {
+                let result = &mut results[r * (dim + 2) + first..];
+                if let Some(result) = result.first_chunk_mut() {
+                    let one = L::splat(1.0);
+                    sums[r].plus_product(L::load(result), one).store(result);
+                }
             }
         }
     }

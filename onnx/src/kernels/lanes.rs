@@ -1,0 +1,170 @@
+//! Sixteen floats that are computed together: one vector, two, or an array.
+//!
+//! Left to itself, the compiler may find vectors across the wrong loop: it once
+//! gathered what lies side by side, at a quarter of the speed.
+
+use half::f16;
+
+use super::portable::mul_add;
+
+/// How many floats there are.
+pub(super) const LANES: usize = 16;
+
+/// Sixteen floats.
+///
+/// # Safety
+/// Everything here may only be called where the processor has the instructions
+/// that the implementation stands for.
+pub(crate) trait Lanes: Copy {
+    /// Whether a product is added without being rounded.
+    const FMA: bool;
+    /// Sixteen times the same.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn splat(x: f32) -> Self;
+    /// Those in memory.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn load(from: &[f32; LANES]) -> Self;
+    /// Those in memory, from half precision.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn widen(from: &[f16; LANES]) -> Self;
+    /// Into memory.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn store(self, to: &mut [f32; LANES]);
+    /// `self + a * b`.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+}
+
+/// For every processor.
+impl Lanes for [f32; LANES] {
+    const FMA: bool = false;
+
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self {
+        [x; LANES]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: &[f32; LANES]) -> Self {
+        *from
+    }
+
+    #[inline(always)]
+    unsafe fn widen(from: &[f16; LANES]) -> Self {
+        from.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: &mut [f32; LANES]) {
+        *to = self;
+    }
+
+    #[inline(always)]
+    unsafe fn plus_product(mut self, a: Self, b: Self) -> Self {
+        for ((sum, a), b) in self.iter_mut().zip(a).zip(b) {
+            *sum = mul_add::<false>(a, b, *sum);
+        }
+        self
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::arch::x86_64::*;
+
+    use super::{LANES, Lanes, f16};
+
+    /// AVX-512F.
+    impl Lanes for __m512 {
+        const FMA: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_set1_ps(x) }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: &[f32; LANES]) -> Self {
+            // SAFETY: the caller's promise, and sixteen floats.
+            unsafe { _mm512_loadu_ps(from.as_ptr()) }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(from: &[f16; LANES]) -> Self {
+            // SAFETY: the caller's promise, and sixteen numbers of two bytes.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: &mut [f32; LANES]) {
+            // SAFETY: the caller's promise, and room for sixteen floats.
+            unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_fmadd_ps(a, b, self) }
+        }
+    }
+
+    /// AVX2, FMA and F16C.
+    impl Lanes for [__m256; 2] {
+        const FMA: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { [_mm256_set1_ps(x); 2] }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: &[f32; LANES]) -> Self {
+            let from = from.as_ptr();
+            // SAFETY: the caller's promise, and sixteen floats.
+            unsafe { [_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8))] }
+        }
+
+        #[inline(always)]
+        unsafe fn widen(from: &[f16; LANES]) -> Self {
+            let from: *const __m128i = from.as_ptr().cast();
+            // SAFETY: the caller's promise, and sixteen numbers of two bytes.
+            unsafe {
+                let halves = [_mm_loadu_si128(from), _mm_loadu_si128(from.add(1))];
+                [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])]
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: &mut [f32; LANES]) {
+            let to = to.as_mut_ptr();
+            // SAFETY: the caller's promise, and room for sixteen floats.
+            unsafe {
+                _mm256_storeu_ps(to, self[0]);
+                _mm256_storeu_ps(to.add(8), self[1]);
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe {
+                [
+                    _mm256_fmadd_ps(a[0], b[0], self[0]),
+                    _mm256_fmadd_ps(a[1], b[1], self[1]),
+                ]
+            }
+        }
+    }
+}
