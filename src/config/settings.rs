@@ -64,6 +64,9 @@ pub struct Runtime {
     pub threads: usize,
     /// Requests that are computed together.
     pub parallel: usize,
+    /// Whether tokens are guessed from what was said before and verified
+    /// together, where that is faster.
+    pub speculate: bool,
 }
 
 impl Default for Runtime {
@@ -73,6 +76,7 @@ impl Default for Runtime {
             provider: "auto".into(),
             threads: 0,
             parallel: 4,
+            speculate: true,
         }
     }
 }

@@ -117,6 +117,7 @@ async fn serve(
     let connection = connect(bus).await?;
     let engine = EngineSettings {
         queue: config.limits.queue,
+        speculate: config.runtime.speculate,
     };
     let host = ModelHost::new(loader, engine);
     // Found out before anyone looks, so that the first change is a change.

@@ -1,9 +1,12 @@
 //! A request that runs: its sequence, what of it is in the cache, and what it
 //! has cost.
 
+use std::cmp::Ordering;
+use std::ops::Range;
 use std::time::Instant;
 
 use super::backend::{Logits, SequenceId, Slice, Wanted};
+use super::lookup::{self, Acceptance, StepCost};
 use super::prefix_cache::Candidate;
 use super::queue::Job;
 use super::request::{EngineEvent, EngineFailure, FinishReason, Usage};
@@ -22,10 +25,13 @@ pub(super) struct Active {
     pub job: Job,
     /// `None` until there is room for it.
     pub sequence: Option<SequenceId>,
-    /// Prompt and generated tokens.
+    /// Prompt and generated tokens, then the draft.
     tokens: Vec<u32>,
     /// How many of them are in the cache.
     fed: usize,
+    /// How many of them are the draft, and how long a match led to it.
+    draft: (usize, usize),
+    acceptance: Acceptance,
     sampler: Sampler,
     pub usage: Usage,
     begun: Instant,
@@ -42,6 +48,8 @@ impl Active {
         Self {
             sequence: None,
             fed: 0,
+            draft: (0, 0),
+            acceptance: Acceptance::default(),
             sampler,
             usage: Usage {
                 prompt_tokens: tokens.len(),
@@ -87,15 +95,42 @@ impl Active {
         first
     }
 
+    /// Guesses what follows, where the step that verifies it promises more than
+    /// it costs.
+    pub fn propose(&mut self, cost: &StepCost) {
+        self.drop_draft();
+        if let Some(found) = lookup::find(&self.tokens) {
+            let left = self.job.request.max_new - self.usage.generated_tokens;
+            let count = lookup::worthwhile(&found, &mut self.acceptance, cost);
+            // The last token is sampled, not verified.
+            let count = count.min(left.saturating_sub(1));
+            let start = found.draft.start;
+            self.tokens.extend_from_within(start..start + count);
+            self.draft = (count, found.matched);
+        }
+    }
+
+    /// Forgets the draft.
+    pub fn drop_draft(&mut self) {
+        let (count, _) = std::mem::take(&mut self.draft);
+        self.tokens.truncate(self.tokens.len() - count);
+    }
+
     /// Its sequence is gone; everything must be computed again.
     pub fn stop(&mut self) -> Option<SequenceId> {
+        self.drop_draft();
         self.fed = 0;
         self.sequence.take()
     }
 
-    /// Tokens that the next step can take.
+    /// Tokens that the next step can take, the draft aside.
     pub fn left(&self) -> usize {
-        self.tokens.len() - self.fed
+        self.tokens.len() - self.draft.0 - self.fed
+    }
+
+    /// Tokens of the draft.
+    pub fn drafted(&self) -> usize {
+        self.draft.0
     }
 
     /// Tokens of the prompt that are not in the cache.
@@ -108,41 +143,78 @@ impl Active {
         self.sequence.is_some() && self.left() == 1
     }
 
-    /// Tokens of the next step, at most `most` of them.
-    pub fn slice(&self, most: usize) -> Option<Slice<'_>> {
-        let count = self.left().min(most);
+    /// Tokens of the next step: `count` of them, the draft included.
+    pub fn slice(&self, count: usize) -> Option<Slice<'_>> {
+        /// Positions of the newest token and of the draft.
+        const ALL: [usize; lookup::MOST + 1] = [0, 1, 2, 3, 4, 5, 6, 7, 8];
         Some(Slice {
             sequence: self.sequence?,
-            tokens: &self.tokens[self.fed..self.fed + count],
-            wanted: match count == self.left() {
-                true => Wanted::Last,
-                false => Wanted::None,
+            tokens: self.tokens.get(self.fed..self.fed + count)?,
+            wanted: match (count.cmp(&self.left()), self.draft.0) {
+                (Ordering::Less, _) => Wanted::None,
+                (_, 0) => Wanted::Last,
+                (_, drafted) => Wanted::At(&ALL[..=drafted]),
             },
         })
     }
 
-    /// `count` tokens are in the cache; gives the positions among them that a
-    /// later prompt may come back to.
-    pub fn advance(&mut self, count: usize) -> impl Iterator<Item = usize> + '_ {
-        let (from, to) = (self.fed, self.fed + count);
-        self.fed = to;
-        let prompt = self.usage.prompt_tokens;
+    /// Positions in the prompt from `range` that a later prompt may come back
+    /// to.
+    pub fn boundaries(&self, range: Range<usize>) -> impl Iterator<Item = usize> + '_ {
         // Where the answer begins, less the token that must be computed again
         // if the same prompt comes again.
-        let boundaries = self.job.request.boundaries.iter().copied();
-        let boundaries = boundaries.chain(prompt.checked_sub(1));
-        boundaries.filter(move |p| (from + 1..=to).contains(p))
+        let answer = self.usage.prompt_tokens.checked_sub(1);
+        let messages = self.job.request.boundaries.iter().copied();
+        messages.chain(answer).filter(move |p| range.contains(p))
     }
 
-    /// Takes in the logits of its last token; `Some` if that ends it.
-    pub fn sample(&mut self, row: &[f32]) -> Option<End> {
-        let id = match self.sampler.sample(row) {
-            Ok(id) => id,
-            Err(error) => {
-                let failure = EngineFailure::Backend(error.to_string());
-                return Some(End::Failed(failure));
+    /// How many of its tokens are in the cache.
+    pub fn fed(&self) -> usize {
+        self.fed
+    }
+
+    /// `count` tokens of the prompt are in the cache.
+    pub fn advance(&mut self, count: usize) {
+        self.fed += count;
+    }
+
+    /// Takes in the rows of its newest token and of the draft: as many tokens as
+    /// the draft was right, and one more. `Some` if that ends it. Fewer tokens
+    /// may be right than the backend has: those up to [`Active::fed`] are.
+    pub fn take(&mut self, rows: &mut Rows<'_>) -> Option<End> {
+        let (drafted, matched) = std::mem::take(&mut self.draft);
+        let confirmed = self.tokens.len() - drafted;
+        let mut end = None;
+        let mut right = 0;
+        for row in rows.take(drafted + 1) {
+            self.fed = confirmed + right;
+            let proposed = self.tokens.get(self.fed).copied();
+            let sampled = self.sample(row);
+            if let (Ok(id), Some(proposed)) = (&sampled, proposed)
+                && *id == proposed
+            {
+                right += 1;
+                continue;
             }
-        };
+            // Nothing of what the draft says from here on was right.
+            self.tokens.truncate(self.fed);
+            match sampled {
+                Ok(id) => self.tokens.push(id),
+                Err(ended) => end = Some(ended),
+            }
+            break;
+        }
+        if drafted > 0 {
+            let wrong = right < drafted && end.is_none();
+            self.acceptance.learn(matched, right, wrong);
+        }
+        end
+    }
+
+    /// Chooses a token and tells the stream; an error ends it.
+    fn sample(&mut self, row: &[f32]) -> Result<u32, End> {
+        let chosen = self.sampler.sample(row);
+        let id = chosen.map_err(|e| End::Failed(EngineFailure::Backend(e.to_string())))?;
         let logprobs = self.sampler.logprobs(row, id);
         let now = Instant::now();
         let first = *self.first_token.get_or_insert(now);
@@ -151,17 +223,16 @@ impl Active {
         self.usage.generated_tokens += 1;
         let event = EngineEvent::Token { id, logprobs };
         if self.job.events.send(event).is_err() {
-            return Some(End::Abandoned);
+            return Err(End::Abandoned);
         }
         let request = &self.job.request;
         if request.stop_tokens.contains(&id) {
-            return Some(End::Done(FinishReason::Stop(id)));
+            return Err(End::Done(FinishReason::Stop(id)));
         }
         if self.usage.generated_tokens >= request.max_new {
-            return Some(End::Done(FinishReason::Length));
+            return Err(End::Done(FinishReason::Length));
         }
-        self.tokens.push(id);
-        None
+        Ok(id)
     }
 
     /// Its sequence and the tokens of it that are in the cache.
@@ -182,10 +253,10 @@ impl<'a> Rows<'a> {
         Self { logits, next: 0 }
     }
 
-    /// The next row; empty if the backend computed fewer than it should.
-    pub fn next(&mut self) -> &'a [f32] {
-        let row = self.logits.rows().nth(self.next).unwrap_or_default();
-        self.next += 1;
-        row
+    /// The next rows; empty ones if the backend computed fewer than it should.
+    pub fn take(&mut self, count: usize) -> impl Iterator<Item = &'a [f32]> + use<'a> {
+        let (logits, first) = (self.logits, self.next);
+        self.next += count;
+        (first..first + count).map(move |row| logits.rows().nth(row).unwrap_or_default())
     }
 }

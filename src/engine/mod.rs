@@ -8,6 +8,7 @@
 
 mod active;
 pub mod backend;
+mod lookup;
 mod prefix_cache;
 mod queue;
 mod request;
@@ -36,11 +37,17 @@ pub struct EngineSettings {
     /// Requests that may wait besides the running ones; more are refused as
     /// [`SubmitError::Overloaded`].
     pub queue: usize,
+    /// Whether tokens are guessed from what was said before and verified in one
+    /// step, where that pays. The answers' distribution is the same.
+    pub speculate: bool,
 }
 
 impl Default for EngineSettings {
     fn default() -> Self {
-        Self { queue: 64 }
+        Self {
+            queue: 64,
+            speculate: true,
+        }
     }
 }
 
@@ -71,7 +78,7 @@ impl Engine {
             let shared = Arc::clone(&shared);
             std::thread::Builder::new()
                 .name("engine".into())
-                .spawn(move || worker::run(backend, &shared))?
+                .spawn(move || worker::run(backend, &shared, settings.speculate))?
         };
         Ok(Engine {
             shared,

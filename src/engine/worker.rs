@@ -2,11 +2,12 @@
 //! sequence that decodes, and a chunk of one that is still in its prompt.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
 
 use super::active::{Active, End, Rows};
 use super::backend::{Backend, BackendError, Slice};
+use super::lookup::StepCost;
 use super::prefix_cache::PrefixCache;
 use super::queue::{Counters, Outcome, Shared};
 use super::request::{EngineEvent, EngineFailure};
@@ -16,7 +17,7 @@ use super::request::{EngineEvent, EngineFailure};
 const SHARED_CHUNK: usize = 64;
 
 /// Body of the thread. Returns when the engine stops or the backend panics.
-pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared) {
+pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
     let mut worker = Worker {
         backend,
         shared,
@@ -24,6 +25,8 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared) {
         kept: PrefixCache::default(),
         crowded: false,
         steps: 0,
+        speculate,
+        cost: StepCost::default(),
     };
     loop {
         while let Some(job) = shared.next_job() {
@@ -65,6 +68,9 @@ struct Worker<'a> {
     /// Whether someone gave up its place, which stays empty until another ends.
     crowded: bool,
     steps: usize,
+    /// Whether drafts are made.
+    speculate: bool,
+    cost: StepCost,
 }
 
 /// What of an active sequence a step takes.
@@ -86,6 +92,7 @@ impl Worker<'_> {
         }
         self.end_abandoned();
         self.start_waiting();
+        self.propose();
         let parts = self.parts();
         let longest = parts.iter().max_by_key(|part| part.tokens);
         self.shared.begin_step(longest.map(|part| part.id));
@@ -142,6 +149,18 @@ impl Worker<'_> {
         }
     }
 
+    /// Drafts for a sequence that is alone: where several share a step, each
+    /// token more costs them all.
+    fn propose(&mut self) {
+        self.active.iter_mut().for_each(Active::drop_draft);
+        if let [active] = self.active.as_mut_slice()
+            && self.speculate
+            && active.decodes()
+        {
+            active.propose(&self.cost);
+        }
+    }
+
     /// A token of each sequence that decodes, and a chunk of one that does not:
     /// in turns the first of them and the one with the least left, so that
     /// short prompts need not wait for long ones, nor long ones for ever.
@@ -151,7 +170,9 @@ impl Worker<'_> {
             tokens,
         };
         let decoding = self.active.iter().filter(|a| a.decodes());
-        let mut parts: Vec<Part> = decoding.map(|active| part(active, 1)).collect();
+        let mut parts: Vec<Part> = decoding
+            .map(|active| part(active, 1 + active.drafted()))
+            .collect();
         let mut reading = self
             .active
             .iter()
@@ -179,32 +200,48 @@ impl Worker<'_> {
             .iter()
             .filter_map(|part| of(part)?.slice(part.tokens))
             .collect();
+        let begun = Instant::now();
         let result = self.backend.forward(&slices);
+        let took = begun.elapsed();
         let beat = &self.shared.counters.heartbeat;
-        beat.fetch_add(1, Ordering::Relaxed);
+        beat.fetch_add(1, Relaxed);
         let mut rows = Rows::new(result?);
-        let mut ends = Vec::new();
+        let (mut ends, mut marks) = (Vec::new(), Vec::new());
         for part in parts {
             let mut active = self.active.iter_mut();
             let Some(active) = active.find(|a| a.job.id == part.id) else {
                 continue;
             };
+            if parts.len() == 1 && active.decodes() {
+                self.cost.learn(part.tokens, took);
+            }
             let read = active.prompt_left().min(part.tokens);
             Counters::add(&self.shared.counters.prefill_tokens, read as u64);
-            if part.tokens == active.left() {
-                let end = active.sample(rows.next());
-                Counters::add(&self.shared.counters.generated_tokens, 1);
-                ends.extend(end.map(|end| (part.id, end)));
+            let before = active.fed();
+            let sequence = active.sequence.into_iter();
+            let range = before + 1..before + part.tokens + 1;
+            marks.extend(
+                sequence.flat_map(|s| active.boundaries(range.clone()).map(move |p| (s, p))),
+            );
+            if part.tokens < active.left() {
+                active.advance(part.tokens);
+                continue;
             }
+            let tokens = active.usage.generated_tokens;
+            let end = active.take(&mut rows);
+            let tokens = active.usage.generated_tokens - tokens;
+            Counters::add(&self.shared.counters.generated_tokens, tokens as u64);
+            ends.extend(end.map(|end| (part.id, end)));
         }
-        for part in parts {
-            let mut active = self.active.iter_mut();
-            if let Some(active) = active.find(|a| a.job.id == part.id)
-                && let Some(sequence) = active.sequence
+        for (sequence, position) in marks {
+            self.backend.mark(sequence, position);
+        }
+        for active in &self.active {
+            // What was drafted wrongly is in the cache, too.
+            if let Some(sequence) = active.sequence
+                && self.backend.length(sequence) > active.fed()
             {
-                for position in active.advance(part.tokens) {
-                    self.backend.mark(sequence, position);
-                }
+                self.backend.rewind(sequence, active.fed());
             }
         }
         for (id, end) in ends {

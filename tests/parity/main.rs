@@ -10,4 +10,5 @@ mod logits;
 mod metrics;
 mod reference;
 mod sequences;
+mod speculation;
 mod taught;

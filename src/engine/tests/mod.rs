@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::*;
 
 mod batching;
+mod speculation;
 
 const VOCAB: usize = 64;
 const WINDOW: usize = 100;
@@ -46,6 +47,8 @@ struct Toy {
     info: BackendInfo,
     /// Tokens that all sequences may have together.
     room: usize,
+    /// Logits are spread out instead of sure.
+    soft: bool,
     /// Positions that can be come back to, where `marks_only`.
     marks: BTreeMap<SequenceId, Vec<usize>>,
     marks_only: bool,
@@ -63,7 +66,26 @@ impl Toy {
         SequenceId(self.next)
     }
 
+    fn row(&self, last: u32) -> Vec<f32> {
+        if self.soft {
+            let hash = |next: u32| (last * 64 + next).wrapping_mul(2_654_435_761) >> 20;
+            return (0..VOCAB as u32).map(|n| hash(n) as f32 / 25.0).collect();
+        }
+        let mut row = vec![0.0; VOCAB];
+        let next = if last == 40 { 63 } else { last as usize + 1 };
+        row[next % VOCAB] = 9.0;
+        if last == 62 {
+            row.fill(f32::NAN);
+        }
+        row
+    }
+
     fn compute(&self, tokens: &[u32]) -> Result<(), BackendError> {
+        if self.soft {
+            // A step costs the same for any number of tokens, more or less.
+            std::thread::sleep(std::time::Duration::from_micros(300));
+            return Ok(());
+        }
         let mut cancelled = self.flag.cancelled.lock().unwrap();
         while tokens.contains(&63) && !*cancelled {
             cancelled = self.flag.wake.wait(cancelled).unwrap();
@@ -144,15 +166,14 @@ impl Backend for Toy {
         for slice in slices {
             let sequence = self.sequences.get_mut(&slice.sequence).unwrap();
             sequence.extend_from_slice(slice.tokens);
-            let last = *slice.tokens.last().unwrap();
-            if slice.wanted == Wanted::Last {
-                let start = self.logits.len();
-                self.logits.resize(start + VOCAB, 0.0);
-                let next = if last == 40 { 63 } else { last as usize + 1 };
-                self.logits[start + next % VOCAB] = 9.0;
-                if last == 62 {
-                    self.logits[start..].fill(f32::NAN);
-                }
+            let wanted = match slice.wanted {
+                Wanted::None => &[][..],
+                Wanted::Last => &[slice.tokens.len() - 1],
+                Wanted::At(positions) => positions,
+            };
+            for &position in wanted {
+                let row = self.row(slice.tokens[position]);
+                self.logits.extend(row);
             }
         }
         Ok(Logits {
@@ -179,6 +200,7 @@ fn toy() -> (Toy, Receiver<Seen>) {
             provider: "simulated".into(),
         },
         room: usize::MAX,
+        soft: false,
         marks: BTreeMap::new(),
         marks_only: false,
         sequences: BTreeMap::new(),
@@ -191,7 +213,11 @@ fn toy() -> (Toy, Receiver<Seen>) {
 }
 
 fn start(toy: Toy, queue: usize) -> Engine {
-    Engine::start(Box::new(toy), EngineSettings { queue }).unwrap()
+    let settings = EngineSettings {
+        queue,
+        speculate: false,
+    };
+    Engine::start(Box::new(toy), settings).unwrap()
 }
 
 fn engine_with(queue: usize) -> (Engine, Receiver<Seen>) {
