@@ -79,12 +79,17 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let loader = loader(&arguments, &config)?;
+    let engine = EngineSettings {
+        queue: config.limits.queue,
+        // A script says how long each token takes: nothing is to be gained.
+        speculate: config.runtime.speculate && arguments.simulate.is_none(),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("bus")
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(arguments.bus.into(), &config, loader));
+    let result = runtime.block_on(serve(arguments.bus.into(), &config, engine, loader));
     // A load that hangs in a file system must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -110,15 +115,12 @@ fn loader(
 async fn serve(
     bus: Bus,
     config: &Config,
+    engine: EngineSettings,
     loader: Arc<dyn Loader>,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let connection = connect(bus).await?;
-    let engine = EngineSettings {
-        queue: config.limits.queue,
-        speculate: config.runtime.speculate,
-    };
     let host = ModelHost::new(loader, engine);
     // Found out before anyone looks, so that the first change is a change.
     host.availability().await;

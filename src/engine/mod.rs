@@ -46,7 +46,7 @@ impl Default for EngineSettings {
     fn default() -> Self {
         Self {
             queue: 64,
-            speculate: true,
+            speculate: false,
         }
     }
 }

@@ -500,13 +500,16 @@ impl SimulatedBackend {
             let Some(dialogue) = self.sequences.get_mut(&slice.sequence.0) else {
                 continue;
             };
-            let next = next_token(&self.script.answers, &self.echo, dialogue, slice.wanted)?;
-            let rows = match slice.wanted {
-                Wanted::None => 0,
-                Wanted::Last => 1,
-                Wanted::At(positions) => positions.len().min(slice.tokens.len()),
+            let fed = slice.tokens.len();
+            let last = [fed - 1];
+            let wanted = match slice.wanted {
+                Wanted::None => &[],
+                Wanted::Last => &last[..],
+                Wanted::At(positions) => positions,
             };
-            for _ in 0..rows {
+            for &position in wanted {
+                let behind = fed - 1 - position;
+                let next = next_token(&self.script.answers, &self.echo, dialogue, behind)?;
                 let start = self.logits.len();
                 self.logits.resize(start + VOCAB_SIZE, 0.0);
                 // Far enough that no temperature up to 2 picks another one. The
@@ -518,18 +521,19 @@ impl SimulatedBackend {
     }
 }
 
-/// What follows in a sequence, if the script lets it.
+/// What follows in a sequence, its last `behind` tokens left aside, if the
+/// script lets it.
 fn next_token(
     answers: &[Answer],
     echo: &Answer,
     dialogue: &mut Dialogue,
-    wanted: Wanted<'_>,
+    behind: usize,
 ) -> Result<u32, BackendError> {
     let said = dialogue.said.take();
     let (prompt, answered) = dialogue.place();
+    let answered = answered.saturating_sub(behind);
     let answer = select(answers, echo, prompt);
-    let due = |after| answered >= after && wanted != Wanted::None;
-    if answer.fail_after.is_some_and(due) {
+    if answer.fail_after.is_some_and(|after| answered >= after) {
         match answer.failure {
             Failure::Error => return Err(BackendError::Provider("the script says so".into())),
             // What the script is for: a backend that breaks its promises.
