@@ -8,10 +8,11 @@ RUNTIME := $(BUILD)/runtime
 LIBRARY := $(abspath $(RUNTIME))/libonnxruntime.so.1.31.1
 VENV := $(BUILD)/venv
 FULL := $(BUILD)/fullsize
+COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help build runtime demo test test-rust test-python test-isolation lint install clean \
-	test-fullsize test-fresh perf
+	test-fullsize test-fresh perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -62,6 +63,12 @@ test-fresh: ## the README's two commands on a fresh Debian 12; needs root and de
 
 perf: build runtime ## speed and memory of an installed model: make perf MODEL=20b
 	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/fullsize $(MODEL)
+
+compare: build runtime ## speed and memory beside llama.cpp: make compare MODEL=20b; takes hours
+	$(COMPARE) build
+	$(COMPARE) weights
+	ORT_DYLIB_PATH=$(LIBRARY) $(COMPARE) run $(MODEL)
+	$(COMPARE) report
 
 install: build runtime ## install under $(DESTDIR)$(PREFIX)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install
