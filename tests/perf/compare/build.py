@@ -21,7 +21,7 @@ OPTIONS = (
     "LLAMA_BUILD_TESTS=OFF",
     "LLAMA_BUILD_EXAMPLES=OFF",
 )
-SIZE = 2 << 30
+SIZE = 1 << 30
 
 
 def build(work):
