@@ -1,5 +1,6 @@
 //! What the tiles of all instruction sets share.
 
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
@@ -20,10 +21,21 @@ impl Ahead {
     /// [`fetch`](Self::fetch).
     pub(super) fn new(w: &Matrix<'_>, rows: &Range<usize>, calls: usize) -> Self {
         let end = rows.end * w.row_blocks();
-        let lines = (rows.len() * w.row_blocks() * BLOCK_BYTES).div_ceil(64);
+        Self::from(
+            w.blocks().as_ptr().wrapping_add(end * BLOCK_BYTES),
+            w.scales().as_ptr().wrapping_add(end),
+            rows.len() * w.row_blocks() * BLOCK_BYTES,
+            calls,
+        )
+    }
+
+    /// Fetches `bytes` of weights from `blocks` on, and from `scales` on a 16th
+    /// of that, in `calls` of [`fetch`](Self::fetch). Both may be any address.
+    pub(super) fn from(blocks: *const u8, scales: *const u8, bytes: usize, calls: usize) -> Self {
+        let lines = bytes.div_ceil(64);
         Self {
-            blocks: w.blocks().as_ptr().wrapping_add(end * BLOCK_BYTES),
-            scales: w.scales().as_ptr().wrapping_add(end),
+            blocks,
+            scales,
             lines,
             each: lines.div_ceil(calls.max(1)),
             next: 0,
@@ -34,24 +46,42 @@ impl Ahead {
     pub(super) fn fetch(&mut self) {
         let end = self.lines.min(self.next + self.each);
         for line in self.next..end {
-            // SAFETY: a prefetch may point anywhere, and SSE is always there.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(self.blocks.wrapping_add(line * 64).cast());
-                if line % 16 == 0 {
-                    _mm_prefetch::<_MM_HINT_T1>(self.scales.wrapping_add(line * 4).cast());
-                }
+            prefetch(self.blocks.wrapping_add(line * 64));
+            if line % 16 == 0 {
+                prefetch(self.scales.wrapping_add(line * 4));
             }
         }
         self.next = end;
     }
 }
 
+/// Asks for the cache line at `at` in the second-level cache.
+#[inline(always)]
+fn prefetch(at: *const u8) {
+    // SAFETY: a prefetch may point anywhere, and SSE is always there.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+    }
+    // SAFETY: a prefetch may point anywhere.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!(
+            "prfm pldl2keep, [{}]",
+            in(reg) at.addr(),
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
 /// A copy of up to `BLOCKS` blocks of rows that are too few for a vector of `LANES`.
+#[cfg(target_arch = "x86_64")]
 pub(super) struct Spare<const LANES: usize, const BLOCKS: usize> {
     pub(super) codes: [[[u8; BLOCK_BYTES]; BLOCKS]; LANES],
     pub(super) scales: [[u8; BLOCKS]; LANES],
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<const LANES: usize, const BLOCKS: usize> Spare<LANES, BLOCKS> {
     pub(super) fn new(w: &Matrix<'_>, rows: Range<usize>, blocks: &Range<usize>) -> Self {
         let mut spare = Self {
