@@ -31,13 +31,23 @@ mod disjoint;
 pub mod experts;
 mod lanes;
 pub mod mxfp4;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+mod neon_dense;
+#[cfg(target_arch = "aarch64")]
+mod neon_dot;
+#[cfg(target_arch = "aarch64")]
+mod neon_experts;
+#[cfg(target_arch = "aarch64")]
+mod neon_tile;
 pub mod parallel;
 pub mod portable;
 mod routing;
 mod scalar;
 #[cfg(test)]
 mod tests;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 
 use activations::{Int8Rows, Int8Writer};
@@ -62,7 +72,8 @@ pub enum KernelError {
     Pool(String),
 }
 
-/// An instruction set that a kernel is written for, from the slowest up.
+/// An instruction set that a kernel is written for, from the slowest up within
+/// an architecture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Isa {
     /// Plain Rust.
@@ -75,16 +86,19 @@ pub enum Isa {
     Avx512Vnni,
     /// The same with VBMI.
     Avx512Vbmi,
+    /// AArch64 with dot products of bytes.
+    NeonDot,
 }
 
 impl Isa {
     /// All, from the slowest up.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Scalar,
         Self::Avx2,
         Self::AvxVnni,
         Self::Avx512Vnni,
         Self::Avx512Vbmi,
+        Self::NeonDot,
     ];
 
     /// The name used in logs and in `GPTOSS_ISA`.
@@ -95,6 +109,7 @@ impl Isa {
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Vbmi => "avx512vbmi",
+            Self::NeonDot => "neondot",
         }
     }
 }
@@ -224,7 +239,8 @@ pub fn kernel(isa: Isa) -> Option<&'static dyn KernelSet> {
         Isa::Avx512Vnni => avx512::Avx512::<false>::detect().map(|k| k as _),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vbmi => avx512::Avx512::<true>::detect().map(|k| k as _),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Isa::NeonDot => neon::Neon::detect().map(|k| k as _),
         _ => None,
     }
 }
