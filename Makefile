@@ -12,10 +12,10 @@ COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help build runtime demo test test-rust test-python test-isolation lint install clean \
-	test-fullsize test-fresh perf compare
+	test-fullsize test-fresh test-aarch64 perf compare
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
 
 build: ## gptossd, with the feature daemon alone, and gptoss-ctl
 	$(CARGO) build --locked --release --no-default-features --features daemon --bin gptossd
@@ -60,6 +60,9 @@ test-fullsize: build $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB 
 
 test-fresh: ## the README's two commands on a fresh Debian 12; needs root and debootstrap
 	tests/fresh/run $(BUILD)/debian12
+
+test-aarch64: ## the kernels' tests on emulated AArch64; needs a cross compiler and QEMU
+	tests/aarch64/run
 
 perf: build runtime ## speed and memory of an installed model: make perf MODEL=20b
 	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/fullsize $(MODEL)

@@ -181,6 +181,15 @@ pub(super) fn kernels() -> impl Iterator<Item = &'static dyn KernelSet> {
     kernels
 }
 
+/// Who emulates a processor says which kernels it must have.
+#[test]
+fn expected_kernels_are_here() {
+    if let Ok(expected) = std::env::var("GPTOSS_EXPECTED_KERNELS") {
+        let names: Vec<_> = kernels().map(|kernel| kernel.isa().name()).collect();
+        assert_eq!(names.join(","), expected);
+    }
+}
+
 fn compare(case: &Case) {
     let quantized = Int8Rows::from_rows(&case.x, case.k);
     let int8 = case.exact(|token, i| {
