@@ -168,3 +168,54 @@ mod x86 {
         }
     }
 }
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use std::arch::aarch64::*;
+
+    use super::super::neon_dot;
+    use super::{LANES, Lanes, f16};
+
+    /// NEON, which every processor of this architecture has.
+    impl Lanes for [float32x4_t; 4] {
+        const FMA: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat(x: f32) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { [vdupq_n_f32(x); 4] }
+        }
+
+        #[inline(always)]
+        unsafe fn load(from: &[f32; LANES]) -> Self {
+            let from = from.as_ptr();
+            // SAFETY: the caller's promise, and sixteen floats.
+            [0, 4, 8, 12].map(|i| unsafe { vld1q_f32(from.add(i)) })
+        }
+
+        #[inline(always)]
+        unsafe fn widen(from: &[f16; LANES]) -> Self {
+            let from: *const u16 = from.as_ptr().cast();
+            // SAFETY: the caller's promise, and sixteen numbers of two bytes.
+            let [a, b] = [0, 8].map(|i| unsafe { neon_dot::widen(vld1q_u16(from.add(i))) });
+            [a[0], a[1], b[0], b[1]]
+        }
+
+        #[inline(always)]
+        unsafe fn store(self, to: &mut [f32; LANES]) {
+            for (part, to) in self.into_iter().zip(to.as_chunks_mut::<4>().0) {
+                // SAFETY: the caller's promise, and room for four floats.
+                unsafe { vst1q_f32(to.as_mut_ptr(), part) };
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn plus_product(mut self, a: Self, b: Self) -> Self {
+            for (sum, (a, b)) in self.iter_mut().zip(a.into_iter().zip(b)) {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { vfmaq_f32(*sum, a, b) };
+            }
+            self
+        }
+    }
+}

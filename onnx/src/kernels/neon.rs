@@ -9,7 +9,7 @@ use half::bf16;
 use super::activations::{Int8Rows, Int8Writer};
 use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix, scale_value};
-use super::neon_dot::{decode, widen};
+use super::neon_dot::decode;
 use super::portable::SwiGlu;
 use super::{Isa, KernelSet, attention, neon_dense, neon_experts, portable};
 
@@ -94,17 +94,8 @@ impl KernelSet for Neon {
 
 #[target_feature(enable = "neon")]
 fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
-    part.run::<true, 4>(scratch, |from, into| {
-        let (from, into) = (from.as_chunks::<8>().0, into.as_chunks_mut::<8>().0);
-        for (from, into) in from.iter().zip(into) {
-            // SAFETY: both hold 8 elements.
-            unsafe {
-                let [low, high] = widen(vld1q_u16(from.as_ptr().cast()));
-                vst1q_f32(into.as_mut_ptr(), low);
-                vst1q_f32(into.as_mut_ptr().add(4), high);
-            }
-        }
-    });
+    // SAFETY: every processor of this architecture has NEON.
+    unsafe { part.run::<[float32x4_t; 4], 4>(scratch) }
 }
 
 #[target_feature(enable = "neon")]
