@@ -137,14 +137,13 @@ impl Manager {
         connection.object_server().at(path.clone(), request).await?;
         let (limit, connection) = (self.parts.spool_bytes, connection.clone());
         tokio::spawn(async move {
-            pump(generation, ours, limit, client.presence).await;
+            pump(generation, ours, limit, client.presence, place).await;
             let server = connection.object_server();
             let removed = server.remove::<Request, _>(reservation.path.clone()).await;
             if let Err(error) = removed {
                 tracing::warn!("cannot remove a request's object: {error}");
             }
-            // The place is the user's again once the reader has everything.
-            drop((reservation, place));
+            drop(reservation);
         });
         Ok((path, theirs.into()))
     }

@@ -1,6 +1,7 @@
 //! From a generation to its reader's socket.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -8,7 +9,7 @@ use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::session::{Failure, Generation, StreamEvent};
+use crate::session::{Failure, Generation, Place, StreamEvent};
 
 /// How long a reader has to take what is left once the request has ended.
 const LINGER: Duration = Duration::from_secs(30);
@@ -46,17 +47,27 @@ impl Spool {
 /// Returning drops the generation, which cancels it.
 ///
 /// At most `limit` bytes wait for the reader; more end the request as
-/// `SlowConsumer`.
+/// `SlowConsumer`. The `place` in its user's quota is given up when the reader
+/// has all but the last event: who reads that may ask again.
 pub async fn pump(
     generation: Generation,
     socket: UnixStream,
     limit: usize,
     mut presence: watch::Receiver<()>,
+    place: Arc<Place>,
 ) {
     let mut generation = Some(generation);
     let mut spool = Spool::default();
+    let mut last: Option<(StreamEvent, Arc<Place>)> = None;
+    let mut place = Some(place);
     let mut deadline = Instant::now();
     loop {
+        if spool.waiting().is_empty()
+            && let Some((event, place)) = last.take()
+        {
+            drop(place);
+            event.write_lines(&mut spool.bytes);
+        }
         if generation.is_none() && spool.waiting().is_empty() {
             return;
         }
@@ -75,10 +86,14 @@ pub async fn pump(
                 }
             }
             event = next(&mut generation), if generation.is_some() => {
-                let ended = match &event {
+                let ended = match event {
+                    Some(event) if event.is_last() => {
+                        last = place.take().map(|place| (event, place));
+                        true
+                    }
                     Some(event) => {
                         event.write_lines(&mut spool.bytes);
-                        event.is_last()
+                        false
                     }
                     // Its task broke; the end of file says so.
                     None => true,
