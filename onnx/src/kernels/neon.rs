@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::activations::{Int8Rows, Int8Writer};
-use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
+use super::activations::Int8Rows;
+use super::dense::{self, DenseRows, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix, scale_value};
 use super::neon_dot::decode;
 use super::portable::SwiGlu;
@@ -63,11 +63,6 @@ impl KernelSet for Neon {
         portable::add_weighted::<true>(x, bias, weight, y);
     }
 
-    unsafe fn quantize(&self, x: &[f32], into: &Int8Writer<'_>, row: usize, first_block: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { portable::quantize(x, into, row, first_block) }
-    }
-
     fn dense_int8(
         &self,
         w: &Int8Matrix<'_>,
@@ -79,11 +74,6 @@ impl KernelSet for Neon {
         dense::check(w, &rows, x, &tokens, out);
         // SAFETY: `detect` is the only source of `self`; sizes are checked.
         unsafe { neon_dense::int8(w, rows, x, tokens, out) }
-    }
-
-    unsafe fn dense_quantize(&self, x: &[f32], into: &DenseWriter<'_>, row: usize) {
-        // SAFETY: the caller's promise.
-        unsafe { dense::quantize(x, into, row) }
     }
 
     fn attend(&self, part: &attention::Part<'_>, scratch: &mut [f32]) {
