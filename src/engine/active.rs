@@ -96,9 +96,8 @@ impl Active {
     }
 
     /// Guesses what follows, where the step that verifies it promises more than
-    /// it costs.
+    /// it costs. There must be no draft.
     pub fn propose(&mut self, cost: &StepCost) {
-        self.drop_draft();
         if let Some(found) = lookup::find(&self.tokens) {
             let left = self.job.request.max_new - self.usage.generated_tokens;
             let count = lookup::worthwhile(&found, &mut self.acceptance, cost);
