@@ -2,14 +2,12 @@
 
 use std::collections::HashSet;
 
+use gptoss_onnx::export::FORMAT;
 use gptoss_onnx::graph::{ATTENTION, GPTOSS, ROPE_COS, ROPE_SIN};
 use gptoss_onnx::proto::{DataType, ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
-
-/// Version of the export format that this program runs.
-const FORMAT: &str = "2";
 
 /// Facts of an exported model.
 #[derive(Debug, Clone, PartialEq, Eq)]

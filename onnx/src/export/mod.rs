@@ -42,7 +42,7 @@ pub const MODEL_FILE: &str = "model.onnx";
 /// Property that says what external data is relative to, from the model.
 pub const EXTERNAL_ROOT: &str = "gptoss.external_root";
 /// Version of this layout, in the property `gptoss.format`.
-const FORMAT: &str = "2";
+pub const FORMAT: &str = "2";
 /// Largest protobuf message, in bytes.
 const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
 
