@@ -240,13 +240,21 @@ impl ValueInfoProto {
         self.r#type.as_ref()?.tensor_type.as_ref()?.elem_type
     }
 
-    /// Turns a tensor of `from` into one of `to`.
-    pub fn replace_element(&mut self, from: DataType, to: DataType) {
-        if self.element() == Some(from as i32)
-            && let Some(tensor) = self.r#type.as_mut().and_then(|t| t.tensor_type.as_mut())
-        {
-            tensor.elem_type = Some(to as i32);
+    /// Makes it a tensor of `element`, if it is a tensor.
+    pub fn set_element(&mut self, element: DataType) {
+        if let Some(tensor) = self.tensor_mut() {
+            tensor.elem_type = Some(element as i32);
         }
+    }
+
+    /// The innermost size of a tensor, if it is fixed.
+    pub fn last_size_mut(&mut self) -> Option<&mut i64> {
+        let shape = self.tensor_mut()?.shape.as_mut()?;
+        shape.dim.last_mut()?.dim_value.as_mut()
+    }
+
+    fn tensor_mut(&mut self) -> Option<&mut TensorTypeProto> {
+        self.r#type.as_mut()?.tensor_type.as_mut()
     }
 }
 

@@ -62,6 +62,8 @@ pub struct Runtime {
     pub provider: String,
     /// Threads of the CPU provider; 0 for one per physical core.
     pub threads: usize,
+    /// What the KV cache is made of: `f16`, or `int8` for half the memory.
+    pub kv_cache: String,
     /// Requests that are computed together.
     pub parallel: usize,
     /// Whether tokens are guessed from what was said before and verified
@@ -75,6 +77,7 @@ impl Default for Runtime {
             library: None,
             provider: "auto".into(),
             threads: 0,
+            kv_cache: "f16".into(),
             parallel: 4,
             speculate: true,
         }
@@ -157,6 +160,14 @@ impl Config {
                 key: "runtime.provider",
                 value: format!("{provider:?}"),
                 range: "auto, cuda, coreml or cpu",
+            });
+        }
+        let kv_cache = &self.runtime.kv_cache;
+        if !["f16", "int8"].contains(&kv_cache.as_str()) {
+            return Err(ConfigError::Range {
+                key: "runtime.kv-cache",
+                value: format!("{kv_cache:?}"),
+                range: "f16 or int8",
             });
         }
         Ok(())

@@ -58,6 +58,7 @@ fn wrong_kinds_and_ranges_are_errors() {
         ("[limits]\nqueue = 0", "limits.queue"),
         ("[limits]\nspool-bytes = 1", "limits.spool-bytes"),
         ("[runtime]\nprovider = \"tpu\"", "auto, cuda, coreml or cpu"),
+        ("[runtime]\nkv-cache = \"q4\"", "f16 or int8"),
         ("[runtime]\nthreads = -1", "invalid value"),
         ("[runtime]\nparallel = 0", "from 1 to 64"),
         ("[runtime\n", "line 1"),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gptoss_onnx::export::Target;
+use gptoss_onnx::kernels::attention::Precision;
 
 use crate::config::Config;
 use crate::harmony::Tokenizer;
@@ -22,6 +23,7 @@ pub struct StoreLoader {
     library: Option<PathBuf>,
     provider: ProviderChoice,
     threads: Option<usize>,
+    kv_cache: Precision,
     parallel: usize,
     /// The provider, once one has proven itself.
     chosen: Mutex<Option<ProviderReport>>,
@@ -41,6 +43,7 @@ impl StoreLoader {
             library: config.runtime.library.clone(),
             provider: config.runtime.provider.parse()?,
             threads: (threads > 0).then_some(threads),
+            kv_cache: config.runtime.kv_cache.parse()?,
             parallel: config.runtime.parallel,
             chosen: Mutex::default(),
         })
@@ -203,6 +206,7 @@ impl Loader for StoreLoader {
             target,
             context: self.context,
             threads: self.threads,
+            kv_cache: (target == Target::Cpu).then_some(self.kv_cache),
             sequences: self.parallel,
             provider: report.provider,
             ..Options::default()

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use gptoss_onnx::export::{self, ModelFile, Target};
-use gptoss_onnx::kernels::attention::BLOCK;
+use gptoss_onnx::kernels::attention::{BLOCK, Precision};
 use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
@@ -56,6 +56,9 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Compute with f32 activations: slow, for judging the export.
     pub exact: bool,
+    /// What the KV cache is made of; `None` for f16, or for f32 where `exact`.
+    /// Target `portable` has f32, and nothing else.
+    pub kv_cache: Option<Precision>,
     /// A provider that [`choose`](super::choose) found to work.
     pub provider: Provider,
     /// Most tokens computed in one run.
@@ -82,6 +85,7 @@ impl Default for Options {
             context: DEFAULT_CONTEXT,
             threads: None,
             exact: false,
+            kv_cache: None,
             provider: Provider::Cpu,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             prefault: true,
@@ -104,6 +108,8 @@ pub struct LoadReport {
     pub need: u64,
     /// Bytes of the KV cache.
     pub cache: u64,
+    /// What the KV cache is made of.
+    pub kv_cache: Precision,
     /// Weights brought into memory, where that was asked for.
     pub prefault: Option<PrefaultReport>,
     /// Threads within one operator.
@@ -156,6 +162,10 @@ impl OrtBackend {
         let file =
             export::read_model(&folder).map_err(|error| RuntimeError::Model(error.to_string()))?;
         let file = if options.exact { file.exact() } else { file };
+        let file = match options.kv_cache {
+            Some(precision) => file.with_cache(precision),
+            None => file,
+        };
         let ModelFile {
             bytes,
             external_root,
@@ -184,6 +194,12 @@ impl OrtBackend {
     ) -> Result<Self, RuntimeError> {
         let started = Instant::now();
         let facts = ModelFacts::read(model)?;
+        if options.kv_cache.is_some_and(|wanted| wanted != facts.cache) {
+            return Err(RuntimeError::Model(format!(
+                "the key/value cache of this export can only be of {}",
+                facts.cache.name()
+            )));
+        }
         let context = options.context.clamp(1, facts.max_positions);
         let layout = Layout::new(&facts, context, options);
         let shape = layout.shape(&facts, context);
@@ -224,6 +240,7 @@ impl OrtBackend {
                 session: session_duration,
                 need,
                 cache: cache_bytes,
+                kv_cache: facts.cache,
                 prefault: None,
                 threads,
             },
@@ -536,13 +553,18 @@ impl Layout {
                 Self::Paged { sizes, .. } => (sizes.full, BLOCK),
             };
             LayerShape {
-                dimensions: [blocks, facts.kv_heads, positions, facts.head_dim],
+                dimensions: [
+                    blocks,
+                    facts.kv_heads,
+                    positions,
+                    facts.cache.row_len(facts.head_dim),
+                ],
                 window,
             }
         };
         CacheShape {
             layers: (0..facts.layers).map(layer).collect(),
-            half: facts.half_cache,
+            precision: facts.cache,
         }
     }
 

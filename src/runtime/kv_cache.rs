@@ -7,6 +7,7 @@
 use std::ops::Range;
 use std::ptr::NonNull;
 
+use gptoss_onnx::kernels::attention::Precision;
 use memmap2::MmapRaw;
 use ort::AsPointer;
 use ort::memory::Allocator;
@@ -20,27 +21,22 @@ use super::error::RuntimeError;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct CacheShape {
     pub layers: Vec<LayerShape>,
-    /// Half precision numbers, else single precision.
-    pub half: bool,
+    pub precision: Precision,
 }
 
 /// Shape of one side of a layer's cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LayerShape {
-    /// `[blocks, kv_heads, positions of a block, head_dim]`; a cache that is not
-    /// paged is one block.
+    /// `[blocks, kv_heads, positions of a block, elements of a head]`; a cache
+    /// that is not paged is one block.
     pub dimensions: [usize; 4],
     /// Whether the layer has a sliding window.
     pub window: bool,
 }
 
 impl CacheShape {
-    fn bytes_of(&self, elements: usize) -> usize {
-        elements * if self.half { 2 } else { 4 }
-    }
-
     fn side_bytes(&self, layer: LayerShape) -> usize {
-        self.bytes_of(layer.dimensions.iter().product())
+        layer.dimensions.iter().product::<usize>() * self.precision.bytes()
     }
 
     /// Bytes of the whole cache.
@@ -95,7 +91,7 @@ impl KvCache {
                 // runs, only `copy` touches the memory besides.
                 unsafe {
                     let start = memory.as_mut_ptr().add(place.start);
-                    tensor_over(start, place.len(), dimensions, shape.half)
+                    tensor_over(start, place.len(), dimensions, shape.precision)
                 }
             })
             .collect::<Result<_, _>>()?;
@@ -120,7 +116,7 @@ impl KvCache {
     /// Fills blocks of all layers of a kind with small numbers.
     pub fn fill_with_noise(&mut self, window: bool, blocks: &[u32]) {
         // Upper bytes of numbers that are small and finite in half and in single
-        // precision; the lower ones may be anything.
+        // precision, lines of int8 ones included; the lower ones may be anything.
         const UPPER: [u8; 4] = [0x2c, 0xac, 0x2e, 0xae];
         let mut random = 0x9e37_79b9_u32;
         for (i, place) in self.places.iter().enumerate() {
@@ -186,17 +182,18 @@ unsafe fn tensor_over(
     start: *mut u8,
     length: usize,
     dimensions: [usize; 4],
-    half: bool,
+    precision: Precision,
 ) -> Result<DynValue, RuntimeError> {
     let allocator = Allocator::default();
     let dimensions = dimensions.map(|n| n as i64);
-    let element = match half {
-        true => TensorElementType::Float16,
-        false => TensorElementType::Float32,
+    let element = match precision {
+        Precision::F16 => TensorElementType::Float16,
+        Precision::F32 => TensorElementType::Float32,
+        Precision::Int8 => TensorElementType::Uint8,
     };
     let mut value = std::ptr::null_mut();
     // SAFETY: pointers and lengths describe live memory of the stated size,
-    // aligned for either (a multiple of 64 from a page boundary).
+    // aligned for any (a multiple of 64 from a page boundary).
     unsafe {
         ort::Error::result_from_status((ort::api().CreateTensorWithDataAsOrtValue)(
             allocator.memory_info().ptr(),

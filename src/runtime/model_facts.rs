@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 
 use gptoss_onnx::export::FORMAT;
-use gptoss_onnx::graph::{ATTENTION, GPTOSS, ROPE_COS, ROPE_SIN};
-use gptoss_onnx::proto::{DataType, ModelProto, NodeProto, TensorProto};
+use gptoss_onnx::graph::{ROPE_COS, ROPE_SIN, attention_precision};
+use gptoss_onnx::kernels::attention::Precision;
+use gptoss_onnx::proto::{ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
@@ -25,8 +26,8 @@ pub(super) struct ModelFacts {
     pub weight_bytes: u64,
     /// What of them a step reads.
     pub step_weights: StepWeights,
-    /// Whether the cache holds half precision numbers.
-    pub half_cache: bool,
+    /// What the cache is made of.
+    pub cache: Precision,
     /// Query heads of an attention operator that keeps a whole matrix of
     /// scores, `None` where the graph has no such operator.
     pub score_heads: Option<usize>,
@@ -84,11 +85,9 @@ impl ModelFacts {
                 .map(stored_bytes)
                 .sum(),
             step_weights: step_weights(&model),
-            half_cache: model
-                .graph
-                .iter()
-                .flat_map(|graph| &graph.input)
-                .any(|input| input.element() == Some(DataType::Float16 as i32)),
+            cache: attention_nodes(&model)
+                .next()
+                .map_or(Precision::F32, |(precision, _)| precision),
             score_heads: model
                 .graph
                 .iter()
@@ -99,14 +98,17 @@ impl ModelFacts {
     }
 }
 
+/// The nodes of our attention, each with what its cache is made of.
+fn attention_nodes(model: &ModelProto) -> impl Iterator<Item = (Precision, &NodeProto)> {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    nodes.filter_map(|node| Some((attention_precision(node)?, node)))
+}
+
 /// The windows of the nodes of our attention, of which there is one a layer.
 fn windows(model: &ModelProto, layers: usize) -> Result<Vec<Option<usize>>, RuntimeError> {
-    let ours = |node: &&NodeProto| {
-        let name = node.op_type.as_deref().unwrap_or_default();
-        node.domain.as_deref() == Some(GPTOSS) && ATTENTION.contains(&name)
-    };
-    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
-    let windows: Vec<_> = nodes.filter(ours).map(local_window).collect();
+    let windows: Vec<_> = attention_nodes(model)
+        .map(|(_, node)| local_window(node))
+        .collect();
     let mut sizes = windows.iter().flatten();
     let first = sizes.next();
     if !(windows.is_empty() || windows.len() == layers) || sizes.any(|size| Some(size) != first) {
@@ -202,7 +204,12 @@ mod tests {
             assert_eq!(facts.vocab_size, config.vocab_size);
             let stock = target == Target::Portable;
             assert_eq!(facts.score_heads, stock.then_some(config.heads));
-            assert_eq!(facts.half_cache, !stock);
+            let cache = if stock {
+                Precision::F32
+            } else {
+                Precision::F16
+            };
+            assert_eq!(facts.cache, cache);
             let sliding = facts.windows.iter().flatten().count();
             let layers = config.layer_types.iter();
             let expected = layers.filter(|layer| **layer == LayerType::Sliding);

@@ -3,6 +3,7 @@
 use gptoss::engine::Solo;
 use gptoss::runtime::{Options, OrtBackend};
 use gptoss_onnx::export::Target;
+use gptoss_onnx::kernels::attention::Precision;
 
 use super::harness;
 use super::metrics::Comparison;
@@ -73,10 +74,19 @@ fn exact(target: Target, feeding: Feeding) {
 
 /// Limits for int8 activations: median and p95 of the divergence, top-1.
 fn as_shipped(name: &'static str, feeding: Feeding, limits: [f64; 3]) {
+    within(name, feeding, Precision::F16, limits);
+}
+
+/// The same with a cache of `kv_cache`.
+fn within(name: &'static str, feeding: Feeding, kv_cache: Precision, limits: [f64; 3]) {
     let cases = reference::cases(name);
-    let mut backend = harness::load(name, options(Target::Cpu, false, feeding));
+    let options = Options {
+        kv_cache: Some(kv_cache),
+        ..options(Target::Cpu, false, feeding)
+    };
+    let mut backend = harness::load(name, options);
     let comparison = compare(&mut backend, &cases, feeding);
-    println!("{name} cpu as shipped {feeding:?}: {comparison}");
+    println!("{name} cpu as shipped, cache of {kv_cache:?}, {feeding:?}: {comparison}");
     let [median, p95, top1] = limits;
     assert!(comparison.median_divergence() <= median, "{comparison}");
     assert!(comparison.p95_divergence() <= p95, "{comparison}");
@@ -144,4 +154,45 @@ fn rand96_as_shipped_chunks() {
 #[test]
 fn rand96_as_shipped_token_by_token() {
     as_shipped("rand96", Feeding::Single, RAND96);
+}
+
+#[test]
+fn grid64_with_an_int8_cache() {
+    for feeding in [Feeding::Whole, Feeding::Chunks(48), Feeding::Single] {
+        within("grid64", feeding, Precision::Int8, GRID64);
+    }
+}
+
+#[test]
+fn rand96_with_an_int8_cache() {
+    for feeding in [Feeding::Whole, Feeding::Chunks(48), Feeding::Single] {
+        within("rand96", feeding, Precision::Int8, RAND96);
+    }
+}
+
+/// What an int8 cache adds to the error of everything else.
+#[test]
+fn the_error_of_an_int8_cache_alone() {
+    let feeding = Feeding::Chunks(48);
+    for (name, limit) in [("grid64", 1e-3), ("rand96", 1e-2)] {
+        let cases = reference::cases(name);
+        let [mut plain, mut int8] = [Precision::F32, Precision::Int8].map(|kv_cache| {
+            let options = Options {
+                kv_cache: Some(kv_cache),
+                ..options(Target::Cpu, true, feeding)
+            };
+            harness::load(name, options)
+        });
+        let mut comparison = Comparison::default();
+        for case in &cases {
+            let expected = harness::logits(&mut plain, &case.ids, &case.positions, case.ids.len());
+            let got = harness::logits(&mut int8, &case.ids, &case.positions, case.ids.len());
+            for (expected, got) in expected.rows().into_iter().zip(got.rows()) {
+                comparison.add(expected.as_slice().unwrap(), got.as_slice().unwrap());
+            }
+        }
+        println!("{name} int8 cache against f32, exact otherwise: {comparison}");
+        assert!(comparison.median_divergence() <= limit, "{comparison}");
+        assert!(comparison.median_divergence() > 0.0);
+    }
 }

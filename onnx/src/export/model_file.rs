@@ -1,13 +1,14 @@
 //! Reads an exported model back, for a runtime.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
 use super::{EXTERNAL_ROOT, FORMAT, MODEL_FILE, ModelError, external_root};
-use crate::graph::{ACCURACY_LEVEL, ACTIVATIONS, ATTENTION, GPTOSS};
+use crate::graph::{ACCURACY_LEVEL, ACTIVATIONS, attention_operator, attention_precision};
+use crate::kernels::attention::Precision;
 use crate::proto::{DataType, GraphProto, ModelProto};
 
 /// An exported model, ready to be loaded from memory.
@@ -26,20 +27,31 @@ impl ModelFile {
     /// they are.
     #[must_use]
     pub fn exact(self) -> Self {
+        self.changed(|graph| {
+            use_cache(graph, Precision::F32);
+            let attributes = graph.node.iter_mut().flat_map(|node| &mut node.attribute);
+            for attribute in attributes {
+                match attribute.name.as_deref() {
+                    Some(ACCURACY_LEVEL) => attribute.i = Some(0),
+                    Some(ACTIVATIONS) => attribute.s = Some(b"float32".to_vec()),
+                    _ => {}
+                }
+            }
+        })
+    }
+
+    /// The same model with another cache, if it is one of ours: that of target
+    /// `portable`, and bytes that are no model, stay as they are.
+    #[must_use]
+    pub fn with_cache(self, precision: Precision) -> Self {
+        self.changed(|graph| use_cache(graph, precision))
+    }
+
+    fn changed(self, change: impl FnOnce(&mut GraphProto)) -> Self {
         let Ok(mut model) = ModelProto::decode(self.bytes.as_slice()) else {
             return self;
         };
-        if let Some(graph) = &mut model.graph {
-            use_float32_cache(graph);
-        }
-        let nodes = model.graph.iter_mut().flat_map(|graph| &mut graph.node);
-        for attribute in nodes.flat_map(|node| &mut node.attribute) {
-            match attribute.name.as_deref() {
-                Some(ACCURACY_LEVEL) => attribute.i = Some(0),
-                Some(ACTIVATIONS) => attribute.s = Some(b"float32".to_vec()),
-                _ => {}
-            }
-        }
+        model.graph.as_mut().map(change);
         Self {
             bytes: model.encode_to_vec(),
             external_root: self.external_root,
@@ -47,19 +59,30 @@ impl ModelFile {
     }
 }
 
-/// Makes the cache of our attention float32.
-fn use_float32_cache(graph: &mut GraphProto) {
-    let [half, float32] = ATTENTION;
-    let mut changed = false;
+/// Makes the cache of our attention one of `precision`.
+fn use_cache(graph: &mut GraphProto, precision: Precision) {
+    let mut sides = HashMap::new();
     for node in &mut graph.node {
-        if node.domain.as_deref() == Some(GPTOSS) && node.op_type.as_deref() == Some(half) {
-            node.op_type = Some(float32.to_owned());
-            changed = true;
+        if let Some(before) = attention_precision(node) {
+            node.op_type = Some(attention_operator(precision).to_owned());
+            let past = node.input.iter().skip(1).take(2);
+            let present = node.output.iter().skip(1).take(2);
+            sides.extend(past.chain(present).map(|name| (name.clone(), before)));
         }
     }
+    let element = match precision {
+        Precision::F16 => DataType::Float16,
+        Precision::F32 => DataType::Float,
+        Precision::Int8 => DataType::Uint8,
+    };
     for value in graph.input.iter_mut().chain(&mut graph.output) {
-        if changed {
-            value.replace_element(DataType::Float16, DataType::Float);
+        let name = value.name.as_deref().unwrap_or_default();
+        if let Some(before) = sides.get(name) {
+            value.set_element(element);
+            if let Some(last) = value.last_size_mut() {
+                let head_dim = before.head_dim(usize::try_from(*last).unwrap_or_default());
+                *last = precision.row_len(head_dim) as i64;
+            }
         }
     }
 }

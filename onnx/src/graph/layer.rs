@@ -1,13 +1,14 @@
 //! One layer: attention, router, and the experts of each target.
 
 use crate::checkpoint::LayerType;
+use crate::kernels::attention::Precision;
 use crate::proto::{AttributeProto, DataType};
 use crate::quantize::int4;
 
 use super::plan::Job;
 use super::{
-    ACCURACY_LEVEL, ACTIVATIONS, ATTENTION, BLOCKS, Builder, FIRST_AXIS, GPTOSS, MICROSOFT,
-    Operators, ROPE_COS, ROPE_SIN, SEQUENCES, STANDARD, WINDOW_BLOCKS,
+    ACCURACY_LEVEL, ACTIVATIONS, BLOCKS, Builder, FIRST_AXIS, GPTOSS, MICROSOFT, Operators,
+    ROPE_COS, ROPE_SIN, SEQUENCES, STANDARD, WINDOW_BLOCKS, attention_operator,
 };
 
 /// Slope inside the experts' sigmoid.
@@ -63,7 +64,7 @@ impl Builder<'_> {
                     ROPE_SIN,
                     &sinks,
                 ];
-                let operator = (GPTOSS, ATTENTION[0]);
+                let operator = (GPTOSS, attention_operator(Precision::F16));
                 self.plan
                     .node(operator, &prefix, &inputs, &outputs, attributes);
             }

@@ -33,8 +33,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::checkpoint::{Config, LayerType};
-use crate::kernels::attention::BLOCK;
-use crate::proto::{AttributeProto, DataType};
+use crate::kernels::attention::{BLOCK, Precision};
+use crate::proto::{AttributeProto, DataType, NodeProto};
 use crate::quantize::int8;
 
 pub use plan::{Content, Initializer, Job, Plan};
@@ -429,7 +429,20 @@ impl<'a> Builder<'a> {
 /// Attribute of the stock quantized operators: 4 computes with int8
 /// activations, 0 with float32.
 pub const ACCURACY_LEVEL: &str = "accuracy_level";
-/// Names of `gptoss:Attention` over a cache of f16, and of f32.
-pub const ATTENTION: [&str; 2] = ["Attention", "AttentionFloat32"];
+/// Name of our attention over a cache of `precision`.
+pub fn attention_operator(precision: Precision) -> &'static str {
+    match precision {
+        Precision::F16 => "Attention",
+        Precision::F32 => "AttentionFloat32",
+        Precision::Int8 => "AttentionInt8",
+    }
+}
+
+/// What the cache of `node` is made of, if it is our attention.
+pub fn attention_precision(node: &NodeProto) -> Option<Precision> {
+    let ours = node.domain.as_deref() == Some(GPTOSS);
+    let named = |p: &Precision| node.op_type.as_deref() == Some(attention_operator(*p));
+    Precision::ALL.into_iter().find(|p| ours && named(p))
+}
 /// Attribute of `gptoss:MoE` and `gptoss:Linear`: `int8` or `float32`.
 pub const ACTIVATIONS: &str = "activations";

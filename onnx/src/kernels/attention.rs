@@ -3,25 +3,38 @@
 //! at a time, softmax corrected as it goes, so that no matrix of scores exists.
 //!
 //! The cache of a layer is a pool of blocks of 64 positions,
-//! `[blocks, kv_heads, 64, head_dim]` elements a side, float16, or float32 where
-//! exactness matters more than memory. A sequence's blocks lie anywhere in the
-//! pool, in the order that its table says; sequences that begin alike may share
-//! blocks. Values lie in that order. Keys lie in groups of 16 positions,
-//! transposed, so that a vector holds one element of 16 keys and no sum crosses
-//! its lanes:
+//! `[blocks, kv_heads, 64, head_dim]` elements a side, see [`Precision`]. A
+//! sequence's blocks lie anywhere in the pool, in the order that its table says;
+//! sequences that begin alike may share blocks. Values lie in that order. Keys
+//! lie in groups of 16 positions, transposed, so that a vector holds one element
+//! of 16 keys and no sum crosses its lanes:
 //!
 //! ```text
 //! value[block, kv_head, position, element]
 //! key[block, kv_head, position / 16, element, position % 16]
 //! ```
+//!
+//! Of int8, 16 elements of a position share a line from the least of them to the
+//! largest, `least + scale * element`, whose two bfloat16, in the processor's order
+//! of bytes, follow the elements of a head's block. A side is `[blocks, kv_heads,
+//! 64, head_dim * 5 / 4]` bytes:
+//!
+//! ```text
+//! [block, kv_head]:  64 * head_dim elements as above
+//!                    line[element / 16, (scale, least), position]
+//! ```
+//!
+//! One scale for all of a head, or lines for 32 elements, miss the limits that the
+//! parity tests set.
 
 mod append;
 mod part;
 mod plan;
 
+use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::aligned::{Aligned, with_scratch};
 use super::disjoint::Disjoint;
@@ -37,6 +50,10 @@ pub use part::{MOST_ROWS, Part};
 pub const BLOCK: usize = 64;
 /// Positions of a group of transposed keys.
 const KEY_GROUP: usize = 16;
+/// Int8 elements that share a line.
+const LINE_GROUP: usize = 16;
+/// Bytes of a line.
+const LINE_BYTES: usize = 2 * size_of::<bf16>();
 
 /// Sizes of a layer's attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,14 +74,14 @@ impl Shape {
         self.heads / self.kv_heads
     }
 
-    /// Elements of one side of the cache.
-    pub fn cache_len(&self) -> usize {
-        self.blocks * self.kv_heads * BLOCK * self.head_dim
+    /// Elements of one side of the cache, lines included.
+    pub fn cache_len(&self, precision: Precision) -> usize {
+        self.blocks * self.kv_heads * BLOCK * precision.row_len(self.head_dim)
     }
 
     /// Index of the first element of a head in a block of the cache.
-    fn head_start(&self, block: i32, kv_head: usize) -> usize {
-        (block as usize * self.kv_heads + kv_head) * BLOCK * self.head_dim
+    fn head_start(&self, precision: Precision, block: i32, kv_head: usize) -> usize {
+        (block as usize * self.kv_heads + kv_head) * BLOCK * precision.row_len(self.head_dim)
     }
 
     /// Elements of a token's queries, keys and values together.
@@ -87,32 +104,107 @@ impl Shape {
     }
 }
 
+/// What a cache is made of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Half precision.
+    #[default]
+    F16,
+    /// Single precision, where exactness matters more than memory.
+    F32,
+    /// Int8 between the least and the largest of 16 elements: 5/8 of the memory.
+    Int8,
+}
+
+impl Precision {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::F16, Self::F32, Self::Int8];
+
+    /// Its name: `f16`, `f32` or `int8`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+            Self::Int8 => "int8",
+        }
+    }
+
+    /// Elements that a head of a position takes, its lines included.
+    pub fn row_len(self, head_dim: usize) -> usize {
+        match self {
+            Self::F16 | Self::F32 => head_dim,
+            Self::Int8 => head_dim + head_dim / LINE_GROUP * LINE_BYTES,
+        }
+    }
+
+    /// The elements of a head, of how many [`row_len`](Self::row_len) is told.
+    pub fn head_dim(self, row_len: usize) -> usize {
+        match self {
+            Self::F16 | Self::F32 => row_len,
+            Self::Int8 => row_len / self.row_len(LINE_GROUP) * LINE_GROUP,
+        }
+    }
+
+    /// Bytes of an element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F16 => size_of::<f16>(),
+            Self::F32 => size_of::<f32>(),
+            Self::Int8 => size_of::<u8>(),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = KernelError;
+
+    fn from_str(name: &str) -> Result<Self, KernelError> {
+        let found = Self::ALL.into_iter().find(|p| p.name() == name);
+        found.ok_or_else(|| {
+            KernelError::Shape(format!("a cache is of f16, f32 or int8, not {name:?}"))
+        })
+    }
+}
+
 /// One side of a cache, to be read.
 #[derive(Clone, Copy, Debug)]
 pub enum Elements<'a> {
-    /// Half precision.
+    /// See [`Precision::F16`].
     F16(&'a [f16]),
-    /// Single precision.
+    /// See [`Precision::F32`].
     F32(&'a [f32]),
+    /// See [`Precision::Int8`].
+    Int8(&'a [u8]),
 }
 
-/// Both sides of a cache, to be written.
+/// Both sides of a cache, to be written: keys, values.
 #[derive(Debug)]
 pub enum Cache<'a> {
-    /// Half precision.
-    F16 {
-        /// Keys.
-        key: &'a mut [f16],
-        /// Values.
-        value: &'a mut [f16],
-    },
-    /// Single precision.
-    F32 {
-        /// Keys.
-        key: &'a mut [f32],
-        /// Values.
-        value: &'a mut [f32],
-    },
+    /// See [`Precision::F16`].
+    F16([&'a mut [f16]; 2]),
+    /// See [`Precision::F32`].
+    F32([&'a mut [f32]; 2]),
+    /// See [`Precision::Int8`].
+    Int8([&'a mut [u8]; 2]),
+}
+
+impl Cache<'_> {
+    fn precision(&self) -> Precision {
+        match self {
+            Self::F16(_) => Precision::F16,
+            Self::F32(_) => Precision::F32,
+            Self::Int8(_) => Precision::Int8,
+        }
+    }
+
+    /// Elements of the sides.
+    fn lens(&self) -> [usize; 2] {
+        match self {
+            Self::F16(sides) => sides.each_ref().map(|side| side.len()),
+            Self::F32(sides) => sides.each_ref().map(|side| side.len()),
+            Self::Int8(sides) => sides.each_ref().map(|side| side.len()),
+        }
+    }
 }
 
 /// Some tokens that follow one another in a sequence, and where its cache lies.
@@ -185,16 +277,14 @@ pub fn attention(
     workspace.queries.resize(shape.kv_heads * tokens * width);
     let queries = Disjoint::new(workspace.queries.as_mut_slice());
     match &mut cache {
-        Cache::F16 { key, value } => {
-            append(shape, inputs, tokens, &queries, key, value, pool, cancel)?;
-        }
-        Cache::F32 { key, value } => {
-            append(shape, inputs, tokens, &queries, key, value, pool, cancel)?;
-        }
+        Cache::F16(sides) => append(shape, inputs, tokens, &queries, sides, pool, cancel)?,
+        Cache::F32(sides) => append(shape, inputs, tokens, &queries, sides, pool, cancel)?,
+        Cache::Int8(sides) => append(shape, inputs, tokens, &queries, sides, pool, cancel)?,
     }
-    let (key, value) = match cache {
-        Cache::F16 { key, value } => (Elements::F16(key), Elements::F16(value)),
-        Cache::F32 { key, value } => (Elements::F32(key), Elements::F32(value)),
+    let [key, value] = match cache {
+        Cache::F16(sides) => sides.map(|side| Elements::F16(side)),
+        Cache::F32(sides) => sides.map(|side| Elements::F32(side)),
+        Cache::Int8(sides) => sides.map(|side| Elements::Int8(side)),
     };
     let plan = &mut workspace.plan;
     plan.cut(shape, inputs);
@@ -255,10 +345,7 @@ fn check(
     tokens: usize,
     y: &[f32],
 ) -> Result<(), KernelError> {
-    let (key, value) = match cache {
-        Cache::F16 { key, value } => (key.len(), value.len()),
-        Cache::F32 { key, value } => (key.len(), value.len()),
-    };
+    let cache_len = shape.cache_len(cache.precision());
     let table = inputs.cos.len() / (shape.head_dim / 2);
     let given = inputs.sequences.iter().try_fold(0, |sum: usize, sequence| {
         let total = sequence.past.checked_add(sequence.tokens)?;
@@ -266,8 +353,7 @@ fn check(
     });
     let fits = inputs.qkv.len() == tokens * shape.qkv_width()
         && y.len() == tokens * shape.heads * shape.head_dim
-        && key == shape.cache_len()
-        && value == shape.cache_len()
+        && cache.lens() == [cache_len; 2]
         && inputs.sinks.len() == shape.heads
         && inputs.cos.len() == inputs.sin.len()
         && inputs.window > 0
@@ -276,9 +362,11 @@ fn check(
         return Ok(());
     }
     Err(KernelError::Shape(format!(
-        "{tokens} tokens of sequences {:?} do not fit {shape:?} with {key} keys, {value} values, \
+        "{tokens} tokens of sequences {:?} do not fit {shape:?} with a cache of {:?} {:?} elements, \
          {} sinks, {table} rotations and a window of {}",
         inputs.sequences,
+        cache.lens(),
+        cache.precision(),
         inputs.sinks.len(),
         inputs.window
     )))

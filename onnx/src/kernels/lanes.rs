@@ -33,6 +33,11 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// The trait's.
     unsafe fn widen(from: &[f16; LANES]) -> Self;
+    /// Those in memory, from integers.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn widen_uint8(from: &[u8; LANES]) -> Self;
     /// Into memory.
     ///
     /// # Safety
@@ -62,6 +67,11 @@ impl Lanes for [f32; LANES] {
     #[inline(always)]
     unsafe fn widen(from: &[f16; LANES]) -> Self {
         from.map(f16::to_f32)
+    }
+
+    #[inline(always)]
+    unsafe fn widen_uint8(from: &[u8; LANES]) -> Self {
+        from.map(f32::from)
     }
 
     #[inline(always)]
@@ -107,6 +117,15 @@ mod x86 {
         }
 
         #[inline(always)]
+        unsafe fn widen_uint8(from: &[u8; LANES]) -> Self {
+            // SAFETY: the caller's promise, and sixteen bytes.
+            unsafe {
+                let bytes = _mm_loadu_si128(from.as_ptr().cast());
+                _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))
+            }
+        }
+
+        #[inline(always)]
         unsafe fn store(self, to: &mut [f32; LANES]) {
             // SAFETY: the caller's promise, and room for sixteen floats.
             unsafe { _mm512_storeu_ps(to.as_mut_ptr(), self) }
@@ -144,6 +163,15 @@ mod x86 {
                 let halves = [_mm_loadu_si128(from), _mm_loadu_si128(from.add(1))];
                 [_mm256_cvtph_ps(halves[0]), _mm256_cvtph_ps(halves[1])]
             }
+        }
+
+        #[inline(always)]
+        unsafe fn widen_uint8(from: &[u8; LANES]) -> Self {
+            // SAFETY: the caller's promise, and sixteen bytes.
+            [0, 8].map(|i| unsafe {
+                let bytes = _mm_loadl_epi64(from.as_ptr().add(i).cast());
+                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
+            })
         }
 
         #[inline(always)]
@@ -199,6 +227,20 @@ mod aarch64 {
             // SAFETY: the caller's promise, and sixteen numbers of two bytes.
             let [a, b] = [0, 8].map(|i| unsafe { neon_dot::widen(vld1q_u16(from.add(i))) });
             [a[0], a[1], b[0], b[1]]
+        }
+
+        #[inline(always)]
+        unsafe fn widen_uint8(from: &[u8; LANES]) -> Self {
+            // SAFETY: the caller's promise, and sixteen bytes.
+            unsafe {
+                let [low, high] = [0, 8].map(|i| vmovl_u8(vld1_u8(from.as_ptr().add(i))));
+                [
+                    vcvtq_f32_u32(vmovl_u16(vget_low_u16(low))),
+                    vcvtq_f32_u32(vmovl_u16(vget_high_u16(low))),
+                    vcvtq_f32_u32(vmovl_u16(vget_low_u16(high))),
+                    vcvtq_f32_u32(vmovl_u16(vget_high_u16(high))),
+                ]
+            }
         }
 
         #[inline(always)]

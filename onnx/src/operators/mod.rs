@@ -17,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ort::operator::OperatorDomain;
 
+use crate::kernels::attention::Precision;
+
 mod attention;
 mod linear;
 mod moe;
@@ -45,11 +47,14 @@ pub struct Control {
 /// # Errors
 /// ONNX Runtime refused the registration.
 pub fn domain(control: &Arc<Control>) -> ort::Result<OperatorDomain> {
-    OperatorDomain::new(DOMAIN)?
+    let domain = OperatorDomain::new(DOMAIN)?
         .add(MoE::new(Arc::clone(control)))?
-        .add(Linear::new(Arc::clone(control)))?
-        .add(Attention::<true>::new(Arc::clone(control)))?
-        .add(Attention::<false>::new(Arc::clone(control)))
+        .add(Linear::new(Arc::clone(control)))?;
+    Precision::ALL
+        .into_iter()
+        .try_fold(domain, |domain, precision| {
+            domain.add(Attention::new(precision, Arc::clone(control)))
+        })
 }
 
 /// Held while a session with [`domain`] is opened. ONNX Runtime keeps the names

@@ -54,16 +54,6 @@ impl Machine {
     }
 }
 
-impl Machine {
-    /// llama-bench's name of what the cache holds.
-    fn cache_type(&self) -> &'static str {
-        match self.target {
-            Target::Cpu => "f16",
-            Target::Portable => "f32",
-        }
-    }
-}
-
 impl Measured {
     /// Seconds that all repetitions took.
     pub fn seconds(&self) -> f64 {
@@ -173,8 +163,8 @@ fn entry(machine: &Machine, measured: &Measured) -> Value {
         "n_batch": machine.chunk,
         "n_ubatch": machine.chunk,
         "n_threads": machine.load.threads,
-        "type_k": machine.cache_type(),
-        "type_v": machine.cache_type(),
+        "type_k": machine.load.kv_cache.name(),
+        "type_v": machine.load.kv_cache.name(),
         "n_prompt": measured.test.prompt,
         "n_gen": measured.test.generate,
         "n_depth": measured.test.depth,

@@ -1,6 +1,6 @@
 //! `gptoss-ctl eval`: logits of given tokens, so that anyone can judge the numbers.
 
-mod perplexity;
+pub(super) mod perplexity;
 mod prompts;
 
 use std::io::BufWriter;
@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
 use gptoss_onnx::export::Target;
+use gptoss_onnx::kernels::attention::Precision;
 use ndarray::{Array1, Array2, ArrayView1};
 use ndarray_npy::NpzWriter;
 use serde_json::json;
@@ -44,6 +45,10 @@ pub struct Args {
     /// Compute with float32 activations; slow.
     #[arg(long)]
     exact: bool,
+    /// What the KV cache is made of: f16, f32 or int8 [default: as exported,
+    /// f32 with --exact].
+    #[arg(long, value_name = "KIND")]
+    kv_cache: Option<Precision>,
     /// Continue each prompt greedily: p{i}_greedy, i64 [N], end tokens ignored.
     #[arg(long, value_name = "N", default_value_t = 0)]
     greedy: usize,
@@ -87,6 +92,7 @@ fn load(args: &Args, located: &Located, context: usize) -> Result<Solo<OrtBacken
         context,
         threads: args.threads,
         exact: args.exact,
+        kv_cache: args.kv_cache,
         prefill_chunk: args.chunk,
         prefault: false,
         ..Options::default()
@@ -111,6 +117,7 @@ fn run_logits(
             "model": located.name,
             "target": args.target.to_string(),
             "exact": args.exact,
+            "kv_cache": backend.backend().load_report().kv_cache.name(),
             "prompts": prompts.len(),
             "rows": rows,
             "output": output,
@@ -143,6 +150,7 @@ fn run_perplexity(
             "model": located.name,
             "target": args.target.to_string(),
             "exact": args.exact,
+            "kv_cache": backend.backend().load_report().kv_cache.name(),
             "window": window,
             "windows": measured.windows,
             "tokens": tokens.len(),

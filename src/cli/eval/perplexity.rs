@@ -29,7 +29,7 @@ impl Perplexity {
 
 /// The tokens of the text in `path`, in the vocabulary of the model in
 /// `revision`.
-pub(super) fn tokens(path: &Path, revision: &Path) -> Result<Vec<u32>, CliError> {
+pub(in crate::cli) fn tokens(path: &Path, revision: &Path) -> Result<Vec<u32>, CliError> {
     let text = std::fs::read(path).map_err(|error| {
         let status = match error.kind() {
             std::io::ErrorKind::NotFound => ExitStatus::NotFound,

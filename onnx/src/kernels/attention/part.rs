@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::super::lanes::{LANES, Lanes};
 use super::super::portable::exp;
-use super::{BLOCK, Elements, KEY_GROUP, Shape};
+use super::{BLOCK, Elements, KEY_GROUP, LINE_GROUP, Precision, Shape};
 
 /// Some tokens' queries of the heads that share keys and values.
 #[derive(Debug)]
@@ -37,10 +37,10 @@ impl Part<'_> {
         self.queries.len() / self.shape.head_dim
     }
 
-    /// Floats that [`run`](Self::run) needs: results, keys, values, scores.
+    /// Floats that [`run`](Self::run) needs: results, keys, values, lines, scores.
     pub(super) fn scratch_len(&self) -> usize {
         let dim = self.shape.head_dim;
-        self.rows() * (dim + 2) + (2 * dim + MOST_ROWS) * BLOCK
+        self.rows() * (dim + 2) + (2 * dim + 2 * (dim / LINE_GROUP) + MOST_ROWS) * BLOCK
     }
 
     /// The positions of the block from `start` on that `row` sees, relative to it.
@@ -63,7 +63,9 @@ impl Part<'_> {
         let (dim, group) = (self.shape.head_dim, self.shape.group());
         let (results, scratch) = scratch.split_at_mut(self.rows() * (dim + 2));
         let (keys, scratch) = scratch.split_at_mut(dim * BLOCK);
-        let (values, scores) = scratch.split_at_mut(dim * BLOCK);
+        let (values, scratch) = scratch.split_at_mut(dim * BLOCK);
+        let (lines, scores) = scratch.split_at_mut(dim / LINE_GROUP * 2 * BLOCK);
+        let lines = lines.as_chunks_mut().0.as_chunks_mut().0;
         for (row, result) in results.chunks_exact_mut(dim + 2).enumerate() {
             result[..dim].fill(0.0);
             let sink = self.sinks[row % group];
@@ -75,22 +77,23 @@ impl Part<'_> {
         for start in self.positions.clone().step_by(BLOCK) {
             let count = BLOCK.min(self.positions.end - start);
             let block = self.blocks[start / BLOCK - self.first_block];
-            let place = self.shape.head_start(block, self.kv_head);
-            let load = |side: Elements<'_>, count: usize, into: &mut [f32]| {
-                let range = place..place + count * dim;
-                match side {
-                    Elements::F16(all) => {
-                        let all = all[range].as_chunks::<LANES>().0;
-                        for (from, into) in all.iter().zip(into.as_chunks_mut().0) {
-                            // SAFETY: the caller's promise.
-                            unsafe { L::widen(from).store(into) };
-                        }
-                    }
-                    Elements::F32(all) => into[..count * dim].copy_from_slice(&all[range]),
-                }
-            };
-            load(self.key, count.next_multiple_of(KEY_GROUP), keys);
-            load(self.value, count, values);
+            let groups = count.div_ceil(KEY_GROUP);
+            // SAFETY: the caller's promise.
+            unsafe {
+                let keys_line = |lines: &[[[f32; BLOCK]; 2]], vector: usize| {
+                    let (keys, element) = (vector / dim, vector % dim);
+                    let line = &lines[element / LINE_GROUP];
+                    line.each_ref().map(|n| L::load(&n.as_chunks().0[keys]))
+                };
+                let keys = &mut keys[..groups * KEY_GROUP * dim];
+                self.load(self.key, block, keys_line, lines, keys);
+                let value_line = |lines: &[[[f32; BLOCK]; 2]], vector: usize| {
+                    let (value, elements) = (vector / (dim / LANES), vector % (dim / LANES));
+                    lines[elements].map(|n| L::splat(n[value]))
+                };
+                let values = &mut values[..count * dim];
+                self.load(self.value, block, value_line, lines, values);
+            }
             let queries = self.queries.chunks(R * dim);
             for (i, (queries, results)) in
                 queries.zip(results.chunks_mut(R * (dim + 2))).enumerate()
@@ -128,6 +131,50 @@ impl Part<'_> {
                         for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
                             mix::<L, 1>(scores, values, dim, all.clone(), result);
                         }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Widens the first elements of the head's part of a block. A vector of
+    /// int8 elements gets what `line` makes of the block's lines and of the
+    /// vector's index: scales, least values.
+    ///
+    /// # Safety
+    /// The processor has what `L` stands for.
+    #[inline(always)]
+    unsafe fn load<L: Lanes>(
+        &self,
+        side: Elements<'_>,
+        block: i32,
+        line: impl Fn(&[[[f32; BLOCK]; 2]], usize) -> [L; 2],
+        lines: &mut [[[f32; BLOCK]; 2]],
+        into: &mut [f32],
+    ) {
+        let dim = self.shape.head_dim;
+        let start = |precision| self.shape.head_start(precision, block, self.kv_head);
+        let vectors = into.as_chunks_mut::<LANES>().0;
+        match side {
+            Elements::F16(all) => {
+                let all = all[start(Precision::F16)..].as_chunks().0;
+                for (from, into) in all.iter().zip(vectors) {
+                    // SAFETY: the caller's promise.
+                    unsafe { L::widen(from).store(into) };
+                }
+            }
+            Elements::F32(all) => into.copy_from_slice(&all[start(Precision::F32)..][..into.len()]),
+            Elements::Int8(all) => {
+                let (all, after) = all[start(Precision::Int8)..].split_at(BLOCK * dim);
+                let numbers = lines.as_flattened_mut().as_flattened_mut();
+                for (number, bytes) in numbers.iter_mut().zip(after.as_chunks().0) {
+                    *number = f32::from_bits(u32::from(u16::from_ne_bytes(*bytes)) << 16);
+                }
+                for (i, (from, into)) in all.as_chunks().0.iter().zip(vectors).enumerate() {
+                    // SAFETY: the caller's promise.
+                    unsafe {
+                        let [scale, least] = line(lines, i);
+                        least.plus_product(scale, L::widen_uint8(from)).store(into);
                     }
                 }
             }

@@ -22,6 +22,33 @@ struct Case {
 
 const SCALE: f32 = 0.25;
 
+/// A cache that holds nothing that is a number.
+enum Memory {
+    F16([Vec<f16>; 2]),
+    F32([Vec<f32>; 2]),
+    Int8([Vec<u8>; 2]),
+}
+
+impl Memory {
+    fn new(shape: Shape, precision: Precision) -> Self {
+        let len = shape.cache_len(precision);
+        match precision {
+            Precision::F16 => Self::F16([0, 1].map(|_| vec![f16::NAN; len])),
+            Precision::F32 => Self::F32([0, 1].map(|_| vec![f32::NAN; len])),
+            // In lines, all bits set are no number either.
+            Precision::Int8 => Self::Int8([0, 1].map(|_| vec![255; len])),
+        }
+    }
+
+    fn cache(&mut self) -> Cache<'_> {
+        match self {
+            Self::F16(sides) => Cache::F16(sides.each_mut().map(Vec::as_mut_slice)),
+            Self::F32(sides) => Cache::F32(sides.each_mut().map(Vec::as_mut_slice)),
+            Self::Int8(sides) => Cache::Int8(sides.each_mut().map(Vec::as_mut_slice)),
+        }
+    }
+}
+
 /// A call on two threads.
 fn call(
     kernel: &dyn KernelSet,
@@ -96,10 +123,8 @@ impl Case {
 
     /// Feeds slices of so many tokens; what else there is in the cache is not a
     /// number.
-    fn attend(&self, kernel: &dyn KernelSet, half: bool, slice: usize) -> Vec<f32> {
-        let len = self.shape.cache_len();
-        let mut f32s = [vec![f32::NAN; len], vec![f32::NAN; len]];
-        let mut f16s = [vec![f16::NAN; len], vec![f16::NAN; len]];
+    fn attend(&self, kernel: &dyn KernelSet, precision: Precision, slice: usize) -> Vec<f32> {
+        let mut memory = Memory::new(self.shape, precision);
         let (table, mut y) = (self.table(), Vec::new());
         for past in (0..self.tokens).step_by(slice) {
             let tokens = slice.min(self.tokens - past);
@@ -109,24 +134,9 @@ impl Case {
                 past,
                 blocks: &table[first_seen(past, self.window) / BLOCK..],
             };
-            let cache = match half {
-                true => {
-                    let [key, value] = &mut f16s;
-                    Cache::F16 { key, value }
-                }
-                false => {
-                    let [key, value] = &mut f32s;
-                    Cache::F32 { key, value }
-                }
-            };
-            call(
-                kernel,
-                self.shape,
-                &self.inputs(past, &[sequence]),
-                cache,
-                &mut part,
-            )
-            .unwrap();
+            let sequences = [sequence];
+            let inputs = self.inputs(past, &sequences);
+            call(kernel, self.shape, &inputs, memory.cache(), &mut part).unwrap();
             y.extend(part);
         }
         y
@@ -187,13 +197,24 @@ impl Case {
     fn compare(&self, slices: &[usize]) {
         let exact = self.exact();
         for kernel in kernels() {
-            for (half, limit) in [(false, 3e-6), (true, 2e-3)] {
+            let limits = [
+                (Precision::F32, 3e-6),
+                (Precision::F16, 2e-3),
+                (Precision::Int8, 1.2e-2),
+            ];
+            for (precision, limit) in limits {
                 for &slice in slices {
-                    let y = self.attend(kernel, half, slice);
+                    let y = self.attend(kernel, precision, slice);
                     assert_eq!(y.len(), exact.len());
                     for (i, (y, exact)) in y.iter().zip(&exact).enumerate() {
                         let error = (f64::from(*y) - exact).abs();
-                        let what = (kernel.isa().name(), half, slice, self.shape, self.window);
+                        let what = (
+                            kernel.isa().name(),
+                            precision,
+                            slice,
+                            self.shape,
+                            self.window,
+                        );
                         assert!(error <= limit, "{what:?} at {i}: {y} for {exact}");
                     }
                 }
@@ -220,7 +241,7 @@ fn splits_agree_with_float64() {
     let long = Case::new((2, 1), 16, 2 * SPLIT + 90, usize::MAX, 3);
     let exact = long.exact();
     for kernel in kernels() {
-        let y = long.attend(kernel, false, 1);
+        let y = long.attend(kernel, Precision::F32, 1);
         let worst = y.iter().zip(&exact).map(|(y, e)| (f64::from(*y) - e).abs());
         assert!(worst.fold(0.0, f64::max) < 3e-6);
     }
@@ -230,9 +251,11 @@ fn splits_agree_with_float64() {
 fn the_cut_of_a_prompt_changes_nothing() {
     let case = Case::new((8, 1), 64, 100, 40, 7);
     for kernel in kernels() {
-        let whole = case.attend(kernel, true, 100);
-        for slice in [1, 7, 64] {
-            assert!(whole == case.attend(kernel, true, slice));
+        for precision in Precision::ALL {
+            let whole = case.attend(kernel, precision, 100);
+            for slice in [1, 7, 64] {
+                assert!(whole == case.attend(kernel, precision, slice));
+            }
         }
     }
 }
@@ -243,8 +266,8 @@ fn nan_is_never_hidden() {
     let width = case.shape.qkv_width();
     case.qkv[65 * width + 2 * 16] = f32::NAN;
     for kernel in kernels() {
-        for half in [false, true] {
-            let y = case.attend(kernel, half, 70);
+        for precision in Precision::ALL {
+            let y = case.attend(kernel, precision, 70);
             assert!(y[..65 * 32].iter().all(|y| y.is_finite()));
             assert!(y[65 * 32..].iter().all(|y| y.is_nan()));
         }
@@ -262,8 +285,9 @@ fn sequences_do_not_see_each_other() {
         let (lengths, starts) = ([130, 25, 101], [0, 130, 155]);
         let shape = Shape { blocks: 9, ..shape };
         let tables: [&[i32]; 3] = [&[7, 0, 4], &[3], &[8, 1]];
-        for kernel in kernels() {
-            let mut pool = [f16::NAN; 2].map(|nan| vec![nan; shape.cache_len()]);
+        let each = |kernel| Precision::ALL.map(|precision| (kernel, precision));
+        for (kernel, precision) in kernels().flat_map(each) {
+            let mut memory = Memory::new(shape, precision);
             let mut feed = |past: [usize; 3], tokens: [usize; 3]| {
                 let (mut qkv, mut sequences) = (Vec::new(), Vec::new());
                 for i in (0..3).filter(|&i| tokens[i] > 0) {
@@ -280,8 +304,7 @@ fn sequences_do_not_see_each_other() {
                     qkv: &qkv,
                     ..case.inputs(0, &sequences)
                 };
-                let [key, value] = &mut pool;
-                call(kernel, shape, &inputs, Cache::F16 { key, value }, &mut y).unwrap();
+                call(kernel, shape, &inputs, memory.cache(), &mut y).unwrap();
                 y
             };
             let whole = feed([0, 0, 0], lengths);
@@ -307,7 +330,7 @@ fn sequences_do_not_see_each_other() {
                     sinks: case.sinks.clone(),
                     ..case
                 };
-                assert!(pieces[i] == alone.attend(kernel, true, length));
+                assert!(pieces[i] == alone.attend(kernel, precision, length));
             }
         }
     }
@@ -325,11 +348,15 @@ fn what_does_not_fit_is_refused() {
     let sequences = [sequence];
     let good = case.inputs(0, &sequences);
     let call = |shape: Shape, inputs: Inputs<'_>| {
-        let len = case.shape.cache_len();
-        let (key, value) = (&mut vec![0.0; len][..], &mut vec![0.0; len][..]);
         let mut y = vec![0.0; 80 * 32];
         let kernel = super::super::best_kernel();
-        call(kernel, shape, &inputs, Cache::F32 { key, value }, &mut y)
+        let results = Precision::ALL.map(|precision| {
+            let mut memory = Memory::new(case.shape, precision);
+            call(kernel, shape, &inputs, memory.cache(), &mut y)
+        });
+        assert!(results.iter().all(|r| r.is_ok() == results[0].is_ok()));
+        let [result, ..] = results;
+        result
     };
     assert!(call(case.shape, good).is_ok());
     let change = |change: &dyn Fn(&mut Shape)| {
@@ -424,13 +451,11 @@ fn a_cancelled_call_stops() {
         past: 0,
         blocks: &table,
     };
-    let len = case.shape.cache_len();
-    let (key, value) = (&mut vec![0.0; len][..], &mut vec![0.0; len][..]);
     let stopped = attention(
         super::super::best_kernel(),
         case.shape,
         &case.inputs(0, &[sequence]),
-        Cache::F32 { key, value },
+        Memory::new(case.shape, Precision::F16).cache(),
         &mut vec![0.0; 20 * 32],
         &mut Workspace::default(),
         &Serial,
