@@ -146,3 +146,25 @@ fn sequences_together_and_deep_caches_are_measured() {
     let drawn = std::fs::read_to_string(plot).unwrap();
     assert!(drawn.contains("tg3 x 3"), "{drawn}");
 }
+
+#[test]
+fn a_replayed_answer_takes_fewer_steps_with_drafts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (prompt, answer) = (folder.path().join("prompt"), folder.path().join("answer"));
+    let text = "the tide rises, the tide falls, and twilight darkens. ";
+    std::fs::write(&prompt, text).unwrap();
+    std::fs::write(&answer, text.repeat(2)).unwrap();
+    let files = [&prompt, &answer].map(|path| path.to_str().unwrap());
+    let output = bench(&["--replay", files[0], files[1], "-r", "1", "--json"]);
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{words}");
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |pointer: &str| told.pointer(pointer).unwrap().as_f64().unwrap();
+    // The first token belongs to the prompt's step.
+    let tokens = number("/n_gen");
+    assert_eq!(tokens, 2.0 * number("/n_prompt") - 1.0);
+    assert_eq!(number("/without/steps"), tokens);
+    assert!(number("/with/steps") < tokens, "{told}");
+    assert!((number("/tokens_per_step") * number("/with/steps") / tokens - 1.0).abs() < 1e-9);
+    assert!(number("/gain") > 0.0);
+}

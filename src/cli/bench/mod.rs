@@ -3,17 +3,21 @@
 mod measure;
 mod plot;
 mod profile;
+mod replay;
 mod report;
 mod samples;
 
 use std::path::PathBuf;
 
 use gptoss_onnx::export::Target;
+use gptoss_onnx::kernels::attention::Precision;
 
 use self::measure::{Memory, measure};
 use self::report::{Machine, Measured};
 use super::eval::positive;
+use super::locate::Located;
 use super::{CliError, ExitStatus, Global, in_process, locate};
+use crate::engine::Backend;
 use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, bandwidth};
 
 /// Arguments of `gptoss-ctl bench`. Short options are llama-bench's.
@@ -74,6 +78,9 @@ pub struct Args {
     /// Positions of the KV cache [default: as many as the tests need].
     #[arg(long, value_name = "N", value_parser = positive)]
     context: Option<usize>,
+    /// What the KV cache is made of: f16, f32 or int8 [default: as exported].
+    #[arg(long, value_name = "KIND")]
+    kv_cache: Option<Precision>,
     /// Most tokens computed at once.
     #[arg(long, value_name = "N", default_value_t = DEFAULT_PREFILL_CHUNK, value_parser = positive)]
     chunk: usize,
@@ -86,6 +93,10 @@ pub struct Args {
     /// Say how long each operator took; everything is slower then.
     #[arg(long)]
     profile: bool,
+    /// Instead of all that: how much faster an answer comes when its tokens are
+    /// guessed from what was said before. The model computes, but says ANSWER.
+    #[arg(long, value_names = ["PROMPT", "ANSWER"], num_args = 2)]
+    replay: Vec<PathBuf>,
     /// Draw tokens per second against depth.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -137,22 +148,30 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         ));
     };
     let located = locate::locate(global, &args.model)?;
+    if !args.replay.is_empty() {
+        let text = replay::Text::read(&args.replay, &located)?;
+        let options = Options {
+            context: args.context.unwrap_or(text.positions()),
+            ..options(&args, &located)
+        };
+        let load = || -> Result<Box<dyn Backend>, CliError> {
+            Ok(Box::new(in_process::load_backend(
+                &located,
+                options.clone(),
+            )?))
+        };
+        return replay::run(&load, &text, args.repetitions, global.json);
+    }
     let in_all = |test: &Test| test.parallel * test.positions().next_multiple_of(64);
     let profile = profile::Folder::new(args.profile)?;
     let mut backend = in_process::load_backend(
         &located,
         Options {
-            model: located.name.clone(),
-            target: args.target,
             context: args.context.unwrap_or(needed),
             cache_positions: tests.iter().map(in_all).max(),
             sequences: args.parallel.iter().copied().max().unwrap_or(1),
-            threads: args.threads,
-            prefill_chunk: args.chunk,
-            prefault: !args.no_prefault,
-            spinning: !args.no_spinning,
             profile: profile.path(),
-            ..Options::default()
+            ..options(&args, &located)
         },
     )?;
     let read = bandwidth::measure(backend.load_report().threads);
@@ -181,6 +200,20 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         plot::write(file, &all)?;
     }
     profile.print(&mut backend, &all)
+}
+
+/// What all measurements have in common.
+fn options(args: &Args, located: &Located) -> Options {
+    Options {
+        model: located.name.clone(),
+        target: args.target,
+        threads: args.threads,
+        kv_cache: args.kv_cache,
+        prefill_chunk: args.chunk,
+        prefault: !args.no_prefault,
+        spinning: !args.no_spinning,
+        ..Options::default()
+    }
 }
 
 fn tests(args: &Args) -> Vec<Test> {
