@@ -44,7 +44,7 @@ def parser():
 def add_run_options(command):
     command.add_argument("model", metavar="MODEL", help="an installed model, or its folder")
     command.add_argument("--only", metavar="TEST,…", default="",
-                         help=", ".join(test.name for test in throughput.TESTS))
+                         help=", ".join(test.name for test in throughput.ALL))
     command.add_argument("--pairs", metavar="N", type=int, help="at most so many of each test")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import build
 import machine
+import serving
 import throughput
 import turns
 
@@ -22,6 +23,7 @@ def report(results):
         if of_test:
             speed_row(test, of_test)
     memory_rows([pair for pair in pairs if pair["test"] == throughput.MEMORY_TEST])
+    served_rows([pair for pair in pairs if pair["test"] == throughput.SERVED.name])
     foot(pairs)
 
 
@@ -71,6 +73,24 @@ def memory_rows(pairs):
               f"| {len(pairs)} | |")
 
 
+def served_rows(pairs):
+    """Milliseconds to a first token, theirs through ours, and what the servers held."""
+    if not pairs:
+        return
+    speeds = spread([turn["bandwidth"] for turn in all_turns(pairs)])
+    counts = {turn["new_tokens"] for turn in all_turns(pairs)}
+    tokens = listed(int(count) for count in counts)
+    rows = {f"first token, {tokens} new ones": "new", "first token, the same again": "again"}
+    for what, key in rows.items():
+        times = [[statistics.median(pair[side][key]) for pair in pairs] for side in turns.SIDES]
+        ratio = spread([ours / theirs for ours, theirs in zip(*times)], 3)
+        ours, theirs = (spread(side, 0) for side in times)
+        print(f"| {what} | {ours} ms | {theirs} ms | {ratio} | {len(pairs)} | {speeds} GB/s |")
+    ours, theirs = (max(pair[side]["took"]["peak"] for pair in pairs) for side in turns.SIDES)
+    print(f"| peak of the servers, context {serving.CONTEXT} | {ours / 1e9:.2f} GB "
+          f"| {theirs / 1e9:.2f} GB | {ours / theirs:.2f} | {len(pairs)} | |")
+
+
 def foot(pairs):
     every = all_turns(pairs)
     threads = {side: {pair[side]["threads"] for pair in pairs} for side in turns.SIDES}
@@ -87,9 +107,9 @@ def foot(pairs):
         print(f"    {command}")
 
 
-def spread(values):
-    middle = f"{statistics.median(values):.2f}"
-    return middle if len(values) == 1 else f"{middle} [{min(values):.2f} to {max(values):.2f}]"
+def spread(values, digits=2):
+    middle, least, most = (f"{f(values):.{digits}f}" for f in (statistics.median, min, max))
+    return middle if len(values) == 1 else f"{middle} [{least} to {most}]"
 
 
 def listed(values):

@@ -1,5 +1,6 @@
 """Tokens per second and memory: `gptoss-ctl bench` against `llama-bench`."""
 
+import copy
 import hashlib
 import json
 import os
@@ -9,13 +10,15 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import machine
 import measured
+import serving
 
 CONTEXT = 8192
 GENERATED = 16
 
 
-@dataclass(frozen=True)
+@dataclass
 class Test:
     """One run of each program: `prompt` tokens at once or `generate` one by one."""
 
@@ -26,6 +29,10 @@ class Test:
     depth: int
     repetitions: int
     pairs: int
+
+    def measure(self, side):
+        """A turn of `side`."""
+        return side.bench(self)
 
     def words(self):
         """The options that both programs understand."""
@@ -55,6 +62,8 @@ TESTS = (
     decode("decode-8192", f"decode up to depth {CONTEXT}", CONTEXT - GENERATED, 2),
 )
 MEMORY_TEST = "decode-8192"
+SERVED = serving.FirstToken()
+ALL = (*TESTS, SERVED)
 
 
 class Ours:
@@ -65,6 +74,8 @@ class Ours:
     def __init__(self, work, model):
         self.work, self.model = work, model
         self.program = os.environ.get("GPTOSS_CTL", "target/release/gptoss-ctl")
+        beside = Path(self.program).with_name("gptossd")
+        self.daemon = os.environ.get("GPTOSSD", str(beside))
         self.entry = self.probe()
         target = Path(self.entry["model_filename"]).parent
         files = [*target.iterdir(), *target.parent.glob("*.safetensors")]
@@ -82,9 +93,18 @@ class Ours:
 
     def setup(self):
         kept = ("build_version", "onnxruntime", "model_type", "model_filename", "n_threads")
-        return {"program": digest(self.program), **{key: self.entry[key] for key in kept}}
+        programs = {"program": digest(self.program)}
+        if Path(self.daemon).is_file():
+            programs["daemon"] = digest(self.daemon)
+        return programs | {key: self.entry[key] for key in kept}
 
-    def measure(self, test):
+    def threads(self):
+        return self.entry["n_threads"]
+
+    def serve(self, log):
+        return serving.Gptossd(self.daemon, self.program, self.model, log)
+
+    def bench(self, test):
         command = [self.program, "bench", self.model, "--json", *test.words()]
         command += ["--context", str(CONTEXT)]
         entry, turn = bench(self, test, command)
@@ -106,7 +126,14 @@ class Theirs:
     def setup(self):
         return {"program": digest(self.program), "weights": self.work.weights.stat().st_size}
 
-    def measure(self, test):
+    def threads(self):
+        return machine.cores()
+
+    def serve(self, log):
+        return serving.LlamaServer(str(self.work.program("llama-server")),
+                                   self.work.weights, log)
+
+    def bench(self, test):
         command = [self.program, "-m", str(self.work.weights), "-o", "json", *test.words()]
         _, turn = bench(self, test, command)
         return turn | {"held": turn["took"]["peak"]}
@@ -134,10 +161,11 @@ def digest(path):
 
 def chosen(names, pairs):
     """The tests of these names, all without any, with at most so many pairs."""
-    unknown = set(names) - {test.name for test in TESTS}
+    unknown = set(names) - {test.name for test in ALL}
     if unknown:
-        known = ", ".join(test.name for test in TESTS)
+        known = ", ".join(test.name for test in ALL)
         sys.exit(f"there is no test {', '.join(sorted(unknown))}; there are {known}")
-    tests = [test for test in TESTS if not names or test.name in names]
-    return [Test(**{**vars(test), "pairs": min(test.pairs, pairs or test.pairs)})
-            for test in tests]
+    tests = [copy.copy(test) for test in ALL if not names or test.name in names]
+    for test in tests:
+        test.pairs = min(test.pairs, pairs or test.pairs)
+    return tests

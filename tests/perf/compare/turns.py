@@ -1,8 +1,8 @@
 """Runs two sides in turns and keeps what they measured.
 
-A side has a `name`, the `files` of its model, `setup()` with what must not
-change within one file of results, and `measure(test)`. A test has a `name` and
-a number of `pairs`. The file of results has a line for the setup and then one
+A side has a `name`, the `files` of its model, and `setup()` with what must not
+change within one file of results. A test has a `name`, a number of `pairs`, and
+`measure(side)`. The file of results has a line for the setup and then one
 for each pair: a pair is kept whole or not at all, since the two speeds compare
 only when they were taken one right after the other.
 """
@@ -54,7 +54,7 @@ def turn(work, test, side, sides):
     available = machine.memory()[1]
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return {"started": started, "bandwidth": speed, "available": available,
-            **side.measure(test)}
+            **test.measure(side)}
 
 
 def read(results):
