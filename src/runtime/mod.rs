@@ -14,6 +14,7 @@ mod kv_cache;
 pub mod library;
 pub mod memory;
 mod model_facts;
+mod options;
 pub mod prefault;
 pub mod provider;
 mod self_test;
@@ -21,8 +22,9 @@ mod session;
 pub mod simulated;
 pub mod threads;
 
-pub use backend::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options, OrtBackend};
+pub use backend::OrtBackend;
 pub use error::RuntimeError;
 pub use library::{find, initialise};
+pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options};
 pub use provider::{Provider, ProviderChoice, ProviderReport, choose};
 pub use simulated::SimulatedBackend;

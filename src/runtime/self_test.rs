@@ -3,8 +3,9 @@
 use gptoss_onnx::export::{self, Target};
 use gptoss_onnx::nano::{self, Golden};
 
-use super::backend::{Options, OrtBackend};
+use super::backend::OrtBackend;
 use super::error::RuntimeError;
+use super::options::Options;
 use super::provider::Provider;
 use crate::engine::backend::{Solo, Wanted};
 
