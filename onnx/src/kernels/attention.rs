@@ -30,6 +30,7 @@
 mod append;
 mod part;
 mod plan;
+mod source;
 
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
@@ -166,15 +167,25 @@ impl FromStr for Precision {
     }
 }
 
-/// One side of a cache, to be read.
+/// Both sides of a cache, to be read: keys, values.
 #[derive(Clone, Copy, Debug)]
 pub enum Elements<'a> {
     /// See [`Precision::F16`].
-    F16(&'a [f16]),
+    F16([&'a [f16]; 2]),
     /// See [`Precision::F32`].
-    F32(&'a [f32]),
+    F32([&'a [f32]; 2]),
     /// See [`Precision::Int8`].
-    Int8(&'a [u8]),
+    Int8([&'a [u8]; 2]),
+}
+
+impl Elements<'_> {
+    fn precision(self) -> Precision {
+        match self {
+            Self::F16(_) => Precision::F16,
+            Self::F32(_) => Precision::F32,
+            Self::Int8(_) => Precision::Int8,
+        }
+    }
 }
 
 /// Both sides of a cache, to be written: keys, values.
@@ -281,10 +292,10 @@ pub fn attention(
         Cache::F32(sides) => append(shape, inputs, tokens, &queries, sides, pool, cancel)?,
         Cache::Int8(sides) => append(shape, inputs, tokens, &queries, sides, pool, cancel)?,
     }
-    let [key, value] = match cache {
-        Cache::F16(sides) => sides.map(|side| Elements::F16(side)),
-        Cache::F32(sides) => sides.map(|side| Elements::F32(side)),
-        Cache::Int8(sides) => sides.map(|side| Elements::Int8(side)),
+    let cache = match cache {
+        Cache::F16(sides) => Elements::F16(sides.map(|side| &*side)),
+        Cache::F32(sides) => Elements::F32(sides.map(|side| &*side)),
+        Cache::Int8(sides) => Elements::Int8(sides.map(|side| &*side)),
     };
     let plan = &mut workspace.plan;
     plan.cut(shape, inputs);
@@ -299,8 +310,7 @@ pub fn attention(
         let part = Part {
             shape,
             kv_head,
-            key,
-            value,
+            cache,
             blocks: place.blocks,
             first_block: place.first_block,
             queries: &queries[(kv_head * tokens + first) * width..][..count * width],

@@ -57,7 +57,7 @@ impl Ahead {
 
 /// Asks for the cache line at `at` in the second-level cache.
 #[inline(always)]
-fn prefetch(at: *const u8) {
+pub(super) fn prefetch(at: *const u8) {
     // SAFETY: a prefetch may point anywhere, and SSE is always there.
     #[cfg(target_arch = "x86_64")]
     unsafe {

@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use super::super::lanes::{LANES, Lanes};
 use super::super::portable::exp;
-use super::{BLOCK, Elements, KEY_GROUP, LINE_GROUP, Precision, Shape};
+use super::source::{Ahead, Lined, Plain, Source, unpack};
+use super::{BLOCK, Elements, KEY_GROUP, LINE_GROUP, Shape};
 
 /// Some tokens' queries of the heads that share keys and values.
 #[derive(Debug)]
@@ -16,8 +17,7 @@ pub struct Part<'a> {
     pub(super) shape: Shape,
     pub(super) kv_head: usize,
     /// The layer's whole pool.
-    pub(super) key: Elements<'a>,
-    pub(super) value: Elements<'a>,
+    pub(super) cache: Elements<'a>,
     /// The sequence's blocks in it, from the `first_block`th of the sequence on.
     pub(super) blocks: &'a [i32],
     pub(super) first_block: usize,
@@ -40,7 +40,7 @@ impl Part<'_> {
     /// Floats that [`run`](Self::run) needs: results, keys, values, lines, scores.
     pub(super) fn scratch_len(&self) -> usize {
         let dim = self.shape.head_dim;
-        self.rows() * (dim + 2) + (2 * dim + 2 * (dim / LINE_GROUP) + MOST_ROWS) * BLOCK
+        self.rows() * (dim + 2) + (2 * dim + 4 * (dim / LINE_GROUP) + MOST_ROWS) * BLOCK
     }
 
     /// The positions of the block from `start` on that `row` sees, relative to it.
@@ -62,10 +62,8 @@ impl Part<'_> {
     pub(crate) unsafe fn run<L: Lanes, const R: usize>(&self, scratch: &mut [f32]) {
         let (dim, group) = (self.shape.head_dim, self.shape.group());
         let (results, scratch) = scratch.split_at_mut(self.rows() * (dim + 2));
-        let (keys, scratch) = scratch.split_at_mut(dim * BLOCK);
-        let (values, scratch) = scratch.split_at_mut(dim * BLOCK);
-        let (lines, scores) = scratch.split_at_mut(dim / LINE_GROUP * 2 * BLOCK);
-        let lines = lines.as_chunks_mut().0.as_chunks_mut().0;
+        let (lines, scratch) = scratch.split_at_mut(4 * (dim / LINE_GROUP) * BLOCK);
+        let (key_lines, value_lines) = lines.split_at_mut(lines.len() / 2);
         for (row, result) in results.chunks_exact_mut(dim + 2).enumerate() {
             result[..dim].fill(0.0);
             let sink = self.sinks[row % group];
@@ -74,107 +72,140 @@ impl Part<'_> {
                 false => (f32::NEG_INFINITY, 0.0),
             };
         }
+        let values = dim / LANES;
         for start in self.positions.clone().step_by(BLOCK) {
-            let count = BLOCK.min(self.positions.end - start);
-            let block = self.blocks[start / BLOCK - self.first_block];
-            let groups = count.div_ceil(KEY_GROUP);
+            let place = self.place(start);
+            let ahead = self.ahead(start);
             // SAFETY: the caller's promise.
             unsafe {
-                let keys_line = |lines: &[[[f32; BLOCK]; 2]], vector: usize| {
-                    let (keys, element) = (vector / dim, vector % dim);
-                    let line = &lines[element / LINE_GROUP];
-                    line.each_ref().map(|n| L::load(&n.as_chunks().0[keys]))
-                };
-                let keys = &mut keys[..groups * KEY_GROUP * dim];
-                self.load(self.key, block, keys_line, lines, keys);
-                let value_line = |lines: &[[[f32; BLOCK]; 2]], vector: usize| {
-                    let (value, elements) = (vector / (dim / LANES), vector % (dim / LANES));
-                    lines[elements].map(|n| L::splat(n[value]))
-                };
-                let values = &mut values[..count * dim];
-                self.load(self.value, block, value_line, lines, values);
-            }
-            let queries = self.queries.chunks(R * dim);
-            for (i, (queries, results)) in
-                queries.zip(results.chunks_mut(R * (dim + 2))).enumerate()
-            {
-                let rows = queries.len() / dim;
-                let seen = (0..rows).map(|r| self.seen(i * R + r, start));
-                let all = seen
-                    .filter(|seen| !seen.is_empty())
-                    .reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
-                    .unwrap_or_default();
-                if all.is_empty() {
-                    continue;
-                }
-                let blocks = all.start / KEY_GROUP..all.end.div_ceil(KEY_GROUP);
-                // SAFETY: the caller's promise.
-                unsafe {
-                    if rows == R {
-                        score::<L, R>(queries, keys, dim, blocks, scores);
-                    } else {
-                        for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(BLOCK)) {
-                            score::<L, 1>(query, keys, dim, blocks.clone(), scores);
-                        }
+                match self.cache {
+                    Elements::F16([key, value]) => {
+                        let key = Plain::new(&key[place.clone()], dim);
+                        let value = Plain::new(&value[place], values);
+                        self.block::<L, R>(start, key, value, ahead, scratch, results);
                     }
-                }
-                for (r, result) in results.chunks_exact_mut(dim + 2).enumerate() {
-                    let scores = &mut scores[r * BLOCK..][..BLOCK];
-                    soften::<L>(scores, self.seen(i * R + r, start), &all, result);
-                }
-                // SAFETY: the caller's promise.
-                unsafe {
-                    if rows == R {
-                        mix::<L, R>(scores, values, dim, all, results);
-                    } else {
-                        let scores = scores.chunks(BLOCK);
-                        for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
-                            mix::<L, 1>(scores, values, dim, all.clone(), result);
-                        }
+                    Elements::F32([key, value]) => {
+                        let key = Plain::new(&key[place.clone()], dim);
+                        let value = Plain::new(&value[place], values);
+                        self.block::<L, R>(start, key, value, ahead, scratch, results);
+                    }
+                    Elements::Int8([key, value]) => {
+                        let (key, key_lines) = unpack(&key[place.clone()], dim, key_lines);
+                        let (value, value_lines) = unpack(&value[place], dim, value_lines);
+                        let key = Lined::<true>::new(key, key_lines, dim);
+                        let value = Lined::<false>::new(value, value_lines, values);
+                        self.block::<L, R>(start, key, value, ahead, scratch, results);
                     }
                 }
             }
         }
     }
 
-    /// Widens the first elements of the head's part of a block. A vector of
-    /// int8 elements gets what `line` makes of the block's lines and of the
-    /// vector's index: scales, least values.
+    /// Where the head's part of the block from position `start` on lies.
+    #[inline(always)]
+    fn place(&self, start: usize) -> Range<usize> {
+        let block = self.blocks[start / BLOCK - self.first_block];
+        let precision = self.cache.precision();
+        let place = self.shape.head_start(precision, block, self.kv_head);
+        place..place + BLOCK * precision.row_len(self.shape.head_dim)
+    }
+
+    /// What to fetch while the keys of the block from position `start` on are
+    /// looked at, and while its values are: these values, then the next keys.
+    #[inline(always)]
+    fn ahead(&self, start: usize) -> [Ahead; 2] {
+        let keys = match start + BLOCK {
+            next if next < self.positions.end => self.cache.part(0, self.place(next)),
+            _ => Ahead::NOTHING,
+        };
+        [self.cache.part(1, self.place(start)), keys]
+    }
+
+    /// The part of it that looks at the block from position `start` on.
     ///
     /// # Safety
     /// The processor has what `L` stands for.
     #[inline(always)]
-    unsafe fn load<L: Lanes>(
+    unsafe fn block<L: Lanes, const R: usize>(
         &self,
-        side: Elements<'_>,
-        block: i32,
-        line: impl Fn(&[[[f32; BLOCK]; 2]], usize) -> [L; 2],
-        lines: &mut [[[f32; BLOCK]; 2]],
-        into: &mut [f32],
+        start: usize,
+        key: impl Source<L>,
+        value: impl Source<L>,
+        ahead: [Ahead; 2],
+        scratch: &mut [f32],
+        results: &mut [f32],
     ) {
         let dim = self.shape.head_dim;
-        let start = |precision| self.shape.head_start(precision, block, self.kv_head);
-        let vectors = into.as_chunks_mut::<LANES>().0;
-        match side {
-            Elements::F16(all) => {
-                let all = all[start(Precision::F16)..].as_chunks().0;
-                for (from, into) in all.iter().zip(vectors) {
-                    // SAFETY: the caller's promise.
-                    unsafe { L::widen(from).store(into) };
+        let count = BLOCK.min(self.positions.end - start);
+        let (keys, scratch) = scratch.split_at_mut(dim * BLOCK);
+        let (values, scores) = scratch.split_at_mut(dim * BLOCK);
+        // SAFETY: the caller's promise.
+        unsafe {
+            if self.rows() == R {
+                // All rows meet a vector while it is in a register.
+                return self.meet::<L, R>(start, key, value, ahead, scores, results);
+            }
+            let keys = &mut keys[..count.next_multiple_of(KEY_GROUP) * dim];
+            let values = &mut values[..count * dim];
+            widen(key, dim, keys);
+            widen(value, dim / LANES, values);
+            let (keys, values) = (Plain::new(keys, dim), Plain::new(values, dim / LANES));
+            let ahead = [Ahead::NOTHING; 2];
+            self.meet::<L, R>(start, keys, values, ahead, scores, results);
+        }
+    }
+
+    /// All rows against the keys and values of a block.
+    ///
+    /// # Safety
+    /// The processor has what `L` stands for.
+    #[inline(always)]
+    unsafe fn meet<L: Lanes, const R: usize>(
+        &self,
+        start: usize,
+        key: impl Source<L>,
+        value: impl Source<L>,
+        [values_ahead, keys_ahead]: [Ahead; 2],
+        scores: &mut [f32],
+        results: &mut [f32],
+    ) {
+        let dim = self.shape.head_dim;
+        let queries = self.queries.chunks(R * dim);
+        for (i, (queries, results)) in queries.zip(results.chunks_mut(R * (dim + 2))).enumerate() {
+            let rows = queries.len() / dim;
+            let seen = (0..rows).map(|r| self.seen(i * R + r, start));
+            let all = seen
+                .filter(|seen| !seen.is_empty())
+                .reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
+                .unwrap_or_default();
+            if all.is_empty() {
+                continue;
+            }
+            let groups = all.start / KEY_GROUP..all.end.div_ceil(KEY_GROUP);
+            // SAFETY: the caller's promise.
+            unsafe {
+                if rows == R {
+                    score::<L, R>(queries, key, dim, groups, scores, values_ahead);
+                } else {
+                    for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(BLOCK)) {
+                        let ahead = Ahead::NOTHING;
+                        score::<L, 1>(query, key, dim, groups.clone(), scores, ahead);
+                    }
                 }
             }
-            Elements::F32(all) => into.copy_from_slice(&all[start(Precision::F32)..][..into.len()]),
-            Elements::Int8(all) => {
-                let (all, after) = all[start(Precision::Int8)..].split_at(BLOCK * dim);
-                let numbers = lines.as_flattened_mut().as_flattened_mut();
-                for (number, bytes) in numbers.iter_mut().zip(after.as_chunks().0) {
-                    *number = f32::from_bits(u32::from(u16::from_ne_bytes(*bytes)) << 16);
-                }
-                for (i, (from, into)) in all.as_chunks().0.iter().zip(vectors).enumerate() {
-                    // SAFETY: the caller's promise.
-                    unsafe {
-                        let [scale, least] = line(lines, i);
-                        least.plus_product(scale, L::widen_uint8(from)).store(into);
+            for (r, result) in results.chunks_exact_mut(dim + 2).enumerate() {
+                let scores = &mut scores[r * BLOCK..][..BLOCK];
+                soften::<L>(scores, self.seen(i * R + r, start), &all, result);
+            }
+            // SAFETY: the caller's promise.
+            unsafe {
+                if rows == R {
+                    mix::<L, R>(scores, value, dim, all, results, keys_ahead);
+                } else {
+                    let scores = scores.chunks(BLOCK);
+                    for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
+                        let ahead = Ahead::NOTHING;
+                        mix::<L, 1>(scores, value, dim, all.clone(), result, ahead);
                     }
                 }
             }
@@ -185,26 +216,43 @@ impl Part<'_> {
 /// Most rows that are computed together.
 pub const MOST_ROWS: usize = 8;
 
-/// `scores[r, key] = queries[r] . keys[key]` for whole groups of keys.
+/// Stores the first vectors of `source`, `width` of them in a row.
 ///
 /// # Safety
 /// The processor has what `L` stands for.
 #[inline(always)]
+unsafe fn widen<L: Lanes>(source: impl Source<L>, width: usize, into: &mut [f32]) {
+    let rows = into.as_chunks_mut::<LANES>().0.chunks_exact_mut(width);
+    assert!(rows.len() <= source.rows());
+    for (row, into) in rows.enumerate() {
+        for (i, into) in into.iter_mut().enumerate() {
+            // SAFETY: the caller's promise, and the source has this vector.
+            unsafe { source.vector(row, i).store(into) };
+        }
+    }
+}
+
+/// `scores[r, key] = queries[r] . keys[key]` for whole groups of keys.
+///
+/// # Safety
+/// The processor has what `L` stands for; a row of `keys` has `dim` vectors.
+#[inline(always)]
 unsafe fn score<L: Lanes, const R: usize>(
     queries: &[f32],
-    keys: &[f32],
+    keys: impl Source<L>,
     dim: usize,
     groups: Range<usize>,
     scores: &mut [f32],
+    ahead: Ahead,
 ) {
-    assert!(queries.len() >= R * dim);
+    assert!(queries.len() >= R * dim && groups.end <= keys.rows());
     for group in groups {
-        let keys = &keys[group * KEY_GROUP * dim..][..KEY_GROUP * dim];
         // SAFETY: the caller's promise; `i` is below `dim`, and there are `R` rows.
         unsafe {
             let mut sums = [L::splat(0.0); R];
-            for (i, keys) in keys.as_chunks().0.iter().enumerate() {
-                let keys = L::load(keys);
+            for i in 0..dim {
+                let keys = keys.vector(group, i);
+                ahead.fetch(group * dim + i);
                 for r in 0..R {
                     let q = L::splat(*queries.get_unchecked(r * dim + i));
                     sums[r] = sums[r].plus_product(q, keys);
@@ -278,32 +326,34 @@ fn exp_of<L: Lanes>(x: f32) -> f32 {
 /// `results[r] += weights[r] . values` over the keys of `range`.
 ///
 /// # Safety
-/// The processor has what `L` stands for.
+/// The processor has what `L` stands for; a row of `values` has `dim / LANES`
+/// vectors.
 #[inline(always)]
 unsafe fn mix<L: Lanes, const R: usize>(
     weights: &[f32],
-    values: &[f32],
+    values: impl Source<L>,
     dim: usize,
     range: Range<usize>,
     results: &mut [f32],
+    ahead: Ahead,
 ) {
     assert!(weights.len() >= R * BLOCK && range.end <= BLOCK);
-    assert!(dim.is_multiple_of(LANES) && values.len() >= range.end * dim);
-    for first in (0..dim).step_by(LANES) {
-        // SAFETY: the caller's promise; `key` is below `BLOCK`, there are `R`
-        // rows, and a key's value has `dim` elements, whole vectors.
+    assert!(range.end <= values.rows());
+    for vector in 0..dim / LANES {
+        // SAFETY: the caller's promise; `key` is below `BLOCK`, and there are
+        // `R` rows.
         unsafe {
             let mut sums = [L::splat(0.0); R];
             for key in range.clone() {
-                let value = values.as_ptr().add(key * dim + first);
-                let value = L::load(&*value.cast());
+                let value = values.vector(key, vector);
+                ahead.fetch(vector * BLOCK + key);
                 for r in 0..R {
                     let weight = L::splat(*weights.get_unchecked(r * BLOCK + key));
                     sums[r] = sums[r].plus_product(weight, value);
                 }
             }
             for r in 0..R {
-                let result = &mut results[r * (dim + 2) + first..];
+                let result = &mut results[r * (dim + 2) + vector * LANES..];
                 if let Some(result) = result.first_chunk_mut() {
                     let one = L::splat(1.0);
                     sums[r].plus_product(L::load(result), one).store(result);
