@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{SignalKind, signal};
-use zbus::Connection;
 
 use self::arguments::Arguments;
 use self::installed::StoreLoader;
@@ -120,7 +119,6 @@ async fn serve(
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let connection = connect(bus).await?;
     let host = ModelHost::new(loader, engine);
     // Found out before anyone looks, so that the first change is a change.
     host.availability().await;
@@ -134,7 +132,8 @@ async fn serve(
         prompt_bytes: config.limits.prompt_bytes,
         spool_bytes: config.limits.spool_bytes,
     };
-    let service = Service::start(&connection, parts).await?;
+    let service = Service::start(parts).await;
+    let service = service.map_err(|e| format!("cannot connect to the {} bus: {e}", bus.name()))?;
     if !service.request_name().await? {
         tracing::error!("{NAME} is taken: another gptossd runs on this bus");
         return Ok(ExitCode::FAILURE);
@@ -148,7 +147,7 @@ async fn serve(
     let lost = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
-        () = connection.closed() => true,
+        () = service.lost() => true,
     };
     notify::stopping();
     tracing::info!("stopping");
@@ -159,15 +158,6 @@ async fn serve(
         return Err("the bus closed the connection".into());
     }
     Ok(ExitCode::SUCCESS)
-}
-
-async fn connect(bus: Bus) -> Result<Connection, Box<dyn std::error::Error>> {
-    let (builder, name) = match bus {
-        Bus::System => (zbus::connection::Builder::system(), "system"),
-        Bus::Session => (zbus::connection::Builder::session(), "session"),
-    };
-    let connection = builder.build().await;
-    Ok(connection.map_err(|e| format!("cannot connect to the {name} bus: {e}"))?)
 }
 
 async fn load_default(host: Arc<ModelHost>) {

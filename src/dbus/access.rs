@@ -11,6 +11,16 @@ pub enum Bus {
     Session,
 }
 
+impl Bus {
+    /// What people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Bus::System => "system",
+            Bus::Session => "session",
+        }
+    }
+}
+
 /// The rule. On a session bus the daemon's own user may call, nobody else. On
 /// the system bus root and the daemon's own user may: other users need polkit,
 /// which this version does not ask, so they are denied.

@@ -35,7 +35,6 @@ struct Entry {
 
 /// Everyone who called and has not left.
 pub struct Clients {
-    connection: Connection,
     entries: Mutex<HashMap<OwnedUniqueName, Entry>>,
     /// Requests alive, their readers' backlog included.
     live: watch::Sender<usize>,
@@ -44,9 +43,8 @@ pub struct Clients {
 
 impl Clients {
     /// Nobody called yet.
-    pub fn new(connection: Connection) -> Arc<Self> {
+    pub fn new() -> Arc<Self> {
         Arc::new(Self {
-            connection,
             entries: Mutex::default(),
             live: watch::Sender::new(0),
             next_token: Mutex::new(0),
@@ -61,7 +59,11 @@ impl Clients {
     ///
     /// # Errors
     /// The call has no sender, or it has left already.
-    pub async fn identify(self: &Arc<Self>, header: &Header<'_>) -> Result<Client, Error> {
+    pub async fn identify(
+        self: &Arc<Self>,
+        header: &Header<'_>,
+        connection: &Connection,
+    ) -> Result<Client, Error> {
         let nameless = || Error::AccessDenied("the call has no sender".into());
         let name: OwnedUniqueName = header.sender().ok_or_else(nameless)?.to_owned().into();
         if let Some(entry) = self.entries().get(&name) {
@@ -69,23 +71,11 @@ impl Clients {
         }
         // The subscription first: a client that is still there when it is
         // asked for its user can't leave unnoticed.
-        let departures = self.departures(&name).await?;
-        let bus = DBusProxy::new(&self.connection).await?;
+        let departures = departures(&name, connection).await?;
+        let bus = DBusProxy::new(connection).await?;
         let uid = bus.get_connection_unix_user(name.clone().into()).await;
         let uid = uid.map_err(|e| Error::AccessDenied(format!("who calls? {e}")))?;
         Ok(self.admit(name, uid, departures))
-    }
-
-    async fn departures(&self, name: &OwnedUniqueName) -> Result<MessageStream, Error> {
-        let rule = MatchRule::builder()
-            .msg_type(zbus::message::Type::Signal)
-            .sender("org.freedesktop.DBus")
-            .interface("org.freedesktop.DBus")
-            .member("NameOwnerChanged")
-            .arg(0, name.as_str())
-            .arg(2, "")
-            .build()?;
-        Ok(MessageStream::for_match_rule(rule, &self.connection, None).await?)
     }
 
     fn admit(
@@ -188,6 +178,22 @@ impl Clients {
             tracing::warn!("some readers did not take their last event");
         }
     }
+}
+
+/// The bus' word that `name` has left.
+async fn departures(
+    name: &OwnedUniqueName,
+    connection: &Connection,
+) -> Result<MessageStream, Error> {
+    let rule = MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .sender("org.freedesktop.DBus")
+        .interface("org.freedesktop.DBus")
+        .member("NameOwnerChanged")
+        .arg(0, name.as_str())
+        .arg(2, "")
+        .build()?;
+    Ok(MessageStream::for_match_rule(rule, connection, None).await?)
 }
 
 /// A request's place in the registry; gone when dropped.

@@ -54,8 +54,12 @@ impl Manager {
         }
     }
 
-    async fn authorise(&self, header: &Header<'_>) -> Result<Client, Error> {
-        let client = self.clients.identify(header).await?;
+    async fn authorise(
+        &self,
+        header: &Header<'_>,
+        connection: &Connection,
+    ) -> Result<Client, Error> {
+        let client = self.clients.identify(header, connection).await?;
         self.access.check(client.uid)?;
         Ok(client)
     }
@@ -114,7 +118,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(OwnedObjectPath, OwnedFd), Error> {
-        let client = self.authorise(&header).await?;
+        let client = self.authorise(&header, connection).await?;
         let options = decode::options(&options)?;
         let prompt = self.prompt(&messages, &options)?;
         let model = self.resolve(&options).await?;
@@ -155,8 +159,9 @@ impl Manager {
         messages: Vec<Dictionary>,
         options: Dictionary,
         #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        self.authorise(&header).await?;
+        self.authorise(&header, connection).await?;
         let options = decode::options(&options)?;
         let prompt = self.prompt(&messages, &options)?;
         let model = self.resolve(&options).await?;
@@ -169,8 +174,9 @@ impl Manager {
         &self,
         options: Dictionary,
         #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        self.authorise(&header).await?;
+        self.authorise(&header, connection).await?;
         let model = self.resolve(&decode::options(&options)?).await?;
         let host = Arc::clone(&self.parts.host);
         // What goes wrong is in `Availability`.

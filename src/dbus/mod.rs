@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use zbus::Connection;
+use zbus::connection::Builder;
 use zbus::fdo::RequestNameFlags;
 
 pub use access::Bus;
@@ -58,20 +59,31 @@ pub struct Service {
 }
 
 impl Service {
-    /// Serves the objects on `connection`. The name is still to be requested,
-    /// afterwards, so that the first call finds them.
+    /// Connects to the bus and serves the objects there. The name is still to
+    /// be requested, afterwards, so that the first call finds them.
     ///
     /// # Errors
-    /// The bus'.
-    pub async fn start(connection: &Connection, parts: Parts) -> zbus::Result<Service> {
-        let clients = Clients::new(connection.clone());
+    /// There is no bus, or it fails.
+    pub async fn start(parts: Parts) -> zbus::Result<Service> {
+        let clients = Clients::new();
         let manager = Manager::new(parts.clone(), Access::new(parts.bus), Arc::clone(&clients));
-        connection.object_server().at(PATH, manager).await?;
+        let builder = match parts.bus {
+            Bus::System => Builder::system(),
+            Bus::Session => Builder::session(),
+        };
+        // Objects that are added to a connection that stands already would
+        // miss the calls that arrive before the library's own task listens.
+        let connection = builder.serve_at(PATH, manager).build().await?;
         tokio::spawn(announce(connection.clone(), parts.host));
         Ok(Service {
-            connection: connection.clone(),
+            connection,
             clients,
         })
+    }
+
+    /// Waits until the bus has closed the connection.
+    pub async fn lost(&self) {
+        self.connection.closed().await;
     }
 
     /// Takes the well-known name. `false` if another process has it.

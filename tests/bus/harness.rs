@@ -11,6 +11,9 @@ use gptoss::client::{Answer, Client, ClientError, Message, Options, StreamEvent}
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 
+/// The daemon's name on the bus.
+pub const NAME: &str = "org.gptoss.Daemon1";
+
 /// More than anything here takes; a test that waits this long has failed.
 pub const LONG: Duration = Duration::from_secs(60);
 
@@ -28,11 +31,13 @@ impl Bus {
         let folder = tempfile::tempdir().unwrap();
         open_to_all(folder.path());
         let config = folder.path().join("bus.conf");
+        std::fs::create_dir(folder.path().join("services")).unwrap();
         std::fs::write(
             &config,
             format!(
                 "<busconfig><type>session</type><keep_umask/>\
-                 <listen>unix:dir={}</listen><auth>EXTERNAL</auth>\
+                 <listen>unix:dir={0}</listen><servicedir>{0}/services</servicedir>\
+                 <auth>EXTERNAL</auth>\
                  <policy context='default'>\
                  <allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>\
                  <allow own='*'/><allow user='*'/></policy></busconfig>",
@@ -66,6 +71,18 @@ impl Bus {
     /// A client of the daemon.
     pub async fn client(&self) -> Client {
         Client::over(self.connect().await).await.unwrap()
+    }
+
+    /// Has the bus start the daemon for whoever calls it.
+    pub async fn activate(&self, setup: &Setup<'_>) {
+        let (daemon, _notices) = command(self, setup);
+        let words = std::iter::once(daemon.get_program()).chain(daemon.get_args());
+        let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+        let service = format!("[D-BUS Service]\nName={NAME}\nExec={}\n", words.join(" "));
+        std::fs::write(self.folder.path().join("services/daemon.service"), service).unwrap();
+        let connection = self.connect().await;
+        let bus = zbus::fdo::DBusProxy::new(&connection).await.unwrap();
+        bus.reload_config().await.unwrap();
     }
 
     /// `gptoss-ctl` on this bus.

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use gptoss::client::{Client, ClientError, Options};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use zbus::OwnedVariant;
 
 use crate::harness::{
-    Bus, Daemon, Setup, all, ask, command, failure, outcome, text, wait_for_start,
+    Bus, Daemon, LONG, NAME, Setup, all, ask, command, failure, outcome, text, wait_for_start,
 };
 
 const HANGING: &str = "[[answers]]\nwhen = \"wait\"\nprefill-delay-ms = 3600000";
@@ -31,6 +31,34 @@ async fn sigterm_ends_streams_with_an_error() {
         }
         daemon.wait_for_notice("STOPPING=1");
         assert_eq!(daemon.child.wait().unwrap().code(), Some(0));
+    }
+}
+
+/// The call that activates the daemon waits at the bus for its name: it comes
+/// at once, and must not come too early.
+#[tokio::test]
+async fn the_call_that_starts_it_is_answered() {
+    let bus = Bus::start();
+    bus.activate(&Setup::default()).await;
+    let client = bus.client().await;
+    let connection = bus.connect().await;
+    let dbus = zbus::fdo::DBusProxy::new(&connection).await.unwrap();
+    let mut owners = dbus
+        .receive_name_owner_changed_with_args(&[(0, NAME), (2, "")])
+        .await
+        .unwrap();
+    for round in 0..20 {
+        let question = format!("round {round}");
+        let asked = ask(&client, &question, Options::default());
+        let mut answer = tokio::time::timeout(LONG, asked).await.expect("no reply");
+        assert_eq!(
+            text(&all(&mut answer).await, "final"),
+            format!("You said: {question}")
+        );
+        let pid = dbus.get_connection_unix_process_id(NAME.try_into().unwrap());
+        let pid = i32::try_from(pid.await.unwrap()).unwrap();
+        rustix::process::kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL).unwrap();
+        owners.next().await.unwrap();
     }
 }
 
