@@ -8,11 +8,12 @@ use std::ops::Range;
 use std::ptr::NonNull;
 
 use gptoss_onnx::kernels::attention::Precision;
+use gptoss_onnx::operators::cache_element;
 use memmap2::MmapRaw;
 use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::IoBinding;
-use ort::value::{DynValue, TensorElementType};
+use ort::value::DynValue;
 
 use super::blocks::BlockCopy;
 use super::error::RuntimeError;
@@ -186,11 +187,6 @@ unsafe fn tensor_over(
 ) -> Result<DynValue, RuntimeError> {
     let allocator = Allocator::default();
     let dimensions = dimensions.map(|n| n as i64);
-    let element = match precision {
-        Precision::F16 => TensorElementType::Float16,
-        Precision::F32 => TensorElementType::Float32,
-        Precision::Int8 => TensorElementType::Uint8,
-    };
     let mut value = std::ptr::null_mut();
     // SAFETY: pointers and lengths describe live memory of the stated size,
     // aligned for any (a multiple of 64 from a page boundary).
@@ -201,7 +197,7 @@ unsafe fn tensor_over(
             length,
             dimensions.as_ptr(),
             dimensions.len(),
-            element.into(),
+            cache_element(precision).into(),
             &mut value,
         ))?;
     }

@@ -63,13 +63,14 @@ impl Attention {
             shared: Shared::new(control),
         }
     }
+}
 
-    fn element(&self) -> TensorElementType {
-        match self.precision {
-            Precision::F16 => TensorElementType::Float16,
-            Precision::F32 => TensorElementType::Float32,
-            Precision::Int8 => TensorElementType::Uint8,
-        }
+/// The type of tensors that hold a cache of `precision`.
+pub fn cache_element(precision: Precision) -> TensorElementType {
+    match precision {
+        Precision::F16 => TensorElementType::Float16,
+        Precision::F32 => TensorElementType::Float32,
+        Precision::Int8 => TensorElementType::Uint8,
     }
 }
 
@@ -86,7 +87,7 @@ impl Operator for Attention {
 
     fn inputs(&self) -> impl IntoIterator<Item = OperatorInput> {
         use TensorElementType::{Float32, Int32};
-        let cache = self.element();
+        let cache = cache_element(self.precision);
         [
             Float32, cache, cache, Int32, Int32, Float32, Float32, Float32,
         ]
@@ -94,7 +95,8 @@ impl Operator for Attention {
     }
 
     fn outputs(&self) -> impl IntoIterator<Item = OperatorOutput> {
-        [TensorElementType::Float32, self.element(), self.element()].map(OperatorOutput::required)
+        let cache = cache_element(self.precision);
+        [TensorElementType::Float32, cache, cache].map(OperatorOutput::required)
     }
 
     fn create_kernel<'attr>(&self, context: &KernelContext<'attr>) -> ort::Result<AttentionKernel> {

@@ -24,7 +24,7 @@ mod linear;
 mod moe;
 mod node;
 
-pub use attention::Attention;
+pub use attention::{Attention, cache_element};
 pub use linear::Linear;
 pub use moe::MoE;
 

@@ -140,6 +140,9 @@ impl Test {
 
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    if !args.replay.is_empty() {
+        return run_replay(global, &args);
+    }
     let tests = tests(&args);
     let Some(needed) = tests.iter().map(Test::positions).max() else {
         return Err(CliError::new(
@@ -148,20 +151,6 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         ));
     };
     let located = locate::locate(global, &args.model)?;
-    if !args.replay.is_empty() {
-        let text = replay::Text::read(&args.replay, &located)?;
-        let options = Options {
-            context: args.context.unwrap_or(text.positions()),
-            ..options(&args, &located)
-        };
-        let load = || -> Result<Box<dyn Backend>, CliError> {
-            Ok(Box::new(in_process::load_backend(
-                &located,
-                options.clone(),
-            )?))
-        };
-        return replay::run(&load, &text, args.repetitions, global.json);
-    }
     let in_all = |test: &Test| test.parallel * test.positions().next_multiple_of(64);
     let profile = profile::Folder::new(args.profile)?;
     let mut backend = in_process::load_backend(
@@ -200,6 +189,19 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         plot::write(file, &all)?;
     }
     profile.print(&mut backend, &all)
+}
+
+fn run_replay(global: &Global, args: &Args) -> Result<(), CliError> {
+    let located = locate::locate(global, &args.model)?;
+    let text = replay::Text::read(&args.replay, &located)?;
+    let load = || -> Result<Box<dyn Backend>, CliError> {
+        let options = Options {
+            context: args.context.unwrap_or(text.positions()),
+            ..options(args, &located)
+        };
+        Ok(Box::new(in_process::load_backend(&located, options)?))
+    };
+    replay::run(&load, &text, args.repetitions, global.json)
 }
 
 /// What all measurements have in common.

@@ -150,7 +150,7 @@ struct Forced {
     backend: Box<dyn Backend>,
     tokens: Arc<[u32]>,
     steps: Arc<AtomicUsize>,
-    /// Of zeros, but for one in each row that the last step used.
+    /// Logits of the last step: a one in each row, and zeros.
     rows: Vec<f32>,
 }
 

@@ -61,25 +61,31 @@ class FirstToken:
         }
 
 
-class Gptossd:
-    """Our daemon with a context of 8192 and everything else as shipped."""
-
-    def __init__(self, program, client, model, log):
-        self.command = [program, "--bus", "session"]
-        self.client, self.model, self.log = client, model, log
+class Server:
+    """A program that `start` begins; entered when it answers, ended at the exit."""
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
-            address = stack.enter_context(private_bus())
-            self.environment = os.environ | {"DBUS_SESSION_BUS_ADDRESS": address}
-            self.process = stack.enter_context(
-                running(self.command, self.log, self.environment))
+            self.process = self.start(stack)
             wait_until(self.process, self.is_there, self.log)
             self.stack = stack.pop_all()
         return self
 
     def __exit__(self, *raised):
         return self.stack.__exit__(*raised)
+
+
+class Gptossd(Server):
+    """Our daemon with a context of 8192 and everything else as shipped."""
+
+    def __init__(self, program, client, model, log):
+        self.command = [program, "--bus", "session"]
+        self.client, self.model, self.log = client, model, log
+
+    def start(self, stack):
+        address = stack.enter_context(private_bus())
+        self.environment = os.environ | {"DBUS_SESSION_BUS_ADDRESS": address}
+        return stack.enter_context(running(self.command, self.log, self.environment))
 
     def is_there(self):
         words = [self.client, "status", "--bus", "session"]
@@ -102,7 +108,7 @@ class Gptossd:
                 "computed": usage["prompt-tokens"] - usage["cached-tokens"]}
 
 
-class LlamaServer:
+class LlamaServer(Server):
     """`llama-server` for one request at a time, everything else as shipped."""
 
     def __init__(self, program, weights, log):
@@ -110,15 +116,8 @@ class LlamaServer:
                         "--host", "127.0.0.1", "--port", str(PORT)]
         self.log = log
 
-    def __enter__(self):
-        with contextlib.ExitStack() as stack:
-            self.process = stack.enter_context(running(self.command, self.log, None))
-            wait_until(self.process, self.is_there, self.log)
-            self.stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *raised):
-        return self.stack.__exit__(*raised)
+    def start(self, stack):
+        return stack.enter_context(running(self.command, self.log, None))
 
     def is_there(self):
         try:

@@ -37,12 +37,17 @@ impl<'a, T> Plain<'a, T> {
             width,
         }
     }
+
+    #[inline(always)]
+    fn whole_rows(&self) -> usize {
+        self.vectors.len() / self.width
+    }
 }
 
 impl<L: Lanes> Source<L> for Plain<'_, f16> {
     #[inline(always)]
     fn rows(self) -> usize {
-        self.vectors.len() / self.width
+        self.whole_rows()
     }
 
     #[inline(always)]
@@ -55,7 +60,7 @@ impl<L: Lanes> Source<L> for Plain<'_, f16> {
 impl<L: Lanes> Source<L> for Plain<'_, f32> {
     #[inline(always)]
     fn rows(self) -> usize {
-        self.vectors.len() / self.width
+        self.whole_rows()
     }
 
     #[inline(always)]
@@ -91,7 +96,7 @@ impl<'a, const KEYS: bool> Lined<'a, KEYS> {
 impl<L: Lanes, const KEYS: bool> Source<L> for Lined<'_, KEYS> {
     #[inline(always)]
     fn rows(self) -> usize {
-        self.elements.vectors.len() / self.elements.width
+        self.elements.whole_rows()
     }
 
     #[inline(always)]
