@@ -6,11 +6,12 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::backend::{Logits, SequenceId, Slice, Wanted};
+use super::guide::{Choice, Guide};
 use super::lookup::{self, Acceptance, StepCost};
 use super::prefix_cache::Candidate;
 use super::queue::Job;
 use super::request::{EngineEvent, EngineFailure, FinishReason, Usage};
-use super::sampler::Sampler;
+use super::sampler::{Sampler, TokenLogprobs};
 
 /// How a request ends.
 pub(super) enum End {
@@ -33,6 +34,7 @@ pub(super) struct Active {
     draft: (usize, usize),
     acceptance: Acceptance,
     sampler: Sampler,
+    guide: Option<Box<dyn Guide>>,
     pub usage: Usage,
     begun: Instant,
     first_token: Option<Instant>,
@@ -51,6 +53,7 @@ impl Active {
             draft: (0, 0),
             acceptance: Acceptance::default(),
             sampler,
+            guide: job.request.guide.take(),
             usage: Usage {
                 prompt_tokens: tokens.len(),
                 queued: begun - job.submitted,
@@ -198,7 +201,10 @@ impl Active {
             // Nothing of what the draft says from here on was right.
             self.tokens.truncate(self.fed);
             match sampled {
-                Ok(id) => self.tokens.push(id),
+                Ok(id) => {
+                    self.tokens.push(id);
+                    end = self.say_what_must_follow();
+                }
                 Err(ended) => end = Some(ended),
             }
             break;
@@ -210,11 +216,42 @@ impl Active {
         end
     }
 
+    /// Tokens that the guide leaves no choice about need no step of their own:
+    /// they are computed together with the next one.
+    fn say_what_must_follow(&mut self) -> Option<End> {
+        while let Some(guide) = &mut self.guide
+            && let Choice::Only(id) = guide.choice()
+        {
+            match self.say(id, None) {
+                Ok(id) => self.tokens.push(id),
+                Err(end) => return Some(end),
+            }
+        }
+        None
+    }
+
     /// Chooses a token and tells the stream; an error ends it.
     fn sample(&mut self, row: &[f32]) -> Result<u32, End> {
-        let chosen = self.sampler.sample(row);
+        let choice = self.guide.as_mut().map(|guide| guide.choice());
+        let chosen = match choice.unwrap_or(Choice::Any) {
+            Choice::Any => self.sampler.sample(row),
+            Choice::Of(allowed) => self.sampler.sample_of(row, allowed),
+            Choice::Only(id) => Ok(id),
+            Choice::Nothing => {
+                let stuck = "nothing more can be said in the form that was asked for";
+                return Err(End::Failed(EngineFailure::Backend(stuck.into())));
+            }
+        };
         let id = chosen.map_err(|e| End::Failed(EngineFailure::Backend(e.to_string())))?;
         let logprobs = self.sampler.logprobs(row, id);
+        self.say(id, logprobs)
+    }
+
+    /// Tells the stream and the guide; an error ends it.
+    fn say(&mut self, id: u32, logprobs: Option<Box<TokenLogprobs>>) -> Result<u32, End> {
+        if let Some(guide) = &mut self.guide {
+            guide.said(id);
+        }
         let now = Instant::now();
         let first = *self.first_token.get_or_insert(now);
         self.usage.prefill = first - self.begun;

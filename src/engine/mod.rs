@@ -8,6 +8,7 @@
 
 mod active;
 pub mod backend;
+mod guide;
 mod lookup;
 mod prefix_cache;
 mod queue;
@@ -22,6 +23,7 @@ use std::thread::JoinHandle;
 pub use backend::{
     Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Solo, Wanted,
 };
+pub use guide::{Choice, Guide};
 pub use queue::{Statistics, TokenStream};
 pub use request::{
     EngineEvent, EngineFailure, FinishReason, GenerationRequest, Owner, Priority, SubmitError,

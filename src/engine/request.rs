@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::guide::Guide;
 use super::sampler::{InvalidSampling, Sampling, TokenLogprobs};
 
 /// Whose request it is: a user id. Cached keys and values are reused between
@@ -20,7 +21,7 @@ pub enum Priority {
 }
 
 /// One sequence to generate.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub struct GenerationRequest {
     /// Whose it is.
     pub owner: Owner,
@@ -40,6 +41,8 @@ pub struct GenerationRequest {
     pub sampling: Sampling,
     /// Tokens that end the generation. The one that did is delivered too.
     pub stop_tokens: Vec<u32>,
+    /// Steers what is said, where not everything may be.
+    pub guide: Option<Box<dyn Guide>>,
 }
 
 /// One step of a request. The last one is `Done` or `Failed`.

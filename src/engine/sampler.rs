@@ -157,6 +157,8 @@ pub struct Sampler {
     sums: Vec<f32>,
     /// Their sums by distance from the greatest logit.
     masses: Vec<f64>,
+    /// A row without what is not allowed.
+    allowed: Vec<f32>,
 }
 
 impl Sampler {
@@ -199,6 +201,27 @@ impl Sampler {
             self.restrict(logits, last, min_p);
         }
         Ok(self.draw())
+    }
+
+    /// The same, of the tokens in `allowed` alone: bit `id % 32` of word `id / 32`.
+    ///
+    /// # Errors
+    /// [`NotFinite`], also where none is allowed.
+    pub fn sample_of(&mut self, logits: &[f32], allowed: &[u32]) -> Result<u32, NotFinite> {
+        let mut row = std::mem::take(&mut self.allowed);
+        row.clear();
+        row.resize(logits.len(), f32::NEG_INFINITY);
+        let words = logits.chunks(32).zip(row.chunks_mut(32)).zip(allowed);
+        for ((logits, row), word) in words.filter(|(_, word)| **word != 0) {
+            for (bit, (logit, kept)) in logits.iter().zip(row).enumerate() {
+                if word >> bit & 1 == 1 {
+                    *kept = *logit;
+                }
+            }
+        }
+        let chosen = self.sample(&row);
+        self.allowed = row;
+        chosen
     }
 
     /// Fills weights and sums; what is worse than `last` weighs nothing.

@@ -35,7 +35,9 @@ mod typescript;
 pub use decoder::TextDecoder;
 pub use message::{Channel, Conversation, Message, ParseNameError, Role};
 pub use parser::{Event, Parser, Position, Recovery, StopKind, history};
-pub use render::{RenderError, count_tokens, force_final, render, render_history};
+pub use render::{
+    Opening, RenderError, count_tokens, force_final, opening, render, render_history,
+};
 pub use settings::{BuiltinTool, Effort, FunctionTool, ResponseFormat, Settings, SettingsError};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
 pub use tools::{ToolsError, parse_function_tools, validate_tool_name};

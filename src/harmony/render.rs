@@ -121,8 +121,36 @@ pub fn force_final(tokenizer: &Tokenizer, position: &Position) -> Vec<u32> {
         ids.push(special.start);
         ids.extend(tokenizer.encode("assistant"));
     }
-    ids.push(special.channel);
-    ids.extend(tokenizer.encode("final"));
+    ids.extend(opening(tokenizer, Opening::Text(Channel::Final)));
+    ids
+}
+
+/// How the model may begin a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Opening<'a> {
+    /// Text on a channel.
+    Text(Channel),
+    /// Text on a channel that is said to be JSON.
+    Json(Channel),
+    /// A call of the function tool of this name.
+    Call(&'a str),
+}
+
+/// The header of such a message, behind its `<|start|>assistant`, as models
+/// were trained to write it.
+pub fn opening(tokenizer: &Tokenizer, opening: Opening<'_>) -> Vec<u32> {
+    let (words, json) = match opening {
+        Opening::Text(channel) => (channel.as_str().to_owned(), false),
+        Opening::Json(channel) => (format!("{channel} "), true),
+        Opening::Call(name) => (format!("commentary to=functions.{name} "), true),
+    };
+    let special = tokenizer.special();
+    let mut ids = vec![special.channel];
+    ids.extend(tokenizer.encode(&words));
+    if json {
+        ids.push(special.constrain);
+        ids.extend(tokenizer.encode("json"));
+    }
     ids.push(special.message);
     ids
 }

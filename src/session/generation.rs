@@ -158,6 +158,7 @@ impl Work {
             prompt: ids,
             sampling: prompt.sampling,
             stop_tokens: special.stops().to_vec(),
+            guide: None,
         })?;
         self.follow(stream, &lease, StopStrings::new(prompt.stop), waited)
             .await

@@ -30,6 +30,7 @@ fn answers(speculate: bool, sampling: &Sampling, prompts: &[Vec<u32>]) -> (Vec<V
                 max_new: 60,
                 sampling: sampling.clone(),
                 stop_tokens: Vec::new(),
+                guide: None,
             })
             .unwrap();
         let events = std::iter::from_fn(|| stream.blocking_next());

@@ -126,6 +126,7 @@ fn answer(backend: Box<dyn Backend>, text: &Text, speculate: bool) -> Result<Run
             ..Sampling::default()
         },
         stop_tokens: Vec::new(),
+        guide: None,
     };
     let mut stream = engine.submit(request).map_err(|e| failed(e.to_string()))?;
     let usage: Usage = loop {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::*;
 
 mod batching;
+mod guide;
 mod speculation;
 
 const VOCAB: usize = 64;
@@ -239,6 +240,7 @@ fn request(prompt: &[u32], max_new: usize) -> GenerationRequest {
         max_new,
         sampling: Sampling::greedy(),
         stop_tokens: vec![50],
+        guide: None,
     }
 }
 

@@ -117,6 +117,11 @@ impl Parser {
         }
     }
 
+    /// Whether it is in the middle of a character.
+    pub fn is_pending(&self) -> bool {
+        matches!(&self.state, State::Body(body) if body.decoder.is_pending())
+    }
+
     /// Reads one token.
     pub fn push(&mut self, token: u32) -> Vec<Event> {
         let mut events = Vec::new();

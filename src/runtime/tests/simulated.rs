@@ -30,6 +30,7 @@ fn events(script: Script, user: &str) -> Vec<EngineEvent> {
             max_new: 1000,
             sampling: Sampling::default(),
             stop_tokens: vec![special("<|return|>"), special("<|call|>")],
+            guide: None,
         })
         .unwrap();
     std::iter::from_fn(|| stream.blocking_next()).collect()
