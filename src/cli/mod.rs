@@ -10,6 +10,7 @@ mod in_process;
 mod install;
 mod interrupt;
 mod list;
+mod load;
 mod locate;
 mod progress;
 mod pull;
@@ -66,6 +67,10 @@ enum Command {
     Export(export::Args),
     /// Ask a model one question through the daemon.
     Run(run::Args),
+    /// Have the daemon load a model.
+    Load(load::LoadArgs),
+    /// Have the daemon unload its model.
+    Unload(load::UnloadArgs),
     /// Show the daemon's state.
     Status(status::Args),
     /// Compute logits of given tokens, in-process.
@@ -88,6 +93,8 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => rm::run(&global, args),
         Command::Export(args) => export::run(&global, args),
         Command::Run(args) => run::run(&global, args),
+        Command::Load(args) => load::load(args),
+        Command::Unload(args) => load::unload(args),
         Command::Status(args) => status::run(&global, args),
         Command::Eval(args) => eval::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),

@@ -1,6 +1,7 @@
 //! `gptoss-ctl run`: one question, one answer, streaming.
 
 use std::io::{IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
 
 use super::daemon::{BusName, block_on, explain};
 use super::{CliError, ExitStatus, Global};
@@ -29,6 +30,12 @@ pub struct Args {
     /// Most tokens to generate.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_tokens: Option<u32>,
+    /// Most tokens of reasoning; then the answer begins.
+    #[arg(long, value_name = "N")]
+    max_reasoning_tokens: Option<u32>,
+    /// A file with the JSON Schema that the answer must have.
+    #[arg(long, value_name = "FILE")]
+    schema: Option<PathBuf>,
     /// 0 always takes the most probable token.
     #[arg(long, value_name = "T")]
     temperature: Option<f64>,
@@ -48,11 +55,14 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         messages.push(Message::new("system", instructions.as_str()));
     }
     messages.push(Message::new("user", prompt));
+    let schema = args.schema.as_deref().map(read).transpose()?;
     let options = Options::default()
         .set("model", args.model.as_str())
         .set("show-reasoning", args.show_reasoning)
         .set_some("reasoning-effort", args.effort.as_deref())
         .set_some("max-output-tokens", args.max_tokens)
+        .set_some("max-reasoning-tokens", args.max_reasoning_tokens)
+        .set_some("response-schema", schema.as_deref())
         .set_some("temperature", args.temperature)
         .set_some("seed", args.seed);
     block_on(async {
@@ -60,6 +70,16 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         let client = Client::connect(args.bus.into()).await.map_err(failed)?;
         let answer = client.generate(&messages, &options).await.map_err(failed)?;
         follow(answer, global.json, args.bus).await
+    })
+}
+
+fn read(path: &Path) -> Result<String, CliError> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let status = match error.kind() {
+            std::io::ErrorKind::NotFound => ExitStatus::NotFound,
+            _ => ExitStatus::Failed,
+        };
+        CliError::new(status, format!("cannot read {}: {error}", path.display()))
     })
 }
 

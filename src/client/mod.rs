@@ -19,16 +19,18 @@
 
 mod event;
 mod proxy;
+mod session;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
-use zbus::{Connection, DBusError, OwnedVariant, Variant};
+use zbus::{Connection, DBusError, OwnedObjectPath, OwnedVariant, Variant};
 
 pub use event::{LogprobEntry, StreamEvent, UsageNumbers};
-pub use proxy::{ManagerProxy, RequestProxy};
+pub use proxy::{AdminProxy, ManagerProxy, RequestProxy, SessionProxy};
+pub use session::Session;
 
 /// Which bus the daemon is on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -227,6 +229,14 @@ impl Client {
         &self.manager
     }
 
+    /// The administrator's methods.
+    ///
+    /// # Errors
+    /// The bus'.
+    pub async fn admin(&self) -> Result<AdminProxy<'static>, ClientError> {
+        Ok(AdminProxy::new(&self.connection).await?)
+    }
+
     /// Asks for one answer.
     ///
     /// # Errors
@@ -238,13 +248,17 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         let messages: Vec<_> = messages.iter().map(Message::dictionary).collect();
         let options = options.dictionary();
-        let (path, stream) = self.manager.generate(&messages, &options).await?;
-        let request = RequestProxy::builder(&self.connection)
-            .path(path)
-            .cache_properties(zbus::proxy::CacheProperties::No)
-            .build()
-            .await?;
-        Answer::new(request, stream.into())
+        let answer = self.manager.generate(&messages, &options).await?;
+        Answer::new(&self.connection, answer).await
+    }
+
+    /// Begins a conversation; the options hold for all its turns.
+    ///
+    /// # Errors
+    /// The daemon's, by name.
+    pub async fn create_session(&self, options: &Options) -> Result<Session, ClientError> {
+        let path = self.manager.create_session(&options.dictionary()).await?;
+        Session::new(&self.connection, path).await
     }
 
     /// Tokens of the prompt that these messages make.
@@ -272,8 +286,16 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(request: RequestProxy<'static>, stream: OwnedFd) -> Result<Self, ClientError> {
-        let socket = std::os::unix::net::UnixStream::from(stream);
+    async fn new(
+        connection: &Connection,
+        (path, stream): (OwnedObjectPath, zbus::OwnedFd),
+    ) -> Result<Self, ClientError> {
+        let request = RequestProxy::builder(connection)
+            .path(path)
+            .cache_properties(zbus::proxy::CacheProperties::No)
+            .build()
+            .await?;
+        let socket = std::os::unix::net::UnixStream::from(OwnedFd::from(stream));
         let socket = socket
             .set_nonblocking(true)
             .and_then(|()| UnixStream::from_std(socket));

@@ -18,6 +18,12 @@ pub trait Manager {
         options: &HashMap<&str, &Variant<'_>>,
     ) -> zbus::Result<(OwnedObjectPath, OwnedFd)>;
 
+    /// A conversation that the daemon keeps.
+    fn create_session(
+        &self,
+        options: &HashMap<&str, &Variant<'_>>,
+    ) -> zbus::Result<OwnedObjectPath>;
+
     /// Tokens of the prompt that these messages make.
     fn count_tokens(
         &self,
@@ -53,6 +59,55 @@ pub trait Manager {
     fn execution_provider(&self) -> zbus::Result<(String, HashMap<String, OwnedVariant>)>;
 }
 
+/// `org.gptoss.Daemon1.Session`
+#[proxy(
+    interface = "org.gptoss.Daemon1.Session",
+    default_service = "org.gptoss.Daemon1"
+)]
+pub trait Session {
+    /// Says something and has it answered.
+    fn prompt(
+        &self,
+        messages: &[HashMap<&str, Variant<'_>>],
+        options: &HashMap<&str, &Variant<'_>>,
+    ) -> zbus::Result<(OwnedObjectPath, OwnedFd)>;
+
+    /// Goes on with the results of the tool calls.
+    fn submit_tool_results(
+        &self,
+        results: &[(&str, &str, HashMap<&str, Variant<'_>>)],
+        options: &HashMap<&str, &Variant<'_>>,
+    ) -> zbus::Result<(OwnedObjectPath, OwnedFd)>;
+
+    /// The messages so far.
+    fn history(
+        &self,
+        options: &HashMap<&str, &Variant<'_>>,
+    ) -> zbus::Result<Vec<HashMap<String, OwnedVariant>>>;
+
+    /// Another session that begins as this one does.
+    fn fork(&self, options: &HashMap<&str, &Variant<'_>>) -> zbus::Result<OwnedObjectPath>;
+
+    /// Ends it; a running turn is cancelled.
+    fn close(&self) -> zbus::Result<()>;
+
+    /// It is gone: `reason` is `closed` or `expired`.
+    #[zbus(signal)]
+    fn closed(&self, details: HashMap<String, OwnedVariant>) -> zbus::Result<()>;
+
+    /// The model's name.
+    #[zbus(property)]
+    fn model(&self) -> zbus::Result<String>;
+
+    /// Positions of the model's context window.
+    #[zbus(property)]
+    fn context_window(&self) -> zbus::Result<u32>;
+
+    /// Tokens of the messages so far.
+    #[zbus(property)]
+    fn context_usage(&self) -> zbus::Result<u32>;
+}
+
 /// `org.gptoss.Daemon1.Request`
 #[proxy(
     interface = "org.gptoss.Daemon1.Request",
@@ -61,4 +116,24 @@ pub trait Manager {
 pub trait Request {
     /// Ends the request; its stream ends with finish reason `cancelled`.
     fn cancel(&self) -> zbus::Result<()>;
+}
+
+/// `org.gptoss.Admin1`
+#[proxy(
+    interface = "org.gptoss.Admin1",
+    default_service = "org.gptoss.Admin1",
+    default_path = "/org/gptoss/Admin1"
+)]
+pub trait Admin {
+    /// Loads a model without waiting for it.
+    fn load(&self, model: &str, options: &HashMap<&str, &Variant<'_>>) -> zbus::Result<()>;
+
+    /// Unloads the model without waiting for it.
+    fn unload(&self, options: &HashMap<&str, &Variant<'_>>) -> zbus::Result<()>;
+
+    /// Looks at the store again.
+    fn rescan(&self) -> zbus::Result<()>;
+
+    /// Numbers since the daemon's start.
+    fn stats(&self) -> zbus::Result<HashMap<String, OwnedVariant>>;
 }

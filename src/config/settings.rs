@@ -29,6 +29,8 @@ pub struct Model {
     pub context: usize,
     /// When the model is loaded.
     pub load: Load,
+    /// Seconds after which a model that nobody uses is unloaded; 0 for never.
+    pub unload_idle_seconds: u64,
 }
 
 impl Default for Model {
@@ -37,6 +39,7 @@ impl Default for Model {
             default: None,
             context: 8192,
             load: Load::FirstUse,
+            unload_idle_seconds: 1800,
         }
     }
 }
@@ -94,7 +97,11 @@ pub struct Limits {
     pub requests_per_user: usize,
     /// Prompt tokens in all requests of one user.
     pub tokens_per_user: usize,
-    /// Bytes of text in one request.
+    /// Sessions one user may have.
+    pub sessions_per_user: usize,
+    /// Seconds after which a session that nobody uses is closed.
+    pub session_idle_seconds: u64,
+    /// Bytes of text in one request, a session's history included.
     pub prompt_bytes: usize,
     /// Bytes of events kept for a reader that does not read.
     pub spool_bytes: usize,
@@ -106,6 +113,8 @@ impl Default for Limits {
             queue: 64,
             requests_per_user: 8,
             tokens_per_user: 1 << 18,
+            sessions_per_user: 32,
+            session_idle_seconds: 3600,
             prompt_bytes: 4 << 20,
             spool_bytes: 1 << 20,
         }
@@ -133,6 +142,15 @@ impl Config {
         at_least("limits.requests-per-user", per_user, 1, "at least 1")?;
         let tokens = limits.tokens_per_user;
         at_least("limits.tokens-per-user", tokens, 1, "at least 1")?;
+        let sessions = limits.sessions_per_user;
+        at_least("limits.sessions-per-user", sessions, 1, "at least 1")?;
+        if limits.session_idle_seconds == 0 {
+            return Err(ConfigError::Range {
+                key: "limits.session-idle-seconds",
+                value: "0".into(),
+                range: "at least 1",
+            });
+        }
         let bytes = limits.prompt_bytes;
         at_least("limits.prompt-bytes", bytes, 1, "at least 1")?;
         // A line has up to 4096 bytes, and a few must fit.

@@ -128,7 +128,9 @@ async fn serve(
         quota: Quota::new(QuotaLimits {
             requests_per_user: config.limits.requests_per_user,
             tokens_per_user: config.limits.tokens_per_user,
+            sessions_per_user: config.limits.sessions_per_user,
         }),
+        session_idle: Duration::from_secs(config.limits.session_idle_seconds),
         prompt_bytes: config.limits.prompt_bytes,
         spool_bytes: config.limits.spool_bytes,
     };
@@ -142,6 +144,10 @@ async fn serve(
     tracing::info!("ready as {NAME}");
     if config.model.load == Load::Start {
         tokio::spawn(load_default(Arc::clone(&host)));
+    }
+    if config.model.unload_idle_seconds > 0 {
+        let after = Duration::from_secs(config.model.unload_idle_seconds);
+        tokio::spawn(Arc::clone(&host).unload_when_idle(after));
     }
     let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&host)));
     let lost = tokio::select! {

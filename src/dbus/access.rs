@@ -1,5 +1,11 @@
 //! Who may call.
 
+use std::collections::HashMap;
+
+use zbus::Connection;
+use zbus::message::{Flags, Header};
+use zbus_polkit::policykit1::{AuthorityProxy, CheckAuthorizationFlags, Subject};
+
 use super::error::Error;
 
 /// Which bus the daemon is on.
@@ -21,9 +27,13 @@ impl Bus {
     }
 }
 
+/// What an application needs to use the daemon, as polkit calls it.
+const USE: &str = "org.gptoss.use";
+/// The same for whoever loads and unloads models.
+const MANAGE: &str = "org.gptoss.manage";
+
 /// The rule. On a session bus the daemon's own user may call, nobody else. On
-/// the system bus root and the daemon's own user may: other users need polkit,
-/// which this version does not ask, so they are denied.
+/// the system bus root and the daemon's own user may, and whom polkit lets.
 #[derive(Debug, Clone, Copy)]
 pub struct Access {
     bus: Bus,
@@ -37,20 +47,92 @@ impl Access {
         Self { bus, own }
     }
 
-    /// Whether user `uid` may use the daemon.
-    pub fn check(&self, uid: u32) -> Result<(), Error> {
-        let allowed = uid == self.own || (self.bus == Bus::System && uid == 0);
-        if allowed {
-            return Ok(());
+    /// Whether user `uid`, who sent a call, may use the daemon.
+    ///
+    /// # Errors
+    /// It may not, or nobody can say.
+    pub async fn check(
+        &self,
+        uid: u32,
+        header: &Header<'_>,
+        connection: &Connection,
+    ) -> Result<(), Error> {
+        match self.rule(uid) {
+            Rule::Allowed => Ok(()),
+            Rule::Denied(why) => Err(Error::AccessDenied(why.into())),
+            Rule::Ask => ask(USE, header, connection).await,
         }
-        let message = match self.bus {
-            Bus::Session => "this gptossd serves the user who started it alone",
-            Bus::System => {
-                "this version of gptossd serves root and its own user on the system bus; start \
-                 one of your own with `gptossd --bus session`"
-            }
-        };
-        Err(Error::AccessDenied(message.into()))
+    }
+
+    /// Whether user `uid`, who sent a call, may manage the daemon.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub async fn check_manager(
+        &self,
+        uid: u32,
+        header: &Header<'_>,
+        connection: &Connection,
+    ) -> Result<(), Error> {
+        match self.rule(uid) {
+            Rule::Allowed => Ok(()),
+            Rule::Denied(why) => Err(Error::AccessDenied(why.into())),
+            Rule::Ask => ask(MANAGE, header, connection).await,
+        }
+    }
+
+    fn rule(&self, uid: u32) -> Rule {
+        match self.bus {
+            _ if uid == self.own => Rule::Allowed,
+            Bus::System if uid == 0 => Rule::Allowed,
+            Bus::System => Rule::Ask,
+            Bus::Session => Rule::Denied("this gptossd serves the user who started it alone"),
+        }
+    }
+}
+
+/// What the daemon knows of a user by itself.
+#[derive(Debug, PartialEq, Eq)]
+enum Rule {
+    Allowed,
+    Denied(&'static str),
+    Ask,
+}
+
+/// Asks polkit. It asks nobody back, unless the call says that it may: a
+/// dialogue must not appear because an application looked.
+async fn ask(action: &str, header: &Header<'_>, connection: &Connection) -> Result<(), Error> {
+    let mute = |e: &dyn std::fmt::Display| {
+        Error::AccessDenied(format!(
+            "polkit does not say who may use gptossd ({e}): without it root alone may, and whoever \
+             starts one of their own with `gptossd --bus session`"
+        ))
+    };
+    let polkit = AuthorityProxy::new(connection).await;
+    let polkit = polkit.map_err(|e| mute(&e))?;
+    let subject = Subject::new_for_message_header(header).map_err(|e| mute(&e))?;
+    let may_ask = header
+        .primary()
+        .flags()
+        .contains(Flags::ALLOW_INTERACTIVE_AUTH);
+    let flags = match may_ask {
+        true => CheckAuthorizationFlags::ALLOW_USER_INTERACTION,
+        false => CheckAuthorizationFlags::empty(),
+    };
+    let none = HashMap::new();
+    let answer = polkit.check_authorization(&subject, action, &none, flags, "");
+    let answer = answer.await.map_err(|e| mute(&e))?;
+    let who = match action {
+        USE => {
+            "users at the machine's own screen have it, and members of group gptoss (`adduser NAME gptoss`)"
+        }
+        _ => "administrators have it",
+    };
+    match answer.is_authorized {
+        true => Ok(()),
+        false => Err(Error::AccessDenied(format!(
+            "polkit does not grant you {action}: {who}"
+        ))),
     }
 }
 
@@ -60,13 +142,12 @@ mod tests {
 
     #[test]
     fn own_user_and_root() {
-        let rule = |bus| Access { bus, own: 1000 };
-        assert!(rule(Bus::Session).check(1000).is_ok());
-        assert!(rule(Bus::Session).check(0).is_err());
-        assert!(rule(Bus::Session).check(1001).is_err());
-        assert!(rule(Bus::System).check(1000).is_ok());
-        assert!(rule(Bus::System).check(0).is_ok());
-        let denied = rule(Bus::System).check(1001).unwrap_err();
-        assert!(denied.to_string().contains("--bus session"));
+        let rule = |bus, uid| Access { bus, own: 1000 }.rule(uid);
+        assert_eq!(rule(Bus::Session, 1000), Rule::Allowed);
+        assert!(matches!(rule(Bus::Session, 0), Rule::Denied(_)));
+        assert!(matches!(rule(Bus::Session, 1001), Rule::Denied(_)));
+        assert_eq!(rule(Bus::System, 1000), Rule::Allowed);
+        assert_eq!(rule(Bus::System, 0), Rule::Allowed);
+        assert_eq!(rule(Bus::System, 1001), Rule::Ask);
     }
 }

@@ -1,6 +1,7 @@
 //! The callers: who they are, what they have, and that they are still there.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ struct Entry {
     client: Client,
     /// Dropped with the entry: everything the client has ends.
     _presence: watch::Sender<()>,
-    requests: HashMap<OwnedObjectPath, Interrupter>,
+    /// Its requests, with what ends them, and its sessions.
+    objects: HashMap<OwnedObjectPath, Option<Interrupter>>,
 }
 
 /// Everyone who called and has not left.
@@ -38,6 +40,7 @@ pub struct Clients {
     entries: Mutex<HashMap<OwnedUniqueName, Entry>>,
     /// Requests alive, their readers' backlog included.
     live: watch::Sender<usize>,
+    stopping: AtomicBool,
     next_token: Mutex<u64>,
 }
 
@@ -47,6 +50,7 @@ impl Clients {
         Arc::new(Self {
             entries: Mutex::default(),
             live: watch::Sender::new(0),
+            stopping: AtomicBool::new(false),
             next_token: Mutex::new(0),
         })
     }
@@ -98,7 +102,7 @@ impl Clients {
         let entry = Entry {
             client: client.clone(),
             _presence: sender,
-            requests: HashMap::new(),
+            objects: HashMap::new(),
         };
         entries.insert(name.clone(), entry);
         let clients = Arc::downgrade(self);
@@ -112,15 +116,20 @@ impl Clients {
         client
     }
 
-    /// Makes the path of a new request: `…/request/1_42/TOKEN`.
+    /// Who called and has not left.
+    pub fn count(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Makes the path of a new object: `…/request/1_42/TOKEN`.
     ///
     /// # Errors
     /// The token is not `[A-Za-z0-9_]{1,64}` or in use.
     pub fn reserve(
         self: &Arc<Self>,
         client: &Client,
+        kind: Kind,
         token: Option<&str>,
-        interrupter: Interrupter,
     ) -> Result<Reservation, Error> {
         let token = match token {
             Some(token) => {
@@ -139,21 +148,25 @@ impl Clients {
             .as_str()
             .trim_start_matches(':')
             .replace('.', "_");
-        let path = format!("{PATH}/request/{sender}/{token}");
+        let path = format!("{PATH}/{}/{sender}/{token}", kind.word());
         let path = OwnedObjectPath::try_from(path)?;
         let mut entries = self.entries();
         let gone = || Error::AccessDenied("the caller has left the bus".into());
         let entry = entries.get_mut(&client.name).ok_or_else(gone)?;
-        if entry.requests.contains_key(&path) {
+        if entry.objects.contains_key(&path) {
             return Err(Error::invalid(format!(
-                "handle-token {token:?} is in use; each request of yours needs another one"
+                "handle-token {token:?} is in use; each {} of yours needs another one",
+                kind.word()
             )));
         }
-        entry.requests.insert(path.clone(), interrupter);
-        self.live.send_modify(|n| *n += 1);
+        entry.objects.insert(path.clone(), None);
+        if kind == Kind::Request {
+            self.live.send_modify(|n| *n += 1);
+        }
         Ok(Reservation {
             clients: Arc::clone(self),
             client: client.name.clone(),
+            kind,
             path,
         })
     }
@@ -167,8 +180,9 @@ impl Clients {
 
     /// Ends every request and waits until the readers have the last event.
     pub async fn stop(&self, patience: Duration) {
+        self.stopping.store(true, Ordering::SeqCst);
         for entry in self.entries().values() {
-            for interrupter in entry.requests.values() {
+            for interrupter in entry.objects.values().flatten() {
                 interrupter.interrupt(Interrupt::Stop);
             }
         }
@@ -196,19 +210,54 @@ async fn departures(
     Ok(MessageStream::for_match_rule(rule, connection, None).await?)
 }
 
-/// A request's place in the registry; gone when dropped.
+/// What an object is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A generation at work.
+    Request,
+    /// A conversation.
+    Session,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Request => "request",
+            Kind::Session => "session",
+        }
+    }
+}
+
+/// An object's place in the registry; gone when dropped.
 pub struct Reservation {
     clients: Arc<Clients>,
     client: OwnedUniqueName,
-    /// The request's path.
+    kind: Kind,
+    /// The object's path.
     pub path: OwnedObjectPath,
+}
+
+impl Reservation {
+    /// Has the daemon's stop end the request.
+    pub fn attach(&self, interrupter: Interrupter) {
+        if let Some(entry) = self.clients.entries().get_mut(&self.client) {
+            entry
+                .objects
+                .insert(self.path.clone(), Some(interrupter.clone()));
+        }
+        if self.clients.stopping.load(Ordering::SeqCst) {
+            interrupter.interrupt(Interrupt::Stop);
+        }
+    }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
         if let Some(entry) = self.clients.entries().get_mut(&self.client) {
-            entry.requests.remove(&self.path);
+            entry.objects.remove(&self.path);
         }
-        self.clients.live.send_modify(|n| *n -= 1);
+        if self.kind == Kind::Request {
+            self.clients.live.send_modify(|n| *n -= 1);
+        }
     }
 }

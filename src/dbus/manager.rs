@@ -1,28 +1,22 @@
 //! `org.gptoss.Daemon1.Manager`.
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd as StdOwnedFd;
 use std::sync::Arc;
 
-use tokio::net::UnixStream;
 use zbus::message::Header;
 use zbus::{Connection, OwnedFd, OwnedObjectPath, OwnedVariant, Variant, interface};
 
-use super::Parts;
-use super::access::Access;
-use super::clients::{Client, Clients};
 use super::decode::{self, Dictionary};
 use super::error::Error;
-use super::request::Request;
-use super::stream::pump;
-use crate::engine::Owner;
+use super::session;
+use super::shared::Shared;
 use crate::session::{
-    Availability, Generation, ModelSummary, Options, Prompt, ProviderInfo, Unavailable,
-    count_tokens,
+    Availability, Failure, Generation, ModelSummary, Options, Prompt, ProviderInfo, Session,
+    Unavailable, count_tokens,
 };
 
 /// What this daemon can do, beyond the interface itself.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 18] = [
     "generate",
     "count-tokens",
     "prewarm",
@@ -34,44 +28,27 @@ const FEATURES: [&str; 12] = [
     "logprobs",
     "stop",
     "tools",
+    "tool-choice",
+    "response-schema",
+    "reasoning-budget",
     "priority",
+    "sessions",
+    "tool-results",
+    "fork",
 ];
 
 /// The root object.
-pub struct Manager {
-    parts: Parts,
-    access: Access,
-    clients: Arc<Clients>,
-}
+pub struct Manager(Arc<Shared>);
 
 impl Manager {
     /// An object to be served at [`super::PATH`].
-    pub fn new(parts: Parts, access: Access, clients: Arc<Clients>) -> Self {
-        Self {
-            parts,
-            access,
-            clients,
-        }
-    }
-
-    async fn authorise(
-        &self,
-        header: &Header<'_>,
-        connection: &Connection,
-    ) -> Result<Client, Error> {
-        let client = self.clients.identify(header, connection).await?;
-        self.access.check(client.uid)?;
-        Ok(client)
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
     }
 
     fn prompt(&self, messages: &[Dictionary], options: &Options) -> Result<Prompt, Error> {
         let messages = decode::messages(messages)?;
-        Ok(Prompt::new(messages, options, self.parts.prompt_bytes)?)
-    }
-
-    async fn resolve(&self, options: &Options) -> Result<String, Error> {
-        let model = self.parts.host.resolve(options.model.clone()).await;
-        Ok(model.map_err(crate::session::Failure::from)?)
+        Ok(Prompt::new(messages, options, self.0.parts.prompt_bytes)?)
     }
 }
 
@@ -89,23 +66,23 @@ impl Manager {
 
     #[zbus(property(emits_changed_signal = "false"))]
     async fn models(&self) -> Vec<HashMap<String, OwnedVariant>> {
-        let models = self.parts.host.models().await;
+        let models = self.0.parts.host.models().await;
         models.into_iter().map(describe_model).collect()
     }
 
     #[zbus(property)]
     async fn loaded_model(&self) -> String {
-        self.parts.host.loaded_model()
+        self.0.parts.host.loaded_model()
     }
 
     #[zbus(property)]
     async fn availability(&self) -> (String, HashMap<String, OwnedVariant>) {
-        describe_availability(self.parts.host.availability().await)
+        describe_availability(self.0.parts.host.availability().await)
     }
 
     #[zbus(property)]
     async fn execution_provider(&self) -> (String, HashMap<String, OwnedVariant>) {
-        describe_provider(&self.parts.host.watch_provider().borrow())
+        describe_provider(&self.0.parts.host.watch_provider().borrow())
     }
 
     /// One answer without a session: the request object and the stream of its
@@ -118,38 +95,33 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(OwnedObjectPath, OwnedFd), Error> {
-        let client = self.authorise(&header, connection).await?;
+        let client = self.0.authorise(&header, connection).await?;
         let options = decode::options(&options)?;
         let prompt = self.prompt(&messages, &options)?;
-        let model = self.resolve(&options).await?;
-        let place = Arc::new(self.parts.quota.request(Owner(client.uid))?);
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        // The caller's end blocks: nobody expects otherwise of a descriptor.
-        ours.set_nonblocking(true)?;
-        let (ours, theirs) = (UnixStream::from_std(ours)?, StdOwnedFd::from(theirs));
-
-        let host = Arc::clone(&self.parts.host);
-        let generation = Generation::start(host, model, prompt, Arc::clone(&place));
-        let interrupter = generation.interrupter();
+        let model = self.0.resolve(&options).await?;
         let token = options.handle_token.as_deref();
-        let reservation = self.clients.reserve(&client, token, interrupter.clone())?;
-        let path = reservation.path.clone();
-        let request = Request {
-            owner: client.name,
-            interrupter,
-        };
-        connection.object_server().at(path.clone(), request).await?;
-        let (limit, connection) = (self.parts.spool_bytes, connection.clone());
-        tokio::spawn(async move {
-            pump(generation, ours, limit, client.presence, place).await;
-            let server = connection.object_server();
-            let removed = server.remove::<Request, _>(reservation.path.clone()).await;
-            if let Err(error) = removed {
-                tracing::warn!("cannot remove a request's object: {error}");
-            }
-            drop(reservation);
-        });
-        Ok((path, theirs.into()))
+        let host = Arc::clone(&self.0.parts.host);
+        let begin = |place| Ok(Generation::start(host, model, prompt, place, None));
+        self.0.answer(client, token, connection, begin).await
+    }
+
+    /// A conversation that the daemon keeps.
+    #[zbus(out_args("session"))]
+    async fn create_session(
+        &self,
+        options: Dictionary,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> Result<OwnedObjectPath, Error> {
+        let client = self.0.authorise(&header, connection).await?;
+        let options = decode::options(&options)?;
+        let token = options.handle_token.clone();
+        let model = self.0.resolve(&options).await?;
+        let window = self.0.parts.host.context_window(&model).await;
+        let window = window.map_err(Failure::from)?;
+        let limit = self.0.parts.prompt_bytes;
+        let new = Session::new(model, window, options, limit)?;
+        session::open(&self.0, client, token.as_deref(), new, connection).await
     }
 
     /// Tokens of the prompt these messages make.
@@ -161,11 +133,11 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        self.authorise(&header, connection).await?;
+        self.0.authorise(&header, connection).await?;
         let options = decode::options(&options)?;
         let prompt = self.prompt(&messages, &options)?;
-        let model = self.resolve(&options).await?;
-        let count = count_tokens(&self.parts.host, &model, prompt).await?;
+        let model = self.0.resolve(&options).await?;
+        let count = count_tokens(&self.0.parts.host, &model, prompt).await?;
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
@@ -176,9 +148,9 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        self.authorise(&header, connection).await?;
-        let model = self.resolve(&decode::options(&options)?).await?;
-        let host = Arc::clone(&self.parts.host);
+        self.0.authorise(&header, connection).await?;
+        let model = self.0.resolve(&decode::options(&options)?).await?;
+        let host = Arc::clone(&self.0.parts.host);
         // What goes wrong is in `Availability`.
         tokio::spawn(async move { drop(host.acquire(&model).await) });
         Ok(())

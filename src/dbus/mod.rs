@@ -4,21 +4,31 @@
 //!
 //! ```text
 //! /org/gptoss/Daemon1                         Manager   manager.rs
+//! /org/gptoss/Daemon1/session/SENDER/TOKEN    Session   session.rs
 //! /org/gptoss/Daemon1/request/SENDER/TOKEN    Request   request.rs
+//! ```
+//!
+//! Service `org.gptoss.Admin1`, on a connection of its own:
+//!
+//! ```text
+//! /org/gptoss/Admin1                          Admin     admin.rs
 //! ```
 //!
 //! The answers themselves travel on sockets, not on the bus: `stream.rs`.
 
 mod access;
+mod admin;
 mod clients;
 mod decode;
 mod error;
 mod manager;
 mod request;
+mod session;
+mod shared;
 mod stream;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use zbus::Connection;
 use zbus::connection::Builder;
@@ -28,8 +38,10 @@ pub use access::Bus;
 pub use error::Error;
 
 use self::access::Access;
+use self::admin::Admin;
 use self::clients::Clients;
 use self::manager::Manager;
+use self::shared::Shared;
 use crate::session::{Availability, ModelHost, Quota};
 
 /// The well-known name.
@@ -46,7 +58,9 @@ pub struct Parts {
     pub host: Arc<ModelHost>,
     /// What one user may have.
     pub quota: Arc<Quota>,
-    /// Bytes of text in one request.
+    /// How long a session stays that nobody uses.
+    pub session_idle: Duration,
+    /// Bytes of text in one request, a session's history included.
     pub prompt_bytes: usize,
     /// Bytes of events kept for a slow reader.
     pub spool_bytes: usize,
@@ -55,6 +69,7 @@ pub struct Parts {
 /// The served objects.
 pub struct Service {
     connection: Connection,
+    admin: Connection,
     clients: Arc<Clients>,
 }
 
@@ -66,17 +81,26 @@ impl Service {
     /// There is no bus, or it fails.
     pub async fn start(parts: Parts) -> zbus::Result<Service> {
         let clients = Clients::new();
-        let manager = Manager::new(parts.clone(), Access::new(parts.bus), Arc::clone(&clients));
-        let builder = match parts.bus {
+        let shared = Arc::new(Shared {
+            parts: parts.clone(),
+            access: Access::new(parts.bus),
+            clients: Arc::clone(&clients),
+            started: Instant::now(),
+        });
+        let builder = || match parts.bus {
             Bus::System => Builder::system(),
             Bus::Session => Builder::session(),
         };
         // Objects that are added to a connection that stands already would
         // miss the calls that arrive before the library's own task listens.
-        let connection = builder.serve_at(PATH, manager).build().await?;
+        let manager = Manager::new(Arc::clone(&shared));
+        let connection = builder().serve_at(PATH, manager).build().await?;
+        let admin = builder().serve_at(admin::PATH, Admin::new(shared));
+        let admin = admin.build().await?;
         tokio::spawn(announce(connection.clone(), parts.host));
         Ok(Service {
             connection,
+            admin,
             clients,
         })
     }
@@ -86,18 +110,24 @@ impl Service {
         self.connection.closed().await;
     }
 
-    /// Takes the well-known name. `false` if another process has it.
+    /// Takes the well-known names. `false` if another process has the daemon's.
     ///
     /// # Errors
-    /// The bus'.
+    /// The bus'. Not having the administrator's name is a warning: a bus whose
+    /// policy does not know it can be used all the same.
     pub async fn request_name(&self) -> zbus::Result<bool> {
         // The library's own default would take the name from its owner.
         let flags = RequestNameFlags::DO_NOT_QUEUE;
         match self.connection.request_name_with_flags(NAME, flags).await {
-            Ok(_) => Ok(true),
-            Err(zbus::Error::NameTaken) => Ok(false),
-            Err(error) => Err(error),
+            Ok(_) => {}
+            Err(zbus::Error::NameTaken) => return Ok(false),
+            Err(error) => return Err(error),
         }
+        let admin = self.admin.request_name_with_flags(admin::NAME, flags).await;
+        if let Err(error) = admin {
+            tracing::warn!("cannot take the name {}: {error}", admin::NAME);
+        }
+        Ok(true)
     }
 
     /// Ends every request with an error and waits, for `patience` at most,

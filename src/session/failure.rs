@@ -1,6 +1,6 @@
 //! Everything that can go wrong with a request, and its name on the bus.
 
-use super::host::Unavailable;
+use super::loader::Unavailable;
 use crate::engine::{EngineFailure, SubmitError};
 use crate::harmony::RenderError;
 
@@ -49,6 +49,12 @@ pub enum Failure {
         /// Positions of the window.
         window: usize,
     },
+    /// A turn of the session is not over yet.
+    #[error("the session is still answering: wait for its end, cancel it, or fork the session")]
+    SessionBusy,
+    /// Tool calls and results do not match; says which.
+    #[error("{0}")]
+    ToolResultMismatch(String),
     /// The reader did not keep up.
     #[error("the reader of the stream did not keep up: {0} bytes are waiting for it")]
     SlowConsumer(usize),
@@ -72,6 +78,8 @@ impl Failure {
             Failure::ModelNotInstalled(_) => error_name("ModelNotInstalled"),
             Failure::ModelNotReady { .. } => error_name("ModelNotReady"),
             Failure::ContextLengthExceeded { .. } => error_name("ContextLengthExceeded"),
+            Failure::SessionBusy => error_name("SessionBusy"),
+            Failure::ToolResultMismatch(_) => error_name("ToolResultMismatch"),
             Failure::SlowConsumer(_) => error_name("SlowConsumer"),
             Failure::Cancelled(_) => error_name("Cancelled"),
             Failure::BackendFailure(_) => error_name("BackendFailure"),

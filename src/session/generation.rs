@@ -7,16 +7,20 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::watch;
 
+use super::conversation::{Said, Turn};
 use super::event::{Finish, LogprobEntry, STREAM_VERSION, StreamEvent, UsageNumbers, WaitingFor};
 use super::failure::Failure;
+use super::guide::{Guidance, HarmonyGuide};
 use super::host::{Lease, ModelHost};
 use super::prompt::Prompt;
 use super::quota::Place;
 use super::stop::{Scan, StopStrings};
 use crate::engine::{
-    EngineEvent, FinishReason, GenerationRequest, TokenLogprobs, TokenStream, Usage,
+    EngineEvent, FinishReason, GenerationRequest, Guide, TokenLogprobs, TokenStream, Usage,
 };
-use crate::harmony::{Channel, Event, Parser, Position, Tokenizer, render};
+use crate::harmony::{
+    Channel, Event, Message, Parser, Position, Tokenizer, history, render, render_history,
+};
 
 /// Ends a generation from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +54,16 @@ impl Interrupter {
 }
 
 impl Generation {
-    /// Begins to answer `prompt` with `model`, a name the host has resolved.
+    /// Begins to answer `prompt` with `model`, a name the host has resolved. A
+    /// `turn` is committed if the answer ends well, before its last event.
     /// Must be called inside the async runtime.
-    pub fn start(host: Arc<ModelHost>, model: String, prompt: Prompt, place: Arc<Place>) -> Self {
+    pub fn start(
+        host: Arc<ModelHost>,
+        model: String,
+        prompt: Prompt,
+        place: Arc<Place>,
+        turn: Option<Turn>,
+    ) -> Self {
         let (sender, events) = unbounded_channel();
         let interrupt = watch::Sender::new(None);
         let mut interrupted = interrupt.subscribe();
@@ -62,11 +73,17 @@ impl Generation {
                 host,
                 model,
                 arrival,
-                show_reasoning: prompt.show_reasoning,
-                events: sender.clone(),
+                turn,
                 usage: UsageNumbers::default(),
-                calls: 0,
-                stopped: false,
+                reader: None,
+                output: Output {
+                    events: sender.clone(),
+                    show_reasoning: prompt.show_reasoning,
+                    said: Said::default(),
+                    shown: String::new(),
+                    stopped: false,
+                    cancelled: false,
+                },
             };
             let result = tokio::select! {
                 biased;
@@ -105,23 +122,51 @@ struct Work {
     model: String,
     /// Its place in the order of acceptance.
     arrival: u64,
-    show_reasoning: bool,
-    events: UnboundedSender<StreamEvent>,
+    /// The session's turn, where it has one.
+    turn: Option<Turn>,
     usage: UsageNumbers,
-    /// Tool calls delivered.
-    calls: usize,
-    /// Whether a stop string came.
-    stopped: bool,
+    /// Once there are tokens to read.
+    reader: Option<Reader>,
+    output: Output,
 }
 
-impl Work {
+/// What has been delivered, and how.
+struct Output {
+    events: UnboundedSender<StreamEvent>,
+    show_reasoning: bool,
+    said: Said,
+    /// Of the present final message, what was delivered.
+    shown: String,
+    /// Whether a stop string came.
+    stopped: bool,
+    /// Whether the application ended it: what is cut off is no fault.
+    cancelled: bool,
+}
+
+impl Output {
     fn send(&self, event: StreamEvent) {
         // Nobody reads: `closed` ends the task at its next await.
         let _ = self.events.send(event);
     }
+}
+
+impl Work {
+    fn send(&self, event: StreamEvent) {
+        self.output.send(event);
+    }
 
     /// The last events.
-    fn close(&self, result: Result<Finish, Failure>) {
+    fn close(mut self, result: Result<Finish, Failure>) {
+        if let Some(reader) = &mut self.reader {
+            self.output.cancelled = matches!(result, Ok(Finish::Cancelled));
+            reader.finish(&mut self.output);
+            self.output.said.next_call = reader.parser.next_call();
+        }
+        // Who reads the last event may begin the next turn.
+        match self.turn.take() {
+            Some(turn) if result.is_ok() => turn.commit(std::mem::take(&mut self.output.said)),
+            turn => drop(turn),
+        }
         if self.usage.prompt_tokens > 0 {
             self.send(StreamEvent::Usage(self.usage));
         }
@@ -146,6 +191,7 @@ impl Work {
         let lease = self.wait_for_model().await?;
         // The model may have been installed anew meanwhile.
         self.check_window(ids.len(), lease.engine().info().context_window)?;
+        let guide = self.guide(&prompt, lease.tokenizer()).await?;
         let waited = asked.elapsed();
         let special = lease.tokenizer().special();
         let starts = |(position, id): (usize, &u32)| (*id == special.start).then_some(position);
@@ -158,10 +204,30 @@ impl Work {
             prompt: ids,
             sampling: prompt.sampling,
             stop_tokens: special.stops().to_vec(),
-            guide: None,
+            guide,
         })?;
         self.follow(stream, &lease, StopStrings::new(prompt.stop), waited)
             .await
+    }
+
+    /// What holds the model to the request, if anything has to. On a thread that
+    /// may block: schemas take milliseconds.
+    async fn guide(
+        &self,
+        prompt: &Prompt,
+        tokenizer: &Arc<Tokenizer>,
+    ) -> Result<Option<Box<dyn Guide>>, Failure> {
+        let tools = prompt.conversation.settings.functions.clone();
+        if tools.is_empty() && prompt.guidance == Guidance::default() {
+            return Ok(None);
+        }
+        let grammars = self.host.grammars(tokenizer).await?;
+        let (guidance, tokenizer) = (prompt.guidance.clone(), Arc::clone(tokenizer));
+        let task = tokio::task::spawn_blocking(move || {
+            let guide = HarmonyGuide::new(guidance, &tools, &tokenizer, &grammars)?;
+            Ok(Some(Box::new(guide) as _))
+        });
+        task.await.map_err(broken)?
     }
 
     fn check_window(&self, used: usize, window: usize) -> Result<(), Failure> {
@@ -197,25 +263,27 @@ impl Work {
         waited: Duration,
     ) -> Result<Finish, Failure> {
         let mut queue_position = 0;
-        let mut reader = Reader {
-            parser: Parser::new(Arc::clone(lease.tokenizer())),
+        let first_call = self.turn.as_ref().map_or(1, Turn::first_call);
+        let reader = self.reader.insert(Reader {
+            parser: Parser::new(Arc::clone(lease.tokenizer())).first_call(first_call),
             tokenizer: Arc::clone(lease.tokenizer()),
             parsed: Vec::new(),
             stop,
             logprobs: Vec::new(),
-        };
+        });
+        let output = &mut self.output;
         while let Some(event) = stream.next().await {
             match event {
                 EngineEvent::Queued { position } => {
                     queue_position = queue_position.max(position);
-                    self.send(StreamEvent::Queued {
+                    output.send(StreamEvent::Queued {
                         position,
                         waiting_for: WaitingFor::Queue,
                     });
                 }
                 EngineEvent::Started { cached } => {
                     self.usage.cached_tokens = cached;
-                    self.send(StreamEvent::Start {
+                    output.send(StreamEvent::Start {
                         version: STREAM_VERSION,
                         model: self.model.clone(),
                         prompt_tokens: self.usage.prompt_tokens,
@@ -229,26 +297,24 @@ impl Work {
                     if reader.parser.position() == Position::Text(Channel::Analysis) {
                         self.usage.reasoning_tokens += 1;
                     }
-                    reader.token(self, id, logprobs.as_deref());
-                    if self.stopped {
+                    reader.token(output, id, logprobs.as_deref());
+                    if output.stopped {
                         // Dropping the stream ends the sequence.
                         return Ok(Finish::Stop);
                     }
                 }
                 EngineEvent::Done { reason, usage } => {
-                    reader.finish(self);
-                    self.account(&usage, waited);
-                    return Ok(match reason {
-                        _ if self.stopped => Finish::Stop,
+                    reader.finish(output);
+                    let finish = match reason {
+                        _ if output.stopped => Finish::Stop,
                         FinishReason::Length => Finish::Length,
-                        FinishReason::Stop(_) if self.calls > 0 => Finish::ToolCalls,
+                        FinishReason::Stop(_) if !output.said.calls.is_empty() => Finish::ToolCalls,
                         FinishReason::Stop(_) => Finish::Stop,
-                    });
+                    };
+                    self.account(&usage, waited);
+                    return Ok(finish);
                 }
-                EngineEvent::Failed(failure) => {
-                    reader.finish(self);
-                    return Err(failure.into());
-                }
+                EngineEvent::Failed(failure) => return Err(failure.into()),
             }
         }
         Err(Failure::BackendFailure("the engine broke".into()))
@@ -275,6 +341,27 @@ pub async fn count_tokens(
     Ok(rendered(tokenizer, prompt).await?.0.len())
 }
 
+/// Tokens of the conversation in `prompt` by itself, without the beginning of
+/// an answer.
+///
+/// # Errors
+/// As [`count_tokens`].
+pub(super) async fn count_history(
+    host: &Arc<ModelHost>,
+    model: &str,
+    prompt: Prompt,
+) -> Result<usize, Failure> {
+    let tokenizer = host.tokenizer(model).await?;
+    let task = tokio::task::spawn_blocking(move || {
+        Ok(render_history(&tokenizer, &prompt.conversation)?.len())
+    });
+    task.await.map_err(broken)?
+}
+
+fn broken(error: tokio::task::JoinError) -> Failure {
+    Failure::BackendFailure(error.to_string())
+}
+
 /// The prompt's tokens. On a thread that may block: a long text takes seconds.
 async fn rendered(
     tokenizer: Arc<Tokenizer>,
@@ -284,7 +371,6 @@ async fn rendered(
         let ids = render(&tokenizer, &prompt.conversation)?;
         Ok((ids, prompt))
     });
-    let broken = |e: tokio::task::JoinError| Failure::BackendFailure(e.to_string());
     task.await.map_err(broken)?
 }
 
@@ -300,7 +386,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn token(&mut self, work: &mut Work, id: u32, logprobs: Option<&TokenLogprobs>) {
+    fn token(&mut self, output: &mut Output, id: u32, logprobs: Option<&TokenLogprobs>) {
         match logprobs {
             // A control token is no part of any text.
             Some(_) if self.tokenizer.is_special(id) => self.logprobs.clear(),
@@ -312,23 +398,24 @@ impl Reader {
         }
         let mut parsed = std::mem::take(&mut self.parsed);
         self.parser.push_into(id, &mut parsed);
-        self.deliver(work, &mut parsed);
+        self.deliver(output, &mut parsed);
         self.parsed = parsed;
     }
 
-    fn finish(&mut self, work: &mut Work) {
+    /// Delivers what is left. Without effect a second time.
+    fn finish(&mut self, output: &mut Output) {
         let mut parsed = self.parser.finish();
-        self.deliver(work, &mut parsed);
-        self.flush(work);
+        self.deliver(output, &mut parsed);
+        self.flush(output);
     }
 
-    fn deliver(&mut self, work: &mut Work, parsed: &mut Vec<Event>) {
+    fn deliver(&mut self, output: &mut Output, parsed: &mut Vec<Event>) {
         for event in parsed.drain(..) {
-            if work.stopped {
+            if output.stopped {
                 continue;
             }
             match event {
-                Event::Delta { channel, text } => self.delta(work, channel, &text),
+                Event::Delta { channel, text } => self.delta(output, channel, &text),
                 // The complete call follows, repaired where necessary.
                 Event::ToolCallDelta { .. } => self.logprobs.clear(),
                 Event::ToolCall {
@@ -336,39 +423,54 @@ impl Reader {
                     name,
                     arguments,
                 } => {
-                    work.calls += 1;
-                    work.send(StreamEvent::ToolCall {
+                    output.said.calls.push(id.clone());
+                    output.send(StreamEvent::ToolCall {
                         id,
                         name,
                         arguments,
                     });
                 }
-                Event::MessageEnd(_) => self.flush(work),
+                Event::MessageEnd(message) => {
+                    self.flush(output);
+                    output.shown.clear();
+                    output
+                        .said
+                        .messages
+                        .extend(history([Event::MessageEnd(message)]));
+                }
+                Event::Recovered { .. } if output.cancelled => {}
                 Event::Recovered { kind, raw } => {
-                    work.send(StreamEvent::Recovered { kind, raw });
+                    output.send(StreamEvent::Recovered { kind, raw });
                 }
                 Event::Stop(_) => {}
             }
         }
     }
 
-    fn delta(&mut self, work: &mut Work, channel: Channel, text: &str) {
+    fn delta(&mut self, output: &mut Output, channel: Channel, text: &str) {
         let text = match channel {
-            Channel::Analysis if !work.show_reasoning => {
+            Channel::Analysis if !output.show_reasoning => {
                 self.logprobs.clear();
                 return;
             }
             Channel::Final => match self.stop.push(text) {
-                Scan::Text(text) => text,
+                Scan::Text(text) => {
+                    output.shown.push_str(&text);
+                    text
+                }
                 Scan::Stopped(text) => {
-                    work.stopped = true;
+                    output.stopped = true;
+                    // What stood before the stop string is all that was said.
+                    let said = std::mem::take(&mut output.shown) + &text;
+                    let said = Message::assistant(Channel::Final, said);
+                    output.said.messages.push(said);
                     text
                 }
             },
             _ => text.to_owned(),
         };
         if !text.is_empty() {
-            work.send(StreamEvent::Delta {
+            output.send(StreamEvent::Delta {
                 channel: channel.as_str(),
                 text,
                 logprobs: std::mem::take(&mut self.logprobs),
@@ -377,10 +479,10 @@ impl Reader {
     }
 
     /// Delivers what might have become a stop string.
-    fn flush(&mut self, work: &Work) {
+    fn flush(&mut self, output: &Output) {
         let text = self.stop.finish();
-        if !text.is_empty() && !work.stopped {
-            work.send(StreamEvent::Delta {
+        if !text.is_empty() && !output.stopped {
+            output.send(StreamEvent::Delta {
                 channel: Channel::Final.as_str(),
                 text,
                 logprobs: std::mem::take(&mut self.logprobs),

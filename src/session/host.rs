@@ -3,162 +3,15 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
-use crate::engine::{Backend, Engine, EngineSettings, Statistics};
+use super::failure::Failure;
+use super::grammar::Grammars;
+use super::loader::{Availability, Loader, ModelSummary, ProviderInfo, Unavailable};
+use crate::engine::{Engine, EngineSettings, Statistics};
 use crate::harmony::Tokenizer;
-
-/// An installed model, for lists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelSummary {
-    /// Its name in the store.
-    pub name: String,
-    /// Its revision.
-    pub revision: String,
-    /// Bytes on disk.
-    pub size: u64,
-    /// What it is exported for.
-    pub target: String,
-    /// When its bytes were last proven, RFC 3339; may be empty.
-    pub verified_at: String,
-}
-
-/// Why there is no model to answer with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// None installed, or not this one.
-    #[error("{0}")]
-    NoModel(String),
-    /// The inference library is absent or unusable.
-    #[error("{message}")]
-    NoRuntime {
-        /// Which library.
-        library: String,
-        /// What is wrong with it.
-        message: String,
-    },
-    /// It would not fit.
-    #[error("the model needs {need} bytes of memory, {have} are available")]
-    NotEnoughMemory {
-        /// Bytes needed.
-        need: u64,
-        /// Bytes there are.
-        have: u64,
-    },
-    /// No execution provider computes what it should.
-    #[error("the provider {provider} failed its self-test: {message}")]
-    SelfTestFailed {
-        /// Which provider.
-        provider: String,
-        /// What it got wrong.
-        message: String,
-    },
-    /// Anything else.
-    #[error("{0}")]
-    Failed(String),
-}
-
-impl Unavailable {
-    /// The word for it in `Availability`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Unavailable::NoModel(_) => "no-model",
-            Unavailable::NoRuntime { .. } => "no-runtime",
-            Unavailable::NotEnoughMemory { .. } => "not-enough-memory",
-            Unavailable::SelfTestFailed { .. } => "self-test-failed",
-            Unavailable::Failed(_) => "load-failed",
-        }
-    }
-}
-
-/// Whether a prompt would be answered now.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Availability {
-    /// A model is loaded.
-    Ready {
-        /// Its name.
-        model: String,
-    },
-    /// None is; the next prompt loads one.
-    Idle,
-    /// One is being loaded.
-    Loading {
-        /// Its name.
-        model: String,
-        /// Share done, 0 to 1.
-        progress: f64,
-    },
-    /// A prompt would fail.
-    Unavailable(Unavailable),
-}
-
-impl Availability {
-    /// The state's name in the API.
-    pub fn state(&self) -> &'static str {
-        match self {
-            Availability::Ready { .. } => "ready",
-            Availability::Idle => "idle",
-            Availability::Loading { .. } => "loading",
-            Availability::Unavailable(_) => "unavailable",
-        }
-    }
-}
-
-/// The execution provider at work and why not a better one.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct ProviderInfo {
-    /// `cpu`, `cuda`, `coreml` or `simulated`; empty while nothing is loaded.
-    pub name: String,
-    /// The better ones and what was wrong with each.
-    pub rejected: Vec<(String, String)>,
-}
-
-/// What a [`Loader`] made.
-pub struct LoadedModel {
-    /// Ready to compute.
-    pub backend: Box<dyn Backend>,
-    /// What computes.
-    pub provider: ProviderInfo,
-}
-
-/// Where models come from. All of it may block; the host calls it on threads
-/// made for that.
-pub trait Loader: Send + Sync + 'static {
-    /// What is installed.
-    fn models(&self) -> Vec<ModelSummary>;
-
-    /// The full name of the model a request asks for, the default one for
-    /// `None`.
-    ///
-    /// # Errors
-    /// It is not installed, with what to do.
-    fn resolve(&self, name: Option<&str>) -> Result<String, Unavailable>;
-
-    /// Quick checks whether loading could work at all.
-    ///
-    /// # Errors
-    /// What is missing.
-    fn probe(&self, model: &str) -> Result<(), Unavailable>;
-
-    /// The model's tokenizer, without the model.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    fn tokenizer(&self, model: &str) -> Result<Arc<Tokenizer>, Unavailable>;
-
-    /// Positions of the context window the model will have.
-    ///
-    /// # Errors
-    /// It is not installed or not readable.
-    fn context_window(&self, model: &str) -> Result<usize, Unavailable>;
-
-    /// Loads the model; `progress` is told the share done, 0 to 1.
-    ///
-    /// # Errors
-    /// Why it can't.
-    fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable>;
-}
 
 /// A model in memory.
 struct Resident {
@@ -167,6 +20,17 @@ struct Resident {
     tokenizer: Arc<Tokenizer>,
     /// Leases given out.
     users: watch::Sender<usize>,
+    /// When the last of them was given back.
+    released: Mutex<Instant>,
+}
+
+impl Resident {
+    /// How long nobody has used it; `None` while somebody does.
+    fn idle(&self) -> Option<Duration> {
+        let released = self.released.lock();
+        let released = released.unwrap_or_else(PoisonError::into_inner);
+        (*self.users.borrow() == 0).then(|| released.elapsed())
+    }
 }
 
 /// The right to use the resident model; it stays while a lease exists.
@@ -191,6 +55,8 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let released = self.0.released.lock();
+        *released.unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.0.users.send_modify(|n| *n -= 1);
     }
 }
@@ -224,6 +90,8 @@ pub struct ModelHost {
     /// The present model's. Held while one is read, which takes seconds: who
     /// comes meanwhile waits for the same.
     tokenizer: tokio::sync::Mutex<Option<(String, Arc<Tokenizer>)>>,
+    /// For the tokenizer they were made for.
+    grammars: tokio::sync::Mutex<Option<(Arc<Tokenizer>, Arc<Grammars>)>>,
 }
 
 impl ModelHost {
@@ -239,6 +107,7 @@ impl ModelHost {
             availability: watch::Sender::new(Availability::Idle),
             provider: watch::Sender::default(),
             tokenizer: tokio::sync::Mutex::default(),
+            grammars: tokio::sync::Mutex::default(),
         })
     }
 
@@ -310,6 +179,15 @@ impl ModelHost {
         }
     }
 
+    /// Quick checks whether this model could be loaded.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub async fn probe_model(self: &Arc<Self>, model: &str) -> Result<(), Unavailable> {
+        let name = model.to_owned();
+        self.blocking(move |loader| loader.probe(&name)).await
+    }
+
     fn publish(&self, new: Availability) {
         self.availability.send_if_modified(|old| {
             let changed = *old != new;
@@ -334,6 +212,29 @@ impl ModelHost {
         let tokenizer = read.await?;
         *known = Some((model.to_owned(), Arc::clone(&tokenizer)));
         Ok(tokenizer)
+    }
+
+    /// What makes grammars for a tokenizer; made with the first request that
+    /// needs one.
+    ///
+    /// # Errors
+    /// The library's.
+    pub(super) async fn grammars(
+        &self,
+        tokenizer: &Arc<Tokenizer>,
+    ) -> Result<Arc<Grammars>, Failure> {
+        let mut known = self.grammars.lock().await;
+        if let Some((of, grammars)) = known.as_ref()
+            && Arc::ptr_eq(of, tokenizer)
+        {
+            return Ok(Arc::clone(grammars));
+        }
+        let of = Arc::clone(tokenizer);
+        let made = tokio::task::spawn_blocking(move || Grammars::new(&of)).await;
+        let made = made.unwrap_or_else(|e| Err(Failure::BackendFailure(e.to_string())));
+        let grammars = Arc::new(made?);
+        *known = Some((Arc::clone(tokenizer), Arc::clone(&grammars)));
+        Ok(grammars)
     }
 
     /// The context window of an installed model.
@@ -431,13 +332,7 @@ impl ModelHost {
             progress: 0.0,
         });
         if let Some(old) = old {
-            // The sender is in `old`, so this ends by the count alone.
-            let _ = old.users.subscribe().wait_for(|n| *n == 0).await;
-            // Joins the model's thread.
-            let dropped = tokio::task::spawn_blocking(move || drop(old)).await;
-            if let Err(error) = dropped {
-                tracing::error!("unloading broke: {error}");
-            }
+            dismiss(old).await;
         }
         let loaded = self.load(&model).await;
         let result = match loaded {
@@ -455,6 +350,42 @@ impl ModelHost {
         };
         drop(turn);
         result
+    }
+
+    /// Takes the model out of memory, once its requests have ended. `false`
+    /// where there is none.
+    pub async fn unload(self: &Arc<Self>) -> bool {
+        self.unload_if(|_| true).await
+    }
+
+    async fn unload_if(self: &Arc<Self>, condition: impl FnOnce(&Resident) -> bool) -> bool {
+        let _turn = Arc::clone(&self.turn).lock_owned().await;
+        let old = self.slot().resident.take_if(|resident| condition(resident));
+        let Some(old) = old else {
+            return false;
+        };
+        tracing::info!(model = old.model, "unloading the model");
+        dismiss(old).await;
+        self.provider.send_replace(ProviderInfo::default());
+        self.publish(Availability::Idle);
+        true
+    }
+
+    /// Unloads whatever nobody has used for `after`, for ever.
+    pub async fn unload_when_idle(self: Arc<Self>, after: Duration) {
+        let mut availability = self.watch_availability();
+        let ready = |now: &Availability| matches!(now, Availability::Ready { .. });
+        // The sender is in `self`.
+        while availability.wait_for(ready).await.is_ok() {
+            let idle = self.slot().resident.as_ref().and_then(|r| r.idle());
+            let left = after.saturating_sub(idle.unwrap_or_default());
+            if left.is_zero() {
+                let long = |resident: &Resident| resident.idle().is_some_and(|t| t >= after);
+                self.unload_if(long).await;
+            } else {
+                tokio::time::sleep(left).await;
+            }
+        }
     }
 
     fn install(&self, (resident, provider): (Resident, ProviderInfo)) -> Lease {
@@ -493,6 +424,7 @@ impl ModelHost {
                 engine: Arc::new(engine),
                 tokenizer,
                 users: watch::Sender::new(0),
+                released: Mutex::new(Instant::now()),
             };
             Ok((resident, loaded.provider))
         };
@@ -518,6 +450,17 @@ impl ModelHost {
         if let Some(engine) = slot.engine.upgrade() {
             engine.stop();
         }
+    }
+}
+
+/// Waits until nobody uses the model any more, and drops it.
+async fn dismiss(old: Arc<Resident>) {
+    // The sender is in `old`, so this ends by the count alone.
+    let _ = old.users.subscribe().wait_for(|n| *n == 0).await;
+    // Joins the model's thread.
+    let dropped = tokio::task::spawn_blocking(move || drop(old)).await;
+    if let Err(error) = dropped {
+        tracing::error!("unloading broke: {error}");
     }
 }
 

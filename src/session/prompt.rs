@@ -1,8 +1,14 @@
 //! What an application asks, checked before anything is queued.
 
+use serde_json::Value;
+
 use super::failure::Failure;
+use super::grammar;
+use super::guide::Guidance;
 use crate::engine::{Priority, Sampling};
-use crate::harmony::{Conversation, Effort, Message, Settings, parse_function_tools};
+use crate::harmony::{
+    Conversation, Effort, Message, ResponseFormat, Settings, parse_function_tools,
+};
 
 /// One message as it comes from outside.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +25,19 @@ pub struct MessageParts {
     pub recipient: Option<String>,
     /// Which call a tool's result answers.
     pub call_id: Option<String>,
+}
+
+impl From<Message> for MessageParts {
+    fn from(message: Message) -> Self {
+        Self {
+            role: message.role.as_str().to_owned(),
+            content: message.content,
+            channel: message.channel.map(|channel| channel.as_str().to_owned()),
+            name: message.name,
+            recipient: message.recipient,
+            call_id: message.call_id,
+        }
+    }
 }
 
 /// The options as they come from outside; `None` means not given.
@@ -60,6 +79,35 @@ pub struct Options {
     pub show_reasoning: Option<bool>,
 }
 
+impl Options {
+    /// These, and where they say nothing those of `base`, but for its handle.
+    pub fn or(self, base: &Options) -> Options {
+        Options {
+            model: self.model.or_else(|| base.model.clone()),
+            reasoning_effort: self
+                .reasoning_effort
+                .or_else(|| base.reasoning_effort.clone()),
+            max_output_tokens: self.max_output_tokens.or(base.max_output_tokens),
+            max_reasoning_tokens: self.max_reasoning_tokens.or(base.max_reasoning_tokens),
+            temperature: self.temperature.or(base.temperature),
+            top_p: self.top_p.or(base.top_p),
+            min_p: self.min_p.or(base.min_p),
+            top_k: self.top_k.or(base.top_k),
+            seed: self.seed.or(base.seed),
+            stop: self.stop.or_else(|| base.stop.clone()),
+            logprobs: self.logprobs.or(base.logprobs),
+            tools: self.tools.or_else(|| base.tools.clone()),
+            tool_choice: self.tool_choice.or_else(|| base.tool_choice.clone()),
+            response_schema: self
+                .response_schema
+                .or_else(|| base.response_schema.clone()),
+            priority: self.priority.or_else(|| base.priority.clone()),
+            handle_token: self.handle_token,
+            show_reasoning: self.show_reasoning.or(base.show_reasoning),
+        }
+    }
+}
+
 /// Most stop strings of a request, and the longest in bytes.
 const STOP_STRINGS: (usize, usize) = (16, 256);
 
@@ -78,6 +126,8 @@ pub struct Prompt {
     pub priority: Priority,
     /// Whether analysis is part of the stream.
     pub show_reasoning: bool,
+    /// What the model is held to.
+    pub guidance: Guidance,
 }
 
 impl Prompt {
@@ -93,8 +143,18 @@ impl Prompt {
         if messages.is_empty() {
             return Err(invalid("there are no messages; give at least one"));
         }
-        let tools = options.tools.as_ref().map_or(0, String::len);
-        let bytes = messages.iter().map(MessageParts::bytes).sum::<usize>() + tools;
+        Self::of_messages(parse_messages(messages)?, options, prompt_bytes)
+    }
+
+    /// The same of messages that were read before; there may be none.
+    pub(super) fn of_messages(
+        messages: Vec<Message>,
+        options: &Options,
+        prompt_bytes: usize,
+    ) -> Result<Prompt, Failure> {
+        let schemas = [&options.tools, &options.response_schema];
+        let schemas: usize = schemas.into_iter().flatten().map(String::len).sum();
+        let bytes = messages.iter().map(bytes).sum::<usize>() + schemas;
         if bytes > prompt_bytes {
             return Err(Failure::LimitsExceeded(format!(
                 "limits.prompt-bytes: the request has {bytes} bytes of text, {prompt_bytes} are \
@@ -102,13 +162,7 @@ impl Prompt {
             )));
         }
         let settings = settings(options)?;
-        let messages = messages.into_iter().enumerate();
-        let messages = messages
-            .map(|(index, parts)| {
-                let message = parts.into_message();
-                message.map_err(|error| invalid(format!("message {index}: {error}")))
-            })
-            .collect::<Result<_, _>>()?;
+        let guidance = guidance(options, &settings)?;
         Ok(Prompt {
             conversation: Conversation { settings, messages },
             sampling: sampling(options)?,
@@ -116,17 +170,33 @@ impl Prompt {
             stop: stop(options)?,
             priority: priority(options)?,
             show_reasoning: options.show_reasoning.unwrap_or(false),
+            guidance,
         })
     }
 }
 
-impl MessageParts {
-    fn bytes(&self) -> usize {
-        let optional = [&self.channel, &self.name, &self.recipient, &self.call_id];
-        let optional: usize = optional.into_iter().flatten().map(String::len).sum();
-        self.role.len() + self.content.len() + optional
-    }
+/// Reads the messages' roles and channels.
+///
+/// # Errors
+/// Names the message, counted from 0.
+pub(super) fn parse_messages(messages: Vec<MessageParts>) -> Result<Vec<Message>, Failure> {
+    let messages = messages.into_iter().enumerate();
+    messages
+        .map(|(index, parts)| {
+            let message = parts.into_message();
+            message.map_err(|error| invalid(format!("message {index}: {error}")))
+        })
+        .collect()
+}
 
+/// Bytes of a message's text and names.
+fn bytes(message: &Message) -> usize {
+    let optional = [&message.name, &message.recipient, &message.call_id];
+    let optional: usize = optional.into_iter().flatten().map(String::len).sum();
+    message.content.len() + optional
+}
+
+impl MessageParts {
     fn into_message(self) -> Result<Message, crate::harmony::ParseNameError> {
         Ok(Message {
             role: self.role.parse()?,
@@ -145,39 +215,59 @@ fn invalid(message: impl Into<String>) -> Failure {
 }
 
 fn settings(options: &Options) -> Result<Settings, Failure> {
-    if options.response_schema.is_some() {
-        return Err(Failure::SchemaNotSupported(
-            "this version cannot enforce a response-schema; ask for the form in the instructions"
-                .into(),
-        ));
-    }
-    if options.max_reasoning_tokens.is_some() {
-        return Err(Failure::NotSupported(
-            "this version has no max-reasoning-tokens; use a lower reasoning-effort".into(),
-        ));
-    }
     let effort = options.reasoning_effort.as_deref();
     let effort = effort.map(str::parse::<Effort>).transpose();
     let effort = effort.map_err(|e| invalid(format!("reasoning-effort: {e}")))?;
     let functions = options.tools.as_deref().map(parse_function_tools);
     let functions = functions.transpose().map_err(|e| invalid(e.to_string()))?;
     let functions = match options.tool_choice.as_deref() {
-        None | Some("auto") => functions.unwrap_or_default(),
         Some("none") => Vec::new(),
-        Some(other) => {
-            return Err(Failure::NotSupported(format!(
-                "this version cannot enforce tool-choice {other:?}; use auto or none"
-            )));
-        }
+        _ => functions.unwrap_or_default(),
     };
+    let format = options.response_schema.as_deref().map(response_format);
     let settings = Settings {
         effort: effort.unwrap_or_default(),
         functions,
         current_date: Some(today()),
+        response_format: format.transpose()?,
         ..Settings::default()
     };
     settings.validate().map_err(|e| invalid(e.to_string()))?;
     Ok(settings)
+}
+
+/// A form that can be enforced.
+fn response_format(schema: &str) -> Result<ResponseFormat, Failure> {
+    let schema: Value = serde_json::from_str(schema)
+        .map_err(|e| invalid(format!("response-schema is no JSON: {e}")))?;
+    if !schema.is_object() {
+        return Err(invalid("response-schema must be a JSON object"));
+    }
+    grammar::check(&schema)?;
+    Ok(ResponseFormat::new(schema))
+}
+
+fn guidance(options: &Options, settings: &Settings) -> Result<Guidance, Failure> {
+    let names = || settings.functions.iter().map(|tool| tool.name.clone());
+    let must_call = match options.tool_choice.as_deref() {
+        None | Some("auto" | "none") => Vec::new(),
+        Some("required") if settings.functions.is_empty() => {
+            return Err(invalid("tool-choice is required, and there are no tools"));
+        }
+        Some("required") => names().collect(),
+        Some(name) if names().any(|tool| tool == name) => vec![name.to_owned()],
+        Some(name) => {
+            return Err(invalid(format!(
+                "tool-choice {name:?} is none of the tools, nor auto, none or required"
+            )));
+        }
+    };
+    let format = settings.response_format.as_ref();
+    Ok(Guidance {
+        reasoning: options.max_reasoning_tokens.map(|n| n as usize),
+        must_call,
+        schema: format.map(|format| format.schema.clone()),
+    })
 }
 
 fn sampling(options: &Options) -> Result<Sampling, Failure> {
@@ -324,21 +414,52 @@ mod tests {
 
     #[test]
     fn what_cannot_be_enforced_is_refused() {
-        let schema = check(Options {
-            response_schema: Some("{}".into()),
-            ..Options::default()
-        });
-        assert!(matches!(schema, Err(Failure::SchemaNotSupported(_))));
-        let choice = check(Options {
-            tool_choice: Some("required".into()),
-            ..Options::default()
-        });
-        assert!(matches!(choice, Err(Failure::NotSupported(_))));
-        let budget = check(Options {
-            max_reasoning_tokens: Some(5),
-            ..Options::default()
-        });
-        assert!(matches!(budget, Err(Failure::NotSupported(_))));
+        let schema = |schema: &str| {
+            check(Options {
+                response_schema: Some(schema.into()),
+                ..Options::default()
+            })
+        };
+        let prompt = schema(r#"{"type": "object"}"#).unwrap();
+        assert_eq!(prompt.guidance.schema.unwrap()["type"], "object");
+        let unknown = schema(r#"{"type": "array", "uniqueItems": true}"#);
+        let Err(Failure::SchemaNotSupported(message)) = unknown else {
+            panic!("{unknown:?}");
+        };
+        assert!(message.contains("uniqueItems"), "{message}");
+        // Nobody can talk the library out of it.
+        let lenient = r#"{"uniqueItems": true, "x-guidance": {"lenient": true}}"#;
+        assert!(matches!(
+            schema(lenient),
+            Err(Failure::SchemaNotSupported(_))
+        ));
+        for nonsense in ["{", "3", "[]"] {
+            assert!(matches!(schema(nonsense), Err(Failure::InvalidArgs(_))));
+        }
+    }
+
+    #[test]
+    fn a_tool_choice_names_tools_that_are_there() {
+        let choose = |choice: &str, tools: Option<&str>| {
+            check(Options {
+                tool_choice: Some(choice.into()),
+                tools: tools.map(str::to_owned),
+                ..Options::default()
+            })
+        };
+        let tools =
+            Some(r#"[{"type": "function", "name": "f"}, {"type": "function", "name": "g"}]"#);
+        let must = |choice| choose(choice, tools).unwrap().guidance.must_call;
+        assert!(must("auto").is_empty());
+        assert_eq!(must("required"), ["f", "g"]);
+        assert_eq!(must("g"), ["g"]);
+        let none = choose("none", tools).unwrap();
+        assert!(none.conversation.settings.functions.is_empty());
+        assert!(matches!(choose("h", tools), Err(Failure::InvalidArgs(_))));
+        assert!(matches!(
+            choose("required", None),
+            Err(Failure::InvalidArgs(_))
+        ));
     }
 
     #[test]

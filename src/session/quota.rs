@@ -14,12 +14,15 @@ pub struct QuotaLimits {
     pub requests_per_user: usize,
     /// Prompt tokens in them.
     pub tokens_per_user: usize,
+    /// Sessions of one user.
+    pub sessions_per_user: usize,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct Held {
     requests: usize,
     tokens: usize,
+    sessions: usize,
 }
 
 /// Counts what each user holds.
@@ -62,6 +65,47 @@ impl Quota {
             owner,
             tokens: AtomicUsize::new(0),
         })
+    }
+
+    /// A seat for one more session; it is free again when dropped.
+    ///
+    /// # Errors
+    /// The user has as many as allowed.
+    pub fn session(self: &Arc<Self>, owner: Owner) -> Result<Seat, Failure> {
+        let mut held = self.held();
+        let entry = held.entry(owner).or_default();
+        let most = self.limits.sessions_per_user;
+        if entry.sessions >= most {
+            return Err(Failure::LimitsExceeded(format!(
+                "limits.sessions-per-user: you have {most} sessions already; close one"
+            )));
+        }
+        entry.sessions += 1;
+        Ok(Seat {
+            quota: Arc::clone(self),
+            owner,
+        })
+    }
+
+    /// Takes back what `change` takes away; who holds nothing is forgotten.
+    fn give_back(&self, owner: Owner, change: impl FnOnce(&mut Held)) {
+        let mut held = self.held();
+        if let Some(entry) = held.get_mut(&owner) {
+            change(entry);
+            if (entry.requests, entry.sessions) == (0, 0) {
+                held.remove(&owner);
+            }
+        }
+    }
+
+    /// Requests of all users, running and waiting.
+    pub fn requests(&self) -> usize {
+        self.held().values().map(|held| held.requests).sum()
+    }
+
+    /// Sessions of all users.
+    pub fn sessions(&self) -> usize {
+        self.held().values().map(|held| held.sessions).sum()
     }
 
     /// Users who hold something now.
@@ -107,14 +151,24 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let mut held = self.quota.held();
-        if let Some(entry) = held.get_mut(&self.owner) {
-            entry.requests -= 1;
-            entry.tokens -= *self.tokens.get_mut();
-            if entry.requests == 0 {
-                held.remove(&self.owner);
-            }
-        }
+        let tokens = *self.tokens.get_mut();
+        self.quota.give_back(self.owner, |held| {
+            held.requests -= 1;
+            held.tokens -= tokens;
+        });
+    }
+}
+
+/// One session's seat in its user's quota.
+#[derive(Debug)]
+pub struct Seat {
+    quota: Arc<Quota>,
+    owner: Owner,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.quota.give_back(self.owner, |held| held.sessions -= 1);
     }
 }
 
@@ -127,6 +181,7 @@ mod tests {
         let quota = Quota::new(QuotaLimits {
             requests_per_user: 2,
             tokens_per_user: 100,
+            sessions_per_user: 1,
         });
         let (me, you) = (Owner(1), Owner(2));
         let first = quota.request(me).unwrap();
@@ -141,7 +196,12 @@ mod tests {
         let refused = third.add_tokens(41).unwrap_err();
         assert!(refused.to_string().contains("limits.tokens-per-user"));
         third.add_tokens(40).unwrap();
+        let seat = quota.session(me).unwrap();
+        let refused = quota.session(me).unwrap_err();
+        assert!(refused.to_string().contains("limits.sessions-per-user"));
         drop((second, third, theirs));
+        assert_eq!(quota.users(), 1);
+        drop(seat);
         assert_eq!(quota.users(), 0);
     }
 }

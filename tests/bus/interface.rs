@@ -32,10 +32,10 @@ fn interface(xml: &str, name: &str) -> Vec<String> {
     panic!("no {name} in {xml}");
 }
 
-async fn introspect(connection: &zbus::Connection, path: &str) -> String {
+async fn introspect(connection: &zbus::Connection, service: &str, path: &str) -> String {
     let reply = connection
         .call_method(
-            Some("org.gptoss.Daemon1"),
+            Some(service),
             path,
             Some("org.freedesktop.DBus.Introspectable"),
             "Introspect",
@@ -55,13 +55,24 @@ async fn the_shipped_description_is_the_daemons() {
     let raw = daemon.bus.connect().await;
     let shipped = std::fs::read_to_string(SHIPPED).unwrap();
     let request = answer.request().inner().path().to_string();
+    let session = client.create_session(&Options::default()).await.unwrap();
+    let session = session.proxy().inner().path().to_string();
     for (path, name) in [
         ("/org/gptoss/Daemon1", "org.gptoss.Daemon1.Manager"),
+        (session.as_str(), "org.gptoss.Daemon1.Session"),
         (request.as_str(), "org.gptoss.Daemon1.Request"),
     ] {
-        let live = introspect(&raw, path).await;
+        let live = introspect(&raw, "org.gptoss.Daemon1", path).await;
         assert_eq!(interface(&shipped, name), interface(&live, name), "{live}");
     }
+    let (admin, path) = ("org.gptoss.Admin1", "/org/gptoss/Admin1");
+    let shipped = std::fs::read_to_string(SHIPPED.replace("Daemon1", "Admin1")).unwrap();
+    let live = introspect(&raw, admin, path).await;
+    assert_eq!(
+        interface(&shipped, admin),
+        interface(&live, admin),
+        "{live}"
+    );
 }
 
 /// `busctl` and `gdbus`, where they are installed.

@@ -1,6 +1,7 @@
 //! The daemon on a real bus: a private `dbus-daemon`, the real `gptossd` with
 //! its simulated backend, the real `gptoss-ctl`.
 
+mod admin;
 mod cancel;
 mod command;
 mod generate;
@@ -10,5 +11,7 @@ mod lifecycle;
 mod nano;
 mod overhead;
 mod refuse;
+mod session;
 mod stress;
+mod structured;
 mod system;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use gptoss::client::{ClientError, Message, Options, StreamEvent};
+use gptoss::client::{ClientError, Message, Options, Session, StreamEvent};
 use rustix::process::Signal;
 
 use crate::harness::{
@@ -185,4 +185,65 @@ async fn a_daemon_killed_in_mid_answer_is_noticed() {
         }
     };
     assert!(matches!(end, Err(ClientError::Died)), "{end:?}");
+}
+
+/// A session on a real model: turns, a fork, tools and a form.
+#[tokio::test]
+async fn nano_keeps_a_conversation() {
+    let daemon = serving("", &library());
+    pull_nano(&daemon);
+    let client = daemon.client().await;
+    let session = client.create_session(&greedy()).await.unwrap();
+    let say = async |session: &Session, text: &str, options: Options| {
+        all(&mut session.prompt(&user(text), &options).await.unwrap()).await
+    };
+    let question = "What is the capital of France?";
+    let first = say(&session, question, Options::default()).await;
+    assert!(text(&first, "final").contains("Paris"), "{first:?}");
+
+    // Analysis is dropped, and everything before it stays computed.
+    let used = session.proxy().context_usage().await.unwrap();
+    let second = say(&session, "Qui es-tu ?", Options::default()).await;
+    assert_eq!(finish(&second), "stop");
+    let (prompt, cached) = counts(&second);
+    assert!(prompt > u64::from(used), "{prompt} after {used}");
+    assert!(cached * 2 > prompt, "{cached} of {prompt}");
+
+    // The same question in a fresh conversation and in a fork: a fork answers
+    // with what it knows of before.
+    let fork = session.fork(&Options::default()).await.unwrap();
+    let forked = say(&fork, question, Options::default()).await;
+    assert!(counts(&forked).1 * 2 > counts(&forked).0);
+    assert_eq!(session.history(&Options::default()).await.unwrap().len(), 4);
+    assert_eq!(fork.history(&Options::default()).await.unwrap().len(), 6);
+
+    let schema = r#"{"type": "object", "additionalProperties": false, "required": ["city"],
+        "properties": {"city": {"enum": ["Paris", "Rome"]}}}"#;
+    let held = Options::default().set("response-schema", schema);
+    let answer = text(&say(&fork, question, held).await, "final");
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    assert!(["Paris", "Rome"].contains(&answer["city"].as_str().unwrap()));
+
+    let tools = format!(r#"[{{"type": "function", "name": "capital", "parameters": {schema}}}]"#);
+    let held = Options::default()
+        .set("tools", tools)
+        .set("tool-choice", "required");
+    let called = say(&session, question, held).await;
+    assert_eq!(finish(&called), "tool-calls", "{called:?}");
+    let (results, options) = ([("call_1", "Paris")], Options::default());
+    let answered = session.submit_tool_results(&results, &options);
+    let answered = all(&mut answered.await.unwrap()).await;
+    assert_eq!(finish(&answered), "stop");
+}
+
+fn counts(events: &[StreamEvent]) -> (u64, u64) {
+    let start = events.iter().find_map(|event| match event {
+        StreamEvent::Start {
+            prompt_tokens,
+            cached_tokens,
+            ..
+        } => Some((*prompt_tokens, *cached_tokens)),
+        _ => None,
+    });
+    start.expect("a start")
 }

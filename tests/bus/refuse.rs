@@ -89,12 +89,21 @@ async fn unknown_keys_are_ignored() {
 async fn what_cannot_be_enforced_is_refused() {
     let daemon = Daemon::start("");
     let client = daemon.client().await;
-    let schema = Options::default().set("response-schema", "{}");
-    let (name, _) = refusal(client.generate(&user("x"), &schema).await);
-    assert_eq!(name, "SchemaNotSupported");
-    let required = Options::default().set("tool-choice", "required");
-    let (name, _) = refusal(client.generate(&user("x"), &required).await);
-    assert_eq!(name, "NotSupported");
+    let set = |key, value: &str| Options::default().set(key, value);
+    for (key, value, expected) in [
+        (
+            "response-schema",
+            r#"{"type": "array", "uniqueItems": true}"#,
+            "SchemaNotSupported",
+        ),
+        ("response-schema", "{", "InvalidArgs"),
+        ("tool-choice", "required", "InvalidArgs"),
+        ("tool-choice", "a-tool-nobody-offers", "InvalidArgs"),
+    ] {
+        let refused = client.generate(&user("x"), &set(key, value)).await;
+        let (name, message) = refusal(refused);
+        assert_eq!(name, expected, "{key} {value}: {message}");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,12 @@
 //! The system bus: who may call.
 
+use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use zbus::OwnedVariant;
 
 use crate::harness::{Bus, Daemon, Setup, command, outcome};
 
@@ -19,25 +24,85 @@ fn start() -> Daemon {
     Daemon::run(bus, gptossd, notices)
 }
 
+/// What stands in for polkit: grants the use, or not, and keeps what it was
+/// asked. The real one is asked in `tests/boot`.
+struct Polkit {
+    grants: Arc<AtomicBool>,
+    asked: Arc<Mutex<Vec<(String, String, u32)>>>,
+}
+
+/// Polkit's answer: `(bba{ss})`.
+type Answer = ((bool, bool, HashMap<String, String>),);
+
+#[zbus::interface(name = "org.freedesktop.PolicyKit1.Authority")]
+impl Polkit {
+    async fn check_authorization(
+        &self,
+        subject: (String, HashMap<String, OwnedVariant>),
+        action: String,
+        _details: HashMap<String, String>,
+        flags: u32,
+        _cancellation: String,
+    ) -> Answer {
+        self.asked.lock().unwrap().push((subject.0, action, flags));
+        let granted = self.grants.load(Ordering::SeqCst);
+        ((granted, false, HashMap::new()),)
+    }
+}
+
 #[tokio::test]
-async fn its_own_user_may_and_others_may_not() {
+async fn its_own_user_may_and_others_whom_polkit_lets() {
     let daemon = start();
     let arguments = ["run", "simulated", "hello", "--bus", "system"];
-    let run = |mut command: Command| {
+    let run = async |mut command: Command| {
         command.env("DBUS_SYSTEM_BUS_ADDRESS", &daemon.bus.address);
-        outcome(&command.output().unwrap())
+        let done = tokio::task::spawn_blocking(move || command.output().unwrap());
+        outcome(&done.await.unwrap())
     };
-    let (code, stdout, stderr) = run(daemon.bus.ctl(arguments));
+    let (code, stdout, stderr) = run(daemon.bus.ctl(arguments)).await;
     assert_eq!(
         (code, stdout.as_str()),
         (0, "You said: hello\n"),
         "{stderr}"
     );
-    if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
-        let (code, stdout, stderr) = run(daemon.bus.ctl_as_another_user(arguments));
-        assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
-        assert!(stderr.contains("root and its own user"), "{stderr}");
-    } else {
+    if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         eprintln!("not root: cannot become another user");
+        return;
     }
+    let another = || run(daemon.bus.ctl_as_another_user(arguments));
+    let (code, stdout, stderr) = another().await;
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("polkit does not say"), "{stderr}");
+
+    let (grants, asked) = (
+        Arc::<AtomicBool>::default(),
+        Arc::<Mutex<Vec<_>>>::default(),
+    );
+    let polkit = Polkit {
+        grants: Arc::clone(&grants),
+        asked: Arc::clone(&asked),
+    };
+    let _polkit = zbus::connection::Builder::address(daemon.bus.address.as_str())
+        .serve_at("/org/freedesktop/PolicyKit1/Authority", polkit)
+        .name("org.freedesktop.PolicyKit1")
+        .build()
+        .await
+        .unwrap();
+    let (code, stdout, stderr) = another().await;
+    assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
+    assert!(stderr.contains("adduser"), "{stderr}");
+    grants.store(true, Ordering::SeqCst);
+    let (code, stdout, stderr) = another().await;
+    assert_eq!(
+        (code, stdout.as_str()),
+        (0, "You said: hello\n"),
+        "{stderr}"
+    );
+    let asked = asked.lock().unwrap();
+    assert!(asked.len() >= 2);
+    let expected = ("system-bus-name".into(), "org.gptoss.use".into(), 0);
+    assert!(
+        asked.iter().all(|question| *question == expected),
+        "{asked:?}"
+    );
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::engine::{EngineSettings, Owner};
 use crate::runtime::simulated::{Script, SimulatedBackend, tokenizer_json};
-use crate::session::host::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
+use crate::session::loader::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
 use crate::session::prompt::{MessageParts, Options};
 use crate::session::quota::{Quota, QuotaLimits};
 
@@ -40,6 +40,7 @@ fn start(answer: &str, options: &Options) -> (Generation, Arc<Quota>) {
     let quota = Quota::new(QuotaLimits {
         requests_per_user: 1,
         tokens_per_user: 10_000,
+        sessions_per_user: 1,
     });
     let message = MessageParts {
         role: "user".into(),
@@ -48,7 +49,8 @@ fn start(answer: &str, options: &Options) -> (Generation, Arc<Quota>) {
     };
     let prompt = Prompt::new(vec![message], options, 1000).unwrap();
     let place = Arc::new(quota.request(Owner(1)).unwrap());
-    (Generation::start(host, "m".into(), prompt, place), quota)
+    let generation = Generation::start(host, "m".into(), prompt, place, None);
+    (generation, quota)
 }
 
 async fn events(answer: &str, options: &Options) -> Vec<StreamEvent> {

@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use super::*;
 use crate::runtime::simulated::{Script, SimulatedBackend, tokenizer_json};
+use crate::session::loader::LoadedModel;
 
 /// Models `a` and `b` load, `c` fails; each load waits for a word.
 struct TestLoader {

@@ -1,0 +1,91 @@
+//! `gptoss-ctl load` and `unload`: what the daemon keeps in memory.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use zbus::Variant;
+
+use super::CliError;
+use super::daemon::{BusName, block_on, explain, refusal};
+use crate::client::{Client, ClientError};
+
+/// How often the daemon is asked how far it is.
+const POLL: Duration = Duration::from_millis(100);
+
+/// Answers after which the state is that of the load that was asked for.
+const SETTLED: usize = 10;
+
+/// Arguments of `gptoss-ctl load`.
+#[derive(Debug, clap::Args)]
+pub struct LoadArgs {
+    /// The model, as `gptoss-ctl list` shows it; the default one where not given.
+    model: Option<String>,
+    /// The bus the daemon is on.
+    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
+    bus: BusName,
+}
+
+/// Arguments of `gptoss-ctl unload`.
+#[derive(Debug, clap::Args)]
+pub struct UnloadArgs {
+    /// The bus the daemon is on.
+    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
+    bus: BusName,
+}
+
+/// Runs `load`: returns once the model can answer.
+pub fn load(args: LoadArgs) -> Result<(), CliError> {
+    let failed = |e| explain(e, args.bus);
+    block_on(async {
+        let client = Client::connect(args.bus.into()).await.map_err(failed)?;
+        let admin = client.admin().await.map_err(failed)?;
+        let model = args.model.as_deref().unwrap_or_default();
+        let asked = admin.load(model, &HashMap::new()).await;
+        asked.map_err(|e| failed(e.into()))?;
+        for polled in 0usize.. {
+            let now = client.manager().availability().await;
+            let (state, details) = now.map_err(|e| failed(e.into()))?;
+            let text = |key: &str| match details.get(key).map(|value| &**value) {
+                Some(Variant::Str(text)) => text.as_str().to_owned(),
+                _ => String::new(),
+            };
+            match state.as_str() {
+                // Another model may be on its way out.
+                "ready" if model.is_empty() || text("model") == model => {
+                    println!("{} is loaded", text("model"));
+                    break;
+                }
+                // What an earlier load left may still be said.
+                "unavailable" if polled > SETTLED => {
+                    let (reason, message) = (text("reason"), text("message"));
+                    let name = "org.gptoss.Daemon1.Error.ModelNotReady";
+                    return Err(refusal(
+                        name,
+                        &format!("the model is not available ({reason}): {message}"),
+                    ));
+                }
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Runs `unload`: returns once the memory is free.
+pub fn unload(args: UnloadArgs) -> Result<(), CliError> {
+    let failed = |e: ClientError| explain(e, args.bus);
+    block_on(async {
+        let client = Client::connect(args.bus.into()).await.map_err(failed)?;
+        let admin = client.admin().await.map_err(failed)?;
+        let asked = admin.unload(&HashMap::new()).await;
+        asked.map_err(|e| failed(e.into()))?;
+        loop {
+            let now = client.manager().availability().await;
+            let (state, _) = now.map_err(|e| failed(e.into()))?;
+            if !["ready", "loading"].contains(&state.as_str()) {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    })
+}

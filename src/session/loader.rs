@@ -1,0 +1,157 @@
+//! Where models come from, what there is of them, and why there is none.
+
+use std::sync::Arc;
+
+use crate::engine::Backend;
+use crate::harmony::Tokenizer;
+
+/// An installed model, for lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelSummary {
+    /// Its name in the store.
+    pub name: String,
+    /// Its revision.
+    pub revision: String,
+    /// Bytes on disk.
+    pub size: u64,
+    /// What it is exported for.
+    pub target: String,
+    /// When its bytes were last proven, RFC 3339; may be empty.
+    pub verified_at: String,
+}
+
+/// Why there is no model to answer with.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unavailable {
+    /// None installed, or not this one.
+    #[error("{0}")]
+    NoModel(String),
+    /// The inference library is absent or unusable.
+    #[error("{message}")]
+    NoRuntime {
+        /// Which library.
+        library: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// It would not fit.
+    #[error("the model needs {need} bytes of memory, {have} are available")]
+    NotEnoughMemory {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes there are.
+        have: u64,
+    },
+    /// No execution provider computes what it should.
+    #[error("the provider {provider} failed its self-test: {message}")]
+    SelfTestFailed {
+        /// Which provider.
+        provider: String,
+        /// What it got wrong.
+        message: String,
+    },
+    /// Anything else.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl Unavailable {
+    /// The word for it in `Availability`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Unavailable::NoModel(_) => "no-model",
+            Unavailable::NoRuntime { .. } => "no-runtime",
+            Unavailable::NotEnoughMemory { .. } => "not-enough-memory",
+            Unavailable::SelfTestFailed { .. } => "self-test-failed",
+            Unavailable::Failed(_) => "load-failed",
+        }
+    }
+}
+
+/// Whether a prompt would be answered now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Availability {
+    /// A model is loaded.
+    Ready {
+        /// Its name.
+        model: String,
+    },
+    /// None is; the next prompt loads one.
+    Idle,
+    /// One is being loaded.
+    Loading {
+        /// Its name.
+        model: String,
+        /// Share done, 0 to 1.
+        progress: f64,
+    },
+    /// A prompt would fail.
+    Unavailable(Unavailable),
+}
+
+impl Availability {
+    /// The state's name in the API.
+    pub fn state(&self) -> &'static str {
+        match self {
+            Availability::Ready { .. } => "ready",
+            Availability::Idle => "idle",
+            Availability::Loading { .. } => "loading",
+            Availability::Unavailable(_) => "unavailable",
+        }
+    }
+}
+
+/// The execution provider at work and why not a better one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ProviderInfo {
+    /// `cpu`, `cuda`, `coreml` or `simulated`; empty while nothing is loaded.
+    pub name: String,
+    /// The better ones and what was wrong with each.
+    pub rejected: Vec<(String, String)>,
+}
+
+/// What a [`Loader`] made.
+pub struct LoadedModel {
+    /// Ready to compute.
+    pub backend: Box<dyn Backend>,
+    /// What computes.
+    pub provider: ProviderInfo,
+}
+
+/// Where models come from. All of it may block; the host calls it on threads
+/// made for that.
+pub trait Loader: Send + Sync + 'static {
+    /// What is installed.
+    fn models(&self) -> Vec<ModelSummary>;
+
+    /// The full name of the model a request asks for, the default one for
+    /// `None`.
+    ///
+    /// # Errors
+    /// It is not installed, with what to do.
+    fn resolve(&self, name: Option<&str>) -> Result<String, Unavailable>;
+
+    /// Quick checks whether loading could work at all.
+    ///
+    /// # Errors
+    /// What is missing.
+    fn probe(&self, model: &str) -> Result<(), Unavailable>;
+
+    /// The model's tokenizer, without the model.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn tokenizer(&self, model: &str) -> Result<Arc<Tokenizer>, Unavailable>;
+
+    /// Positions of the context window the model will have.
+    ///
+    /// # Errors
+    /// It is not installed or not readable.
+    fn context_window(&self, model: &str) -> Result<usize, Unavailable>;
+
+    /// Loads the model; `progress` is told the share done, 0 to 1.
+    ///
+    /// # Errors
+    /// Why it can't.
+    fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable>;
+}

@@ -1,0 +1,231 @@
+//! Guides against a model that wants something else.
+
+use super::*;
+use crate::harmony::parse_function_tools;
+use crate::runtime::simulated::tokenizer_json;
+
+const TOOLS: &str = r#"[
+    {"type": "function", "name": "weather", "parameters": {"type": "object", "additionalProperties": false,
+        "required": ["city"], "properties": {"city": {"enum": ["Paris", "Rome"]}}}},
+    {"type": "function", "name": "stop"}
+]"#;
+
+/// What came of an answer.
+struct Heard {
+    events: Vec<Event>,
+    tokens: usize,
+}
+
+impl Heard {
+    fn text(&self, wanted: Channel) -> String {
+        let text = |event: &Event| match event {
+            Event::Delta { channel, text } if *channel == wanted => Some(text.clone()),
+            _ => None,
+        };
+        self.events.iter().filter_map(text).collect()
+    }
+
+    fn calls(&self) -> Vec<(String, Value)> {
+        let call = |event: &Event| match event {
+            Event::ToolCall {
+                name, arguments, ..
+            } => Some((name.clone(), serde_json::from_str(arguments).unwrap())),
+            _ => None,
+        };
+        self.events.iter().filter_map(call).collect()
+    }
+
+    fn recovered(&self) -> bool {
+        let recovered = |event: &Event| matches!(event, Event::Recovered { .. });
+        self.events.iter().any(recovered)
+    }
+}
+
+/// A model that says `wish` where it may, and else anything that is allowed.
+fn speak(guidance: Guidance, tools: &str, wish: &str, seed: u64) -> Heard {
+    let tokenizer = Arc::new(Tokenizer::from_bytes(&tokenizer_json()).unwrap());
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    let tools = parse_function_tools(tools).unwrap();
+    let mut guide = HarmonyGuide::new(guidance, &tools, &tokenizer, &grammars).unwrap();
+    let mut parser = Parser::new(Arc::clone(&tokenizer));
+    let special = *tokenizer.special();
+    let control = [
+        ("<|start|>", special.start),
+        ("<|end|>", special.end),
+        ("<|message|>", special.message),
+        ("<|channel|>", special.channel),
+        ("<|constrain|>", special.constrain),
+        ("<|return|>", special.ret),
+        ("<|call|>", special.call),
+    ];
+    let mut wishes = VecDeque::new();
+    let mut rest = wish;
+    while let Some(c) = rest.chars().next() {
+        let named = control.iter().find(|(name, _)| rest.starts_with(name));
+        match named {
+            Some((name, id)) => {
+                wishes.push_back(*id);
+                rest = &rest[name.len()..];
+            }
+            None => {
+                wishes.extend(rest[..c.len_utf8()].bytes().map(u32::from));
+                rest = &rest[c.len_utf8()..];
+            }
+        }
+    }
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut events = Vec::new();
+    let mut tokens = 0;
+    while tokens < 5000 {
+        let wanted = wishes.front().copied();
+        let id = match guide.choice() {
+            Choice::Any => wanted.unwrap_or(special.ret),
+            Choice::Only(id) => id,
+            Choice::Nothing => panic!("stuck after {tokens} tokens: {events:?}"),
+            Choice::Of(allowed) => {
+                let is_allowed = |id: u32| allowed[id as usize / 32] >> (id % 32) & 1 == 1;
+                let size = tokenizer.vocab_size() as u32;
+                let all: Vec<u32> = (0..size).filter(|id| is_allowed(*id)).collect();
+                assert!(!all.is_empty());
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                match wanted {
+                    Some(id) if is_allowed(id) => id,
+                    // Ends where it can: anything may go on for ever.
+                    _ if is_allowed(special.ret) => special.ret,
+                    _ if is_allowed(special.call) => special.call,
+                    _ => all[(random % all.len() as u64) as usize],
+                }
+            }
+        };
+        if wanted == Some(id) {
+            wishes.pop_front();
+        }
+        guide.said(id);
+        parser.push_into(id, &mut events);
+        tokens += 1;
+        if special.stops().contains(&id) {
+            return Heard { events, tokens };
+        }
+    }
+    panic!("it never ended: {events:?}");
+}
+
+fn schema(text: &str) -> Guidance {
+    Guidance {
+        schema: Some(serde_json::from_str(text).unwrap()),
+        ..Guidance::default()
+    }
+}
+
+const PERSON: &str = r#"{"type": "object", "additionalProperties": false,
+    "required": ["name", "age"], "properties": {
+    "name": {"enum": ["Ada", "Bob"]}, "age": {"type": "integer", "minimum": 1, "maximum": 99}}}"#;
+
+#[test]
+fn reasoning_ends_with_its_budget() {
+    let wish = format!(
+        "<|channel|>analysis<|message|>{}<|end|><|start|>assistant<|channel|>final<|message|>yes<|return|>",
+        "é".repeat(50)
+    );
+    for budget in [1, 6, 7] {
+        let guidance = Guidance {
+            reasoning: Some(budget),
+            ..Guidance::default()
+        };
+        let heard = speak(guidance, "[]", &wish, 1);
+        // A character of two tokens is not torn.
+        let expected = "é".repeat(budget.div_ceil(2));
+        assert_eq!(heard.text(Channel::Analysis), expected);
+        assert!(!heard.recovered());
+    }
+    let none = Guidance {
+        reasoning: Some(0),
+        ..Guidance::default()
+    };
+    let heard = speak(none, "[]", "yes<|return|>", 1);
+    assert_eq!(heard.text(Channel::Analysis), "");
+    assert_eq!(heard.text(Channel::Final), "yes");
+    let plenty = Guidance {
+        reasoning: Some(1000),
+        ..Guidance::default()
+    };
+    let heard = speak(plenty, "[]", &wish, 1);
+    assert_eq!(heard.text(Channel::Analysis), "é".repeat(50));
+    assert_eq!(heard.text(Channel::Final), "yes");
+}
+
+#[test]
+fn the_answer_has_its_form() {
+    let wishes = [
+        "<|channel|>final<|message|>Sure! It is Ada.<|return|>",
+        "<|channel|>analysis<|message|>Hm, who?<|return|><|end|><|start|>assistant<|channel|>final<|message|>{\"age\": 7, \"name\": \"Ada\"} Voila<|return|>",
+        "Ada<|return|>",
+        "<|channel|>final <|constrain|>json<|message|>{<|end|>",
+    ];
+    for (seed, wish) in wishes.iter().enumerate() {
+        let heard = speak(schema(PERSON), "[]", wish, seed as u64 + 1);
+        let answer: Value = serde_json::from_str(&heard.text(Channel::Final)).unwrap();
+        assert!(["Ada", "Bob"].contains(&answer["name"].as_str().unwrap()));
+        assert!((1..100).contains(&answer["age"].as_i64().unwrap()));
+        assert!(!heard.recovered(), "{:?}", heard.events);
+    }
+}
+
+#[test]
+fn a_tool_must_be_called() {
+    let wish = "<|channel|>analysis<|message|>Easy.<|return|><|end|><|start|>assistant<|channel|>final<|message|>no<|return|>";
+    for (must_call, expected) in [
+        (vec!["weather", "stop"], vec!["weather", "stop"]),
+        (vec!["weather"], vec!["weather"]),
+        (vec!["stop"], vec!["stop"]),
+    ] {
+        for seed in 1..10 {
+            let guidance = Guidance {
+                must_call: must_call.iter().map(|s| (*s).to_owned()).collect(),
+                ..Guidance::default()
+            };
+            let heard = speak(guidance, TOOLS, wish, seed);
+            assert_eq!(heard.text(Channel::Final), "");
+            let calls = heard.calls();
+            let [(name, arguments)] = calls.as_slice() else {
+                panic!("{:?}", heard.events);
+            };
+            assert!(expected.contains(&name.as_str()));
+            if name == "weather" {
+                assert!(["Paris", "Rome"].contains(&arguments["city"].as_str().unwrap()));
+            }
+            assert!(!heard.recovered(), "{:?}", heard.events);
+        }
+    }
+}
+
+#[test]
+fn arguments_have_the_tools_form_and_a_form_leaves_the_tools() {
+    let wish = "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"town\": \"Oslo\"}<|call|>";
+    for guidance in [Guidance::default(), schema(PERSON)] {
+        let heard = speak(guidance, TOOLS, wish, 3);
+        let calls = heard.calls();
+        let city = calls[0].1["city"].as_str().unwrap();
+        assert!(["Paris", "Rome"].contains(&city));
+    }
+    // Without a call it is the answer that counts.
+    let wish = "<|channel|>commentary<|message|>I shall look.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>";
+    let heard = speak(schema(PERSON), TOOLS, wish, 3);
+    assert_eq!(heard.text(Channel::Commentary), "I shall look.");
+    assert!(heard.text(Channel::Final).contains("name"));
+}
+
+#[test]
+fn a_budget_and_a_form_together() {
+    let guidance = Guidance {
+        reasoning: Some(4),
+        ..schema(PERSON)
+    };
+    let wish = "<|channel|>analysis<|message|>abcdefgh<|end|>";
+    let heard = speak(guidance, "[]", wish, 5);
+    assert_eq!(heard.text(Channel::Analysis), "abcd");
+    serde_json::from_str::<Value>(&heard.text(Channel::Final)).unwrap();
+    assert!(heard.tokens < 200);
+}
