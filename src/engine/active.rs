@@ -3,14 +3,14 @@
 
 use std::cmp::Ordering;
 use std::ops::Range;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::backend::{Logits, SequenceId, Slice, Wanted};
 use super::guide::{Choice, Guide};
 use super::lookup::{self, Acceptance, StepCost};
 use super::prefix_cache::Candidate;
 use super::queue::Job;
-use super::request::{EngineEvent, EngineFailure, FinishReason, Usage};
+use super::request::{EngineEvent, EngineFailure, FinishReason, Owner, Usage};
 use super::sampler::{Sampler, TokenLogprobs};
 
 /// How a request ends.
@@ -36,6 +36,8 @@ pub(super) struct Active {
     sampler: Sampler,
     guide: Option<Box<dyn Guide>>,
     pub usage: Usage,
+    /// Its share of the steps' time.
+    cost: Duration,
     begun: Instant,
     first_token: Option<Instant>,
     started: bool,
@@ -60,6 +62,7 @@ impl Active {
                 ..Usage::default()
             },
             tokens,
+            cost: Duration::ZERO,
             begun,
             first_token: None,
             started: false,
@@ -116,6 +119,30 @@ impl Active {
     pub fn drop_draft(&mut self) {
         let (count, _) = std::mem::take(&mut self.draft);
         self.tokens.truncate(self.tokens.len() - count);
+    }
+
+    /// Whose it is.
+    pub fn owner(&self) -> Owner {
+        self.job.request.owner
+    }
+
+    /// What it has had of the model.
+    pub fn cost(&self) -> Duration {
+        self.cost
+    }
+
+    /// A step took so long for it.
+    pub fn charge(&mut self, share: Duration) {
+        self.cost += share;
+    }
+
+    /// It stops for others: its sequence and the tokens of it that are in the
+    /// cache, where it finds them when it goes on.
+    pub fn park(&mut self) -> Option<(SequenceId, Vec<u32>)> {
+        self.drop_draft();
+        let cached = self.tokens[..self.fed].to_vec();
+        self.fed = 0;
+        Some((self.sequence.take()?, cached))
     }
 
     /// Its sequence is gone; everything must be computed again.

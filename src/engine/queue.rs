@@ -1,14 +1,14 @@
 //! The queue before the model thread, and the streams that come out of it.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::backend::Cancel;
-use super::request::{EngineEvent, EngineFailure, GenerationRequest, Priority, SubmitError};
+use super::request::{EngineEvent, EngineFailure, GenerationRequest, Owner, Priority, SubmitError};
 
 /// Numbers of an engine since its start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -77,8 +77,12 @@ pub(super) enum Outcome {
 
 #[derive(Debug, Default)]
 struct State {
+    /// In the order of arrival.
     waiting: VecDeque<Job>,
-    running: Vec<u64>,
+    running: Vec<(u64, Owner)>,
+    /// What each owner has had of the model. Counts while anyone waits or runs:
+    /// whoever comes begins with the least that another of them has had.
+    served: HashMap<Owner, Duration>,
     /// The running request that most of the present step is for.
     longest: Option<u64>,
     failure: Option<EngineFailure>,
@@ -87,17 +91,66 @@ struct State {
 }
 
 impl State {
+    /// The waiting jobs in the order in which they would be taken if nothing
+    /// came and nothing ended: interactive ones first; among them the owner's who
+    /// has the fewest running, then who has had the least; then the oldest.
+    fn order(&self) -> Vec<usize> {
+        let mut running: HashMap<Owner, usize> = HashMap::new();
+        for (_, owner) in &self.running {
+            *running.entry(*owner).or_default() += 1;
+        }
+        let mut left: Vec<usize> = (0..self.waiting.len()).collect();
+        let mut order = Vec::with_capacity(left.len());
+        let rank = |index: &usize, running: &HashMap<Owner, usize>| {
+            let request = self.waiting.get(*index).map(|job| &job.request)?;
+            let owner = &request.owner;
+            Some((
+                request.priority == Priority::Background,
+                running.get(owner).copied().unwrap_or_default(),
+                self.served.get(owner).copied().unwrap_or_default(),
+                request.arrival,
+            ))
+        };
+        while let Some(next) = (0..left.len()).min_by_key(|i| rank(&left[*i], &running)) {
+            let index = left.remove(next);
+            order.push(index);
+            if let Some(job) = self.waiting.get(index) {
+                *running.entry(job.request.owner).or_default() += 1;
+            }
+        }
+        order
+    }
+
     /// Tells every waiting request whose position changed: how many must end
     /// before one of `slots` is its.
     fn announce(&mut self, slots: usize) {
         let ahead = self.running.len() + 1;
-        for (index, job) in self.waiting.iter_mut().enumerate() {
-            let position = (index + ahead).saturating_sub(slots);
+        for (place, index) in self.order().into_iter().enumerate() {
+            let Some(job) = self.waiting.get_mut(index) else {
+                continue;
+            };
+            let position = (place + ahead).saturating_sub(slots);
             if position != job.announced && position > 0 {
                 job.announced = position;
                 // A stream that is gone is on its way out of the queue.
                 let _ = job.events.send(EngineEvent::Queued { position });
             }
+        }
+    }
+
+    /// An owner who had nothing here begins where the others are.
+    fn welcome(&mut self, owner: Owner) {
+        let waiting = self.waiting.iter().map(|job| job.request.owner);
+        let here: Vec<Owner> = waiting.chain(self.running.iter().map(|r| r.1)).collect();
+        if here.contains(&owner) {
+            return;
+        }
+        self.served.retain(|owner, _| here.contains(owner));
+        let least = here
+            .iter()
+            .map(|o| self.served.get(o).copied().unwrap_or_default());
+        if let Some(least) = least.min() {
+            self.served.insert(owner, least);
         }
     }
 }
@@ -160,12 +213,9 @@ impl Shared {
         state.next_id += 1;
         state.totals.submitted += 1;
         let id = state.next_id;
-        let behind = |job: &Job| {
-            let background = |p| p == Priority::Background;
-            let rank = |r: &GenerationRequest| (background(r.priority), r.arrival);
-            rank(&job.request) > rank(&request)
-        };
-        let place = state.waiting.iter().position(behind).unwrap_or(queued);
+        state.welcome(request.owner);
+        let later = |job: &Job| job.request.arrival > request.arrival;
+        let place = state.waiting.iter().position(later).unwrap_or(queued);
         let job = Job {
             id,
             request,
@@ -184,24 +234,55 @@ impl Shared {
     }
 
     /// Marks the next job as running, where one waits and a slot is free. If
-    /// nothing runs, waits for one; `None` then says that the engine stops.
-    pub fn next_job(&self) -> Option<Job> {
+    /// nothing runs and nothing is `parked`, waits for one; `None` then says that
+    /// the engine stops. What is parked goes before background jobs that wait.
+    pub fn next_job(&self, parked: bool) -> Option<Job> {
         let mut state = self.lock();
         loop {
             if state.failure.is_some() || state.running.len() >= self.slots {
                 return None;
             }
-            if let Some(job) = state.waiting.pop_front() {
-                state.running.push(job.id);
+            if let Some(index) = state.order().first().copied() {
+                let next = state.waiting.get(index)?;
+                if parked && next.request.priority == Priority::Background {
+                    return None;
+                }
+                let job = state.waiting.remove(index)?;
+                state.running.push((job.id, job.request.owner));
                 state.announce(self.slots);
                 return Some(job);
             }
-            if !state.running.is_empty() {
+            if !state.running.is_empty() || parked {
                 return None;
             }
             let woken = self.wake.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Whether an interactive job waits and all slots are taken.
+    pub fn is_pressed(&self) -> bool {
+        let state = self.lock();
+        let interactive = |job: &Job| job.request.priority == Priority::Interactive;
+        state.running.len() >= self.slots && state.waiting.iter().any(interactive)
+    }
+
+    /// A running job makes room; it is not over.
+    pub fn park(&self, id: u64) {
+        let mut state = self.lock();
+        state.running.retain(|(running, _)| *running != id);
+        state.announce(self.slots);
+    }
+
+    /// A parked job runs again, if a slot is free.
+    pub fn unpark(&self, id: u64, owner: Owner) -> bool {
+        let mut state = self.lock();
+        let free = state.running.len() < self.slots;
+        if free {
+            state.running.push((id, owner));
+            state.announce(self.slots);
+        }
+        free
     }
 
     /// A step of the running jobs begins, most of it for `longest`. What was
@@ -215,10 +296,11 @@ impl Shared {
         }
     }
 
-    /// A running job has ended.
-    pub fn finish(&self, id: u64, outcome: Outcome) {
+    /// A job that ran, or was parked, has ended after `cost`.
+    pub fn finish(&self, id: u64, owner: Owner, outcome: Outcome, cost: Duration) {
         let mut state = self.lock();
-        state.running.retain(|&running| running != id);
+        *state.served.entry(owner).or_default() += cost;
+        state.running.retain(|(running, _)| *running != id);
         state.announce(self.slots);
         match outcome {
             Outcome::Completed => state.totals.completed += 1,
@@ -272,7 +354,7 @@ impl Shared {
     /// it after the step. No effect on one that has ended.
     fn abandon(&self, id: u64) {
         let mut state = self.lock();
-        if state.running.contains(&id) {
+        if state.running.iter().any(|(running, _)| *running == id) {
             if state.running.len() == 1 || state.longest == Some(id) {
                 self.cancel.cancel();
             }

@@ -10,7 +10,7 @@ use super::backend::{Backend, BackendError, Slice};
 use super::lookup::StepCost;
 use super::prefix_cache::PrefixCache;
 use super::queue::{Counters, Outcome, Shared};
-use super::request::{EngineEvent, EngineFailure};
+use super::request::{EngineEvent, EngineFailure, Priority};
 
 /// Most tokens of a prompt in a step that others decode in: what their answers
 /// halt for.
@@ -22,6 +22,7 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
         backend,
         shared,
         active: Vec::new(),
+        parked: Vec::new(),
         kept: PrefixCache::default(),
         crowded: false,
         steps: 0,
@@ -29,9 +30,11 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
         cost: StepCost::default(),
     };
     loop {
-        while let Some(job) = shared.next_job() {
+        worker.park();
+        while let Some(job) = shared.next_job(!worker.parked.is_empty()) {
             worker.active.push(Active::new(job));
         }
+        worker.unpark();
         if worker.active.is_empty() {
             // It waits for a job, unless the engine stops.
             break;
@@ -40,8 +43,14 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
             let failure = EngineFailure::Panicked(panic_message(payload.as_ref()));
             tracing::error!("{failure}");
             shared.fail(failure.clone());
-            for active in worker.active.drain(..) {
-                shared.finish(active.job.id, Outcome::Failed);
+            let running = worker.active.drain(..).chain(worker.parked.drain(..));
+            for active in running {
+                shared.finish(
+                    active.job.id,
+                    active.owner(),
+                    Outcome::Failed,
+                    active.cost(),
+                );
                 let _ = active.job.events.send(EngineEvent::Failed(failure.clone()));
             }
         }
@@ -64,6 +73,8 @@ struct Worker<'a> {
     shared: &'a Shared,
     /// What runs, in the order of admission.
     active: Vec<Active>,
+    /// What made room for it, the oldest first.
+    parked: Vec<Active>,
     kept: PrefixCache,
     /// Whether someone gave up its place, which stays empty until another ends.
     crowded: bool,
@@ -82,6 +93,44 @@ struct Part {
 }
 
 impl Worker<'_> {
+    /// Where someone waits for an answer and all places are taken, the youngest
+    /// that nobody waits for gives up its own. What it has computed stays in the
+    /// cache as long as there is room.
+    fn park(&mut self) {
+        while self.shared.is_pressed() {
+            let background = |a: &Active| a.job.request.priority == Priority::Background;
+            let Some(index) = self.active.iter().rposition(background) else {
+                return;
+            };
+            let mut active = self.active.remove(index);
+            self.shared.park(active.job.id);
+            if let Some((sequence, tokens)) = active.park() {
+                let backend = self.backend.as_mut();
+                self.kept.keep(backend, active.owner(), sequence, tokens);
+            }
+            self.parked.insert(0, active);
+        }
+    }
+
+    /// What was parked goes on where there is room again.
+    fn unpark(&mut self) {
+        let gone = |active: &Active| active.is_abandoned();
+        while let Some(index) = self.parked.iter().position(gone) {
+            let active = self.parked.remove(index);
+            let (id, owner) = (active.job.id, active.owner());
+            self.shared
+                .finish(id, owner, Outcome::Cancelled, active.cost());
+        }
+        // After the engine's end the next step tells them.
+        while let Some(active) = self.parked.first()
+            && (self.shared.failure().is_some()
+                || self.shared.unpark(active.job.id, active.owner()))
+        {
+            let active = self.parked.remove(0);
+            self.active.push(active);
+        }
+    }
+
     /// Computes the next tokens of what runs.
     fn step(&mut self) {
         if let Some(failure) = self.shared.failure() {
@@ -206,12 +255,14 @@ impl Worker<'_> {
         let beat = &self.shared.counters.heartbeat;
         beat.fetch_add(1, Relaxed);
         let mut rows = Rows::new(result?);
+        let computed: usize = parts.iter().map(|part| part.tokens).sum();
         let (mut ends, mut marks) = (Vec::new(), Vec::new());
         for part in parts {
             let mut active = self.active.iter_mut();
             let Some(active) = active.find(|a| a.job.id == part.id) else {
                 continue;
             };
+            active.charge(took.mul_f64(part.tokens as f64 / computed.max(1) as f64));
             if parts.len() == 1 && active.decodes() {
                 self.cost.learn(part.tokens, took);
             }
@@ -308,6 +359,7 @@ impl Worker<'_> {
         self.crowded = false;
         let mut active = self.active.remove(index);
         let usage = active.usage;
+        let (owner, cost) = (active.owner(), active.cost());
         let counters = &self.shared.counters;
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Counters::add(&counters.prefill_us, micros(usage.prefill));
@@ -322,7 +374,6 @@ impl Worker<'_> {
                 }
             }
             End::Done(_) | End::Abandoned => {
-                let owner = active.job.request.owner;
                 if let Some((sequence, tokens)) = active.into_cached() {
                     self.kept.keep(backend, owner, sequence, tokens);
                 }
@@ -338,7 +389,7 @@ impl Worker<'_> {
             End::Abandoned => (Outcome::Cancelled, None),
             End::Failed(failure) => (Outcome::Failed, Some(EngineEvent::Failed(failure))),
         };
-        self.shared.finish(id, outcome);
+        self.shared.finish(id, owner, outcome, cost);
         if let Some(event) = event {
             let _ = events.send(event);
         }

@@ -8,6 +8,7 @@ use super::*;
 
 mod batching;
 mod guide;
+mod shares;
 mod speculation;
 
 const VOCAB: usize = 64;

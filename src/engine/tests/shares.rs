@@ -1,0 +1,175 @@
+//! Who goes first: fair shares, and answers that someone waits for.
+
+use std::time::Duration;
+
+use super::*;
+
+/// Stops the model thread once so many tokens were said, until it is told to go
+/// on.
+#[derive(Debug)]
+struct Gate {
+    after: usize,
+    reached: Sender<()>,
+    go: Receiver<()>,
+}
+
+impl Guide for Gate {
+    fn choice(&mut self) -> Choice<'_> {
+        Choice::Any
+    }
+
+    fn said(&mut self, _id: u32) {
+        self.after = self.after.wrapping_sub(1);
+        if self.after == 0 {
+            self.reached.send(()).unwrap();
+            self.go.recv().unwrap();
+        }
+    }
+}
+
+/// A request that stops after three tokens: told so by the receiver, and freed
+/// by the sender.
+fn gated(request: GenerationRequest) -> (GenerationRequest, Receiver<()>, Sender<()>) {
+    let (reached, is_reached) = channel();
+    let (free, go) = channel();
+    let gate = Gate {
+        after: 3,
+        reached,
+        go,
+    };
+    let request = GenerationRequest {
+        guide: Some(Box::new(gate)),
+        ..request
+    };
+    (request, is_reached, free)
+}
+
+fn of(owner: u32, arrival: u64) -> GenerationRequest {
+    GenerationRequest {
+        owner: Owner(owner),
+        arrival,
+        ..request(&[1, owner], 5)
+    }
+}
+
+/// How long a request waited.
+fn queued(stream: TokenStream) -> Duration {
+    match drain(stream).last() {
+        Some(EngineEvent::Done { usage, .. }) => usage.queued,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn owners_take_turns() {
+    let (engine, _seen) = engine_with(16);
+    let (first, reached, free) = gated(of(1, 0));
+    let first = engine.submit(first).unwrap();
+    reached.recv().unwrap();
+    // One asks for much before another asks at all.
+    let asked = [(1, 1), (1, 2), (1, 3), (2, 4), (2, 5)];
+    let streams = asked.map(|(owner, arrival)| engine.submit(of(owner, arrival)).unwrap());
+    free.send(()).unwrap();
+    drain(first);
+    let [second, third, fourth, other, others] = streams.map(queued);
+    assert!(
+        other < second,
+        "the other owner's goes before the first's second"
+    );
+    assert!(others < fourth && second < third && third < fourth);
+}
+
+#[test]
+fn the_past_does_not_count() {
+    let (engine, _seen) = engine_with(16);
+    for arrival in 0..5 {
+        drain(engine.submit(of(1, arrival)).unwrap());
+    }
+    let (held, reached, free) = gated(of(3, 10));
+    let held = engine.submit(held).unwrap();
+    reached.recv().unwrap();
+    let streams =
+        [(1, 11), (2, 12)].map(|(owner, arrival)| engine.submit(of(owner, arrival)).unwrap());
+    free.send(()).unwrap();
+    drain(held);
+    let [first, second] = streams.map(queued);
+    assert!(
+        first < second,
+        "nobody has had anything: the older one goes first"
+    );
+}
+
+#[test]
+fn what_nobody_waits_for_makes_room_and_goes_on() {
+    let (engine, seen) = engine_with(16);
+    let expected = tokens(&drain(engine.submit(request(&[1, 2], 20)).unwrap()));
+    let background = GenerationRequest {
+        priority: Priority::Background,
+        ..request(&[1, 2], 20)
+    };
+    let (background, reached, free) = gated(background);
+    let mut background = engine.submit(background).unwrap();
+    reached.recv().unwrap();
+    let interactive = engine.submit(of(2, 1)).unwrap();
+    free.send(()).unwrap();
+    assert_eq!(tokens(&drain(interactive)).len(), 5);
+
+    let mut before = Vec::new();
+    while let Some(event) = background.blocking_next() {
+        before.push(event);
+    }
+    assert_eq!(tokens(&before), expected, "nothing is lost or said twice");
+    // It was not computed again from the start: the last long slice is a prompt.
+    drop(engine);
+    let forks = seen
+        .into_iter()
+        .filter(|s| matches!(s, Seen::Fork(n) if *n > 2));
+    assert!(forks.count() > 0, "it went on from what was kept");
+}
+
+#[test]
+fn a_parked_request_can_be_dropped() {
+    let (engine, _seen) = engine_with(16);
+    let background = GenerationRequest {
+        priority: Priority::Background,
+        ..request(&[1, 2], 20)
+    };
+    let (background, reached, free) = gated(background);
+    let background = engine.submit(background).unwrap();
+    reached.recv().unwrap();
+    let (interactive, is_running, finish) = gated(of(2, 1));
+    let interactive = engine.submit(interactive).unwrap();
+    free.send(()).unwrap();
+    is_running.recv().unwrap();
+    drop(background);
+    finish.send(()).unwrap();
+    assert_eq!(tokens(&drain(interactive)).len(), 5);
+    assert_eq!(tokens(&drain(engine.submit(of(3, 2)).unwrap())).len(), 5);
+    let statistics = engine.statistics();
+    assert_eq!((statistics.running, statistics.waiting), (0, 0));
+    assert_eq!(statistics.cancelled, 1);
+}
+
+#[test]
+fn a_parked_request_hears_of_the_end() {
+    let (engine, _seen) = engine_with(16);
+    let background = GenerationRequest {
+        priority: Priority::Background,
+        ..request(&[1, 2], 20)
+    };
+    let (background, reached, free) = gated(background);
+    let background = engine.submit(background).unwrap();
+    reached.recv().unwrap();
+    let (interactive, is_running, finish) = gated(of(2, 1));
+    let interactive = engine.submit(interactive).unwrap();
+    free.send(()).unwrap();
+    is_running.recv().unwrap();
+    engine.stop();
+    finish.send(()).unwrap();
+    for stream in [background, interactive] {
+        assert_eq!(
+            drain(stream).last(),
+            Some(&EngineEvent::Failed(EngineFailure::Stopped))
+        );
+    }
+}
