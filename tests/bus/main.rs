@@ -4,6 +4,7 @@
 mod admin;
 mod cancel;
 mod command;
+mod examples;
 mod generate;
 mod harness;
 mod interface;
