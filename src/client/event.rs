@@ -78,6 +78,9 @@ pub enum StreamEvent {
         used: u64,
         /// Positions of the window.
         window: u64,
+        /// The oldest messages, where they were left out.
+        #[serde(default)]
+        dropped_messages: u64,
     },
     /// What it took.
     Usage(UsageNumbers),
@@ -202,7 +205,11 @@ mod tests {
                 kind: crate::harmony::Recovery::MissingEnd,
                 raw: String::new(),
             },
-            daemon::StreamEvent::Overflow { used: 9, window: 8 },
+            daemon::StreamEvent::Overflow {
+                used: 9,
+                window: 8,
+                dropped_messages: 2,
+            },
             daemon::StreamEvent::Usage(daemon::UsageNumbers::default()),
             daemon::StreamEvent::End {
                 finish_reason: daemon::Finish::ToolCalls,

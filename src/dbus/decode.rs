@@ -90,6 +90,7 @@ pub fn options(entries: &Dictionary) -> Result<Options, Error> {
             Variant::Bool(yes) => Some(*yes),
             _ => None,
         })?,
+        on_overflow: reader.string("on-overflow")?,
     })
 }
 
@@ -161,6 +162,7 @@ mod tests {
             ("priority", "background".into()),
             ("handle-token", "t1".into()),
             ("show-reasoning", true.into()),
+            ("on-overflow", "error".into()),
             ("from-the-future", vec![1u8].into()),
         ]))
         .unwrap();
@@ -182,6 +184,7 @@ mod tests {
             priority: Some("background".into()),
             handle_token: Some("t1".into()),
             show_reasoning: Some(true),
+            on_overflow: Some("error".into()),
         };
         assert_eq!(read, expected);
         assert_eq!(options(&Dictionary::new()).unwrap(), Options::default());

@@ -16,7 +16,7 @@ use crate::session::{
 };
 
 /// What this daemon can do, beyond the interface itself.
-const FEATURES: [&str; 18] = [
+const FEATURES: [&str; 19] = [
     "generate",
     "count-tokens",
     "prewarm",
@@ -35,6 +35,7 @@ const FEATURES: [&str; 18] = [
     "sessions",
     "tool-results",
     "fork",
+    "on-overflow",
 ];
 
 /// The root object.

@@ -9,6 +9,7 @@
 //!
 //! The history lives in memory only.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -215,6 +216,7 @@ impl Session {
         state.busy = true;
         let turn = Turn {
             session: Arc::clone(self),
+            forgotten: Vec::new(),
             new,
             first_call: state.next_call,
         };
@@ -326,6 +328,8 @@ impl State {
 #[derive(Debug)]
 pub struct Turn {
     session: Arc<Session>,
+    /// What of the prompt is left out, one range after the other.
+    forgotten: Vec<Range<usize>>,
     new: Vec<Message>,
     first_call: usize,
 }
@@ -347,10 +351,20 @@ impl Turn {
         self.first_call
     }
 
+    /// Leaves out these of the prompt's messages, as they are without those that
+    /// were left out before.
+    pub fn forget(&mut self, messages: Range<usize>) {
+        self.forgotten.push(messages);
+    }
+
     /// Adds what was asked and said to the history.
     pub fn commit(mut self, said: Said) {
         let mut state = self.session.state();
         state.messages.append(&mut self.new);
+        for range in self.forgotten.drain(..) {
+            let end = range.end.min(state.messages.len());
+            state.messages.drain(range.start.min(end)..end);
+        }
         state.messages.extend(said.messages);
         state.pending = said.calls;
         state.next_call = said.next_call.max(self.first_call);

@@ -85,12 +85,16 @@ pub enum StreamEvent {
         /// What the model wrote, where no other event has it; cut where long.
         raw: String,
     },
-    /// The prompt does not fit; an `error` follows.
+    /// The prompt does not fit. An `error` follows, unless messages were dropped.
     Overflow {
         /// Tokens of the prompt.
         used: usize,
         /// Positions of the window.
         window: usize,
+        /// The oldest messages, which were left out where the application asked
+        /// for it.
+        #[serde(skip_serializing_if = "is_zero")]
+        dropped_messages: usize,
     },
     /// What it took.
     Usage(UsageNumbers),
@@ -106,6 +110,10 @@ pub enum StreamEvent {
         /// What happened and what to do.
         message: String,
     },
+}
+
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 /// What a `queued` request waits for.

@@ -12,6 +12,7 @@ use super::event::{Finish, LogprobEntry, STREAM_VERSION, StreamEvent, UsageNumbe
 use super::failure::Failure;
 use super::guide::{Guidance, HarmonyGuide};
 use super::host::{Lease, ModelHost};
+use super::overflow::{Overflow, drop_oldest};
 use super::prompt::Prompt;
 use super::quota::Place;
 use super::stop::{Scan, StopStrings};
@@ -182,8 +183,8 @@ impl Work {
     async fn run(&mut self, prompt: Prompt, place: Arc<Place>) -> Result<Finish, Failure> {
         let asked = Instant::now();
         let tokenizer = self.host.tokenizer(&self.model).await?;
-        let (ids, prompt) = rendered(tokenizer, prompt).await?;
         let window = self.host.context_window(&self.model).await?;
+        let (ids, prompt) = self.fitted(tokenizer, prompt, window).await?;
         self.check_window(ids.len(), window)?;
         place.add_tokens(ids.len())?;
         self.usage.prompt_tokens = ids.len();
@@ -230,11 +231,48 @@ impl Work {
         task.await.map_err(broken)?
     }
 
+    /// The prompt's tokens; without the oldest turns where they do not fit and the
+    /// application wants it so. A quarter of the window is left for the answer.
+    async fn fitted(
+        &mut self,
+        tokenizer: Arc<Tokenizer>,
+        prompt: Prompt,
+        window: usize,
+    ) -> Result<(Vec<u32>, Prompt), Failure> {
+        let reserve = prompt.max_output_tokens.unwrap_or(usize::MAX);
+        let room = window - reserve.min(window / 4);
+        let (mut ids, mut prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
+        let used = ids.len();
+        let mut dropped_messages = 0;
+        while ids.len() > room
+            && prompt.overflow == Overflow::DropOldest
+            && let Some((first, count)) = drop_oldest(&mut prompt.conversation.messages)
+        {
+            dropped_messages += count;
+            if let Some(turn) = &mut self.turn {
+                turn.forget(first..first + count);
+            }
+            (ids, prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
+        }
+        if dropped_messages > 0 {
+            self.send(StreamEvent::Overflow {
+                used,
+                window,
+                dropped_messages,
+            });
+        }
+        Ok((ids, prompt))
+    }
+
     fn check_window(&self, used: usize, window: usize) -> Result<(), Failure> {
         if used < window {
             return Ok(());
         }
-        self.send(StreamEvent::Overflow { used, window });
+        self.send(StreamEvent::Overflow {
+            used,
+            window,
+            dropped_messages: 0,
+        });
         Err(Failure::ContextLengthExceeded { used, window })
     }
 

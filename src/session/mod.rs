@@ -16,6 +16,7 @@ mod grammar;
 mod guide;
 mod host;
 mod loader;
+mod overflow;
 mod prompt;
 mod quota;
 mod stop;

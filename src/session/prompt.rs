@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::failure::Failure;
 use super::grammar;
 use super::guide::Guidance;
+use super::overflow::Overflow;
 use crate::engine::{Priority, Sampling};
 use crate::harmony::{
     Conversation, Effort, Message, ResponseFormat, Settings, parse_function_tools,
@@ -77,6 +78,8 @@ pub struct Options {
     pub handle_token: Option<String>,
     /// `show-reasoning`
     pub show_reasoning: Option<bool>,
+    /// `on-overflow`
+    pub on_overflow: Option<String>,
 }
 
 impl Options {
@@ -104,6 +107,7 @@ impl Options {
             priority: self.priority.or_else(|| base.priority.clone()),
             handle_token: self.handle_token,
             show_reasoning: self.show_reasoning.or(base.show_reasoning),
+            on_overflow: self.on_overflow.or_else(|| base.on_overflow.clone()),
         }
     }
 }
@@ -128,6 +132,8 @@ pub struct Prompt {
     pub show_reasoning: bool,
     /// What the model is held to.
     pub guidance: Guidance,
+    /// What becomes of a conversation that is too long.
+    pub overflow: Overflow,
 }
 
 impl Prompt {
@@ -163,6 +169,7 @@ impl Prompt {
         }
         let settings = settings(options)?;
         let guidance = guidance(options, &settings)?;
+        let overflow = options.on_overflow.as_deref().map(str::parse);
         Ok(Prompt {
             conversation: Conversation { settings, messages },
             sampling: sampling(options)?,
@@ -171,6 +178,7 @@ impl Prompt {
             priority: priority(options)?,
             show_reasoning: options.show_reasoning.unwrap_or(false),
             guidance,
+            overflow: overflow.transpose()?.unwrap_or_default(),
         })
     }
 }

@@ -137,7 +137,7 @@ async fn a_prompt_beyond_the_window_is_refused_with_both_counts() {
     let client = daemon.client().await;
     let long = "one two three four ".repeat(200);
     let events = all(&mut ask(&client, &long, greedy()).await).await;
-    let StreamEvent::Overflow { used, window } = events[0] else {
+    let StreamEvent::Overflow { used, window, .. } = events[0] else {
         panic!("{events:?}");
     };
     assert_eq!(window, 256);

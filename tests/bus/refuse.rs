@@ -127,7 +127,7 @@ async fn a_prompt_that_does_not_fit_is_an_error_with_both_counts() {
     let used = client.count_tokens(&messages, &options).await.unwrap();
     let overflow = &events[0];
     assert!(
-        matches!(overflow, StreamEvent::Overflow { used: u, window: 300 } if *u == u64::from(used)),
+        matches!(overflow, StreamEvent::Overflow { used: u, window: 300, dropped_messages: 0 } if *u == u64::from(used)),
         "{overflow:?}"
     );
     let (name, message) = failure(&events);

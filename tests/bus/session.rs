@@ -360,7 +360,7 @@ async fn an_overflow_is_said_and_loses_nothing() {
     let before = history(&session, Options::default()).await;
     let events = say(&session, &"x".repeat(600)).await;
     let overflow = events.iter().find_map(|event| match event {
-        StreamEvent::Overflow { used, window } => Some((*used, *window)),
+        StreamEvent::Overflow { used, window, .. } => Some((*used, *window)),
         _ => None,
     });
     let (used, window) = overflow.expect("an overflow event");
@@ -368,4 +368,47 @@ async fn an_overflow_is_said_and_loses_nothing() {
     assert_eq!(failure(&events).0, "ContextLengthExceeded");
     assert_eq!(history(&session, Options::default()).await, before);
     assert_eq!(text(&say(&session, "y").await, "final"), "You said: y");
+}
+
+#[tokio::test]
+async fn the_oldest_turns_go_where_the_application_says_so() {
+    let daemon = Daemon::start("context-window = 800");
+    let options = Options::default()
+        .set("on-overflow", "drop-oldest")
+        .set("max-output-tokens", 150u32);
+    let session = session(&daemon, options).await;
+    let mut dropped = 0;
+    for round in 0..12 {
+        let question = format!("question number {round:04}");
+        let events = say(&session, &question).await;
+        assert_eq!(text(&events, "final"), format!("You said: {question}"));
+        let (prompt, _) = counts(&events);
+        assert!(prompt + 150 <= 800, "{prompt}");
+        dropped += events.iter().fold(0, |sum, event| match event {
+            StreamEvent::Overflow {
+                used,
+                dropped_messages,
+                ..
+            } => {
+                assert!(*used + 150 > 800);
+                sum + dropped_messages
+            }
+            _ => sum,
+        });
+    }
+    // A question, its analysis, its answer.
+    assert!(dropped > 0 && dropped % 3 == 0, "{dropped}");
+    let all = history(&session, Options::default().set("show-reasoning", true)).await;
+    assert_eq!(all.len() as u64 + dropped, 36);
+    let left = history(&session, Options::default()).await;
+    assert_eq!(left.last().unwrap().2, "You said: question number 0011");
+    assert_eq!(left[0].0, "user", "whole turns");
+
+    // One turn that is too long by itself is an error even so.
+    let events = say(&session, &"x".repeat(900)).await;
+    assert_eq!(failure(&events).0, "ContextLengthExceeded");
+    assert_eq!(history(&session, Options::default()).await, left);
+    let wrong = Options::default().set("on-overflow", "forget");
+    let refused = session.prompt(&user("x"), &wrong).await;
+    assert_eq!(refusal(refused).0, "InvalidArgs");
 }

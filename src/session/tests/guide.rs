@@ -229,3 +229,45 @@ fn a_budget_and_a_form_together() {
     serde_json::from_str::<Value>(&heard.text(Channel::Final)).unwrap();
     assert!(heard.tokens < 200);
 }
+
+/// What a guide costs with the tokenizer that `GPTOSS_TOKENIZER` names, such as
+/// the published one: `cargo test --release --lib guide -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn cost() {
+    use std::time::Instant;
+    let path = std::env::var_os("GPTOSS_TOKENIZER").expect("GPTOSS_TOKENIZER");
+    let tokenizer = Arc::new(Tokenizer::from_file(path.as_ref()).unwrap());
+    let begun = Instant::now();
+    let grammars = Grammars::new(&tokenizer).unwrap();
+    println!("vocabulary: {:?}", begun.elapsed());
+    let schemas: Vec<Value> =
+        serde_json::from_str(include_str!("../../../tests/bus/structured/schemas.json")).unwrap();
+    let begun = Instant::now();
+    let made = schemas.iter().map(|schema| grammars.json(schema).unwrap());
+    let made: Vec<Grammar> = made.collect();
+    println!("a grammar: {:?}", begun.elapsed() / made.len() as u32);
+
+    let answer = r#"{"name": "Ada Lovelace, countess", "age": 36, "tags": ["first", "programmer"], "note": "She wrote the first program for a machine that was never built."}"#;
+    let schema = json!({"type": "object", "additionalProperties": false,
+        "required": ["name", "age", "tags", "note"], "properties": {"name": {"type": "string"},
+        "age": {"type": "integer"}, "tags": {"type": "array", "items": {"type": "string"}},
+        "note": {"type": "string"}}});
+    let ids = tokenizer.encode(answer);
+    let template = grammars.json(&schema).unwrap();
+    for round in 0..3 {
+        let mut grammar = template.clone();
+        let begun = Instant::now();
+        for &id in &ids {
+            let Choice::Of(allowed) = grammar.choice(tokenizer.special().ret) else {
+                panic!("a choice");
+            };
+            assert!(allowed[id as usize / 32] >> (id % 32) & 1 == 1);
+            grammar.said(id);
+        }
+        println!(
+            "round {round}: {:?} a token",
+            begun.elapsed() / ids.len() as u32
+        );
+    }
+}
