@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::arguments::Arguments;
 use self::installed::StoreLoader;
@@ -119,6 +119,7 @@ async fn serve(
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
     let host = ModelHost::new(loader, engine);
     // Found out before anyone looks, so that the first change is a change.
     host.availability().await;
@@ -149,6 +150,7 @@ async fn serve(
         let after = Duration::from_secs(config.model.unload_idle_seconds);
         tokio::spawn(Arc::clone(&host).unload_when_idle(after));
     }
+    tokio::spawn(rescan(hangup, Arc::clone(&host)));
     let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&host)));
     let lost = tokio::select! {
         _ = terminate.recv() => false,
@@ -164,6 +166,15 @@ async fn serve(
         return Err("the bus closed the connection".into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// SIGHUP: looks at the store again, so that whoever watches hears of a model
+/// that came or went.
+async fn rescan(mut hangup: Signal, host: Arc<ModelHost>) {
+    while hangup.recv().await.is_some() {
+        let now = host.availability().await;
+        tracing::info!(state = now.state(), "looked at the store again");
+    }
 }
 
 async fn load_default(host: Arc<ModelHost>) {

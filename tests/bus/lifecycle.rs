@@ -74,6 +74,17 @@ async fn sigterm_while_a_model_loads() {
 }
 
 #[tokio::test]
+async fn sighup_is_no_end() {
+    let daemon = Daemon::start("");
+    let client = daemon.client().await;
+    for round in 0..3 {
+        daemon.signal(Signal::HUP);
+        let events = all(&mut ask(&client, "x", Options::default()).await).await;
+        assert_eq!(text(&events, "final"), "You said: x", "{round}");
+    }
+}
+
+#[tokio::test]
 async fn a_killed_daemon_is_noticed() {
     let daemon = Daemon::start(HANGING);
     let client = daemon.client().await;
