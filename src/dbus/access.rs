@@ -27,10 +27,35 @@ impl Bus {
     }
 }
 
-/// What an application needs to use the daemon, as polkit calls it.
-const USE: &str = "org.gptoss.use";
-/// The same for whoever loads and unloads models.
-const MANAGE: &str = "org.gptoss.manage";
+/// What a call needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Right {
+    /// To ask the model.
+    Use,
+    /// To load and unload models.
+    Manage,
+}
+
+impl Right {
+    /// The name of polkit's action.
+    fn action(self) -> &'static str {
+        match self {
+            Right::Use => "org.gptoss.use",
+            Right::Manage => "org.gptoss.manage",
+        }
+    }
+
+    /// Who has it by default.
+    fn holders(self) -> &'static str {
+        match self {
+            Right::Use => {
+                "users at the machine's own screen have it, and members of group gptoss \
+                 (`adduser NAME gptoss`)"
+            }
+            Right::Manage => "administrators have it",
+        }
+    }
+}
 
 /// The rule. On a session bus the daemon's own user may call, nobody else. On
 /// the system bus root and the daemon's own user may, and whom polkit lets.
@@ -47,12 +72,13 @@ impl Access {
         Self { bus, own }
     }
 
-    /// Whether user `uid`, who sent a call, may use the daemon.
+    /// Whether user `uid`, who sent a call, has this right.
     ///
     /// # Errors
-    /// It may not, or nobody can say.
+    /// Without it, or where nobody can say.
     pub async fn check(
         &self,
+        right: Right,
         uid: u32,
         header: &Header<'_>,
         connection: &Connection,
@@ -60,24 +86,7 @@ impl Access {
         match self.rule(uid) {
             Rule::Allowed => Ok(()),
             Rule::Denied(why) => Err(Error::AccessDenied(why.into())),
-            Rule::Ask => ask(USE, header, connection).await,
-        }
-    }
-
-    /// Whether user `uid`, who sent a call, may manage the daemon.
-    ///
-    /// # Errors
-    /// As [`check`](Self::check).
-    pub async fn check_manager(
-        &self,
-        uid: u32,
-        header: &Header<'_>,
-        connection: &Connection,
-    ) -> Result<(), Error> {
-        match self.rule(uid) {
-            Rule::Allowed => Ok(()),
-            Rule::Denied(why) => Err(Error::AccessDenied(why.into())),
-            Rule::Ask => ask(MANAGE, header, connection).await,
+            Rule::Ask => ask(right, header, connection).await,
         }
     }
 
@@ -101,7 +110,7 @@ enum Rule {
 
 /// Asks polkit. It asks nobody back, unless the call says that it may: a
 /// dialogue must not appear because an application looked.
-async fn ask(action: &str, header: &Header<'_>, connection: &Connection) -> Result<(), Error> {
+async fn ask(right: Right, header: &Header<'_>, connection: &Connection) -> Result<(), Error> {
     let mute = |e: &dyn std::fmt::Display| {
         Error::AccessDenied(format!(
             "polkit does not say who may use gptossd ({e}): without it root alone may, and whoever \
@@ -120,18 +129,14 @@ async fn ask(action: &str, header: &Header<'_>, connection: &Connection) -> Resu
         false => CheckAuthorizationFlags::empty(),
     };
     let none = HashMap::new();
-    let answer = polkit.check_authorization(&subject, action, &none, flags, "");
+    let answer = polkit.check_authorization(&subject, right.action(), &none, flags, "");
     let answer = answer.await.map_err(|e| mute(&e))?;
-    let who = match action {
-        USE => {
-            "users at the machine's own screen have it, and members of group gptoss (`adduser NAME gptoss`)"
-        }
-        _ => "administrators have it",
-    };
     match answer.is_authorized {
         true => Ok(()),
         false => Err(Error::AccessDenied(format!(
-            "polkit does not grant you {action}: {who}"
+            "polkit does not grant you {}: {}",
+            right.action(),
+            right.holders()
         ))),
     }
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use zbus::message::Header;
 use zbus::{Connection, OwnedVariant, Variant, interface};
 
+use super::access::Right;
 use super::decode::Dictionary;
 use super::error::Error;
 use super::shared::Shared;
@@ -28,9 +29,8 @@ impl Admin {
     }
 
     async fn authorise(&self, header: &Header<'_>, connection: &Connection) -> Result<(), Error> {
-        let client = self.0.clients.identify(header, connection).await?;
-        let access = &self.0.access;
-        access.check_manager(client.uid, header, connection).await
+        let client = self.0.authorise(Right::Manage, header, connection).await;
+        client.map(drop)
     }
 }
 

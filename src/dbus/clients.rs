@@ -228,6 +228,21 @@ impl Kind {
     }
 }
 
+/// Whether a call to an object is its owner's. To anyone else it is the same as
+/// a path that never was.
+///
+/// # Errors
+/// It is not.
+pub fn check_owner(owner: &OwnedUniqueName, kind: Kind, header: &Header<'_>) -> Result<(), Error> {
+    match header.sender().map(|sender| sender.as_str()) == Some(owner.as_str()) {
+        true => Ok(()),
+        false => Err(Error::UnknownObject(format!(
+            "no such {} of yours",
+            kind.word()
+        ))),
+    }
+}
+
 /// An object's place in the registry; gone when dropped.
 pub struct Reservation {
     clients: Arc<Clients>,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use zbus::message::Header;
 use zbus::{Connection, OwnedFd, OwnedObjectPath, OwnedVariant, Variant, interface};
 
+use super::access::Right;
 use super::decode::{self, Dictionary};
 use super::error::Error;
 use super::session;
@@ -96,7 +97,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(OwnedObjectPath, OwnedFd), Error> {
-        let client = self.0.authorise(&header, connection).await?;
+        let client = self.0.authorise(Right::Use, &header, connection).await?;
         let options = decode::options(&options)?;
         let prompt = self.prompt(&messages, &options)?;
         let model = self.0.resolve(&options).await?;
@@ -114,7 +115,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<OwnedObjectPath, Error> {
-        let client = self.0.authorise(&header, connection).await?;
+        let client = self.0.authorise(Right::Use, &header, connection).await?;
         let options = decode::options(&options)?;
         let token = options.handle_token.clone();
         let model = self.0.resolve(&options).await?;
@@ -134,7 +135,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<u32, Error> {
-        self.0.authorise(&header, connection).await?;
+        self.0.authorise(Right::Use, &header, connection).await?;
         let options = decode::options(&options)?;
         let prompt = self.prompt(&messages, &options)?;
         let model = self.0.resolve(&options).await?;
@@ -149,7 +150,7 @@ impl Manager {
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        self.0.authorise(&header, connection).await?;
+        self.0.authorise(Right::Use, &header, connection).await?;
         let model = self.0.resolve(&decode::options(&options)?).await?;
         let host = Arc::clone(&self.0.parts.host);
         // What goes wrong is in `Availability`.

@@ -4,6 +4,7 @@ use zbus::interface;
 use zbus::message::Header;
 use zbus::names::OwnedUniqueName;
 
+use super::clients::{Kind, check_owner};
 use super::error::Error;
 use crate::session::{Interrupt, Interrupter};
 
@@ -19,10 +20,7 @@ pub struct Request {
 impl Request {
     /// Ends the request; its stream ends with finish reason `cancelled`.
     async fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
-        if header.sender().map(|s| s.as_str()) != Some(self.owner.as_str()) {
-            // The same as for a path that never was.
-            return Err(Error::UnknownObject("no such request of yours".into()));
-        }
+        check_owner(&self.owner, Kind::Request, &header)?;
         self.interrupter.interrupt(Interrupt::Cancel);
         Ok(())
     }

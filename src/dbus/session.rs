@@ -8,7 +8,7 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, OwnedFd, OwnedObjectPath, OwnedVariant, Variant, fdo, interface};
 
-use super::clients::{Client, Kind, Reservation};
+use super::clients::{Client, Kind, Reservation, check_owner};
 use super::decode::{self, Dictionary};
 use super::error::Error;
 use super::shared::Shared;
@@ -117,10 +117,7 @@ pub struct SessionObject {
 impl SessionObject {
     /// The caller, if it is the owner.
     fn own(&self, header: &Header<'_>) -> Result<Client, Error> {
-        if header.sender().map(|s| s.as_str()) != Some(self.client.name.as_str()) {
-            // The same as for a path that never was.
-            return Err(Error::UnknownObject("no such session of yours".into()));
-        }
+        check_owner(&self.client.name, Kind::Session, header)?;
         self.session.touch();
         Ok(self.client.clone())
     }

@@ -9,7 +9,7 @@ use zbus::message::Header;
 use zbus::{Connection, OwnedFd, OwnedObjectPath};
 
 use super::Parts;
-use super::access::Access;
+use super::access::{Access, Right};
 use super::clients::{Client, Clients, Kind};
 use super::error::Error;
 use super::request::Request;
@@ -30,17 +30,19 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// The caller, if it may use the daemon.
+    /// The caller, if it has this right.
     ///
     /// # Errors
-    /// It may not, or has left.
+    /// It has not, or has left.
     pub async fn authorise(
         &self,
+        right: Right,
         header: &Header<'_>,
         connection: &Connection,
     ) -> Result<Client, Error> {
         let client = self.clients.identify(header, connection).await?;
-        self.access.check(client.uid, header, connection).await?;
+        let access = &self.access;
+        access.check(right, client.uid, header, connection).await?;
         Ok(client)
     }
 
