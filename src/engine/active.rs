@@ -37,7 +37,7 @@ pub(super) struct Active {
     guide: Option<Box<dyn Guide>>,
     pub usage: Usage,
     /// Its share of the steps' time.
-    cost: Duration,
+    pub cost: Duration,
     begun: Instant,
     first_token: Option<Instant>,
     started: bool,
@@ -124,16 +124,6 @@ impl Active {
     /// Whose it is.
     pub fn owner(&self) -> Owner {
         self.job.request.owner
-    }
-
-    /// What it has had of the model.
-    pub fn cost(&self) -> Duration {
-        self.cost
-    }
-
-    /// A step took so long for it.
-    pub fn charge(&mut self, share: Duration) {
-        self.cost += share;
     }
 
     /// It stops for others: its sequence and the tokens of it that are in the

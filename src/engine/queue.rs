@@ -99,24 +99,33 @@ impl State {
         for (_, owner) in &self.running {
             *running.entry(*owner).or_default() += 1;
         }
-        let mut left: Vec<usize> = (0..self.waiting.len()).collect();
-        let mut order = Vec::with_capacity(left.len());
-        let rank = |index: &usize, running: &HashMap<Owner, usize>| {
-            let request = self.waiting.get(*index).map(|job| &job.request)?;
-            let owner = &request.owner;
-            Some((
-                request.priority == Priority::Background,
-                running.get(owner).copied().unwrap_or_default(),
-                self.served.get(owner).copied().unwrap_or_default(),
-                request.arrival,
-            ))
+        // One line an owner and priority, in the order of arrival: only their
+        // heads have to be compared.
+        let mut lines: HashMap<(bool, Owner), VecDeque<usize>> = HashMap::new();
+        for (index, job) in self.waiting.iter().enumerate() {
+            let background = job.request.priority == Priority::Background;
+            let line = (background, job.request.owner);
+            lines.entry(line).or_default().push_back(index);
+        }
+        let mut order = Vec::with_capacity(self.waiting.len());
+        let rank = |(background, owner): (bool, Owner), head: usize, running: usize| {
+            let served = self.served.get(&owner).copied().unwrap_or_default();
+            (background, running, served, head)
         };
-        while let Some(next) = (0..left.len()).min_by_key(|i| rank(&left[*i], &running)) {
-            let index = left.remove(next);
-            order.push(index);
-            if let Some(job) = self.waiting.get(index) {
-                *running.entry(job.request.owner).or_default() += 1;
-            }
+        let next = |lines: &HashMap<(bool, Owner), VecDeque<usize>>,
+                    running: &HashMap<Owner, usize>| {
+            let heads = lines
+                .iter()
+                .filter_map(|(line, all)| Some((*line, *all.front()?)));
+            let heads = heads.map(|(line, head)| {
+                let running = running.get(&line.1).copied().unwrap_or_default();
+                (rank(line, head, running), line)
+            });
+            heads.min_by_key(|(rank, _)| *rank).map(|(_, line)| line)
+        };
+        while let Some(line) = next(&lines, &running) {
+            order.extend(lines.get_mut(&line).and_then(VecDeque::pop_front));
+            *running.entry(line.1).or_default() += 1;
         }
         order
     }

@@ -45,12 +45,7 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
             shared.fail(failure.clone());
             let running = worker.active.drain(..).chain(worker.parked.drain(..));
             for active in running {
-                shared.finish(
-                    active.job.id,
-                    active.owner(),
-                    Outcome::Failed,
-                    active.cost(),
-                );
+                shared.finish(active.job.id, active.owner(), Outcome::Failed, active.cost);
                 let _ = active.job.events.send(EngineEvent::Failed(failure.clone()));
             }
         }
@@ -119,7 +114,7 @@ impl Worker<'_> {
             let active = self.parked.remove(index);
             let (id, owner) = (active.job.id, active.owner());
             self.shared
-                .finish(id, owner, Outcome::Cancelled, active.cost());
+                .finish(id, owner, Outcome::Cancelled, active.cost);
         }
         // After the engine's end the next step tells them.
         while let Some(active) = self.parked.first()
@@ -262,7 +257,7 @@ impl Worker<'_> {
             let Some(active) = active.find(|a| a.job.id == part.id) else {
                 continue;
             };
-            active.charge(took.mul_f64(part.tokens as f64 / computed.max(1) as f64));
+            active.cost += took.mul_f64(part.tokens as f64 / computed.max(1) as f64);
             if parts.len() == 1 && active.decodes() {
                 self.cost.learn(part.tokens, took);
             }
@@ -359,7 +354,7 @@ impl Worker<'_> {
         self.crowded = false;
         let mut active = self.active.remove(index);
         let usage = active.usage;
-        let (owner, cost) = (active.owner(), active.cost());
+        let (owner, cost) = (active.owner(), active.cost);
         let counters = &self.shared.counters;
         let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
         Counters::add(&counters.prefill_us, micros(usage.prefill));

@@ -52,6 +52,14 @@ fn of(owner: u32, arrival: u64) -> GenerationRequest {
     }
 }
 
+/// A request that nobody waits for.
+fn background() -> GenerationRequest {
+    GenerationRequest {
+        priority: Priority::Background,
+        ..request(&[1, 2], 20)
+    }
+}
+
 /// How long a request waited.
 fn queued(stream: TokenStream) -> Duration {
     match drain(stream).last() {
@@ -103,11 +111,7 @@ fn the_past_does_not_count() {
 fn what_nobody_waits_for_makes_room_and_goes_on() {
     let (engine, seen) = engine_with(16);
     let expected = tokens(&drain(engine.submit(request(&[1, 2], 20)).unwrap()));
-    let background = GenerationRequest {
-        priority: Priority::Background,
-        ..request(&[1, 2], 20)
-    };
-    let (background, reached, free) = gated(background);
+    let (background, reached, free) = gated(background());
     let mut background = engine.submit(background).unwrap();
     reached.recv().unwrap();
     let interactive = engine.submit(of(2, 1)).unwrap();
@@ -130,11 +134,7 @@ fn what_nobody_waits_for_makes_room_and_goes_on() {
 #[test]
 fn a_parked_request_can_be_dropped() {
     let (engine, _seen) = engine_with(16);
-    let background = GenerationRequest {
-        priority: Priority::Background,
-        ..request(&[1, 2], 20)
-    };
-    let (background, reached, free) = gated(background);
+    let (background, reached, free) = gated(background());
     let background = engine.submit(background).unwrap();
     reached.recv().unwrap();
     let (interactive, is_running, finish) = gated(of(2, 1));
@@ -153,11 +153,7 @@ fn a_parked_request_can_be_dropped() {
 #[test]
 fn a_parked_request_hears_of_the_end() {
     let (engine, _seen) = engine_with(16);
-    let background = GenerationRequest {
-        priority: Priority::Background,
-        ..request(&[1, 2], 20)
-    };
-    let (background, reached, free) = gated(background);
+    let (background, reached, free) = gated(background());
     let background = engine.submit(background).unwrap();
     reached.recv().unwrap();
     let (interactive, is_running, finish) = gated(of(2, 1));
