@@ -39,8 +39,9 @@ use crate::engine::{
     Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
 };
 
+pub(crate) use vocabulary::encode;
+use vocabulary::special;
 pub use vocabulary::{VOCAB_SIZE, tokenizer_json};
-use vocabulary::{encode, special};
 
 /// Why a script cannot be used.
 #[derive(Debug, thiserror::Error)]

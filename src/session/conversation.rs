@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use super::failure::Failure;
 use super::generation::{Interrupt, Interrupter, count_history};
 use super::host::ModelHost;
-use super::prompt::{MessageParts, Options, Prompt, parse_messages};
-use crate::harmony::{Channel, Message, Role};
+use super::prompt::{MessageParts, Options, Prompt, parse_messages, settings};
+use crate::harmony::{Channel, Conversation, Message, Role, Settings};
 
 /// What one call of a tool gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,8 +53,6 @@ struct State {
     pending: Vec<String>,
     /// The number of the next call.
     next_call: usize,
-    /// Tokens of the messages, once counted.
-    tokens: Option<usize>,
     /// Whether a turn is running.
     busy: bool,
     /// Ends it, once that is known.
@@ -69,7 +67,6 @@ impl State {
             messages,
             pending,
             next_call,
-            tokens: None,
             busy: false,
             interrupter: None,
             used: Instant::now(),
@@ -158,10 +155,6 @@ impl Session {
         messages: Vec<MessageParts>,
         options: Options,
     ) -> Result<(Prompt, Turn), Failure> {
-        if messages.is_empty() {
-            let none = "there are no messages; give at least one";
-            return Err(Failure::InvalidArgs(none.into()));
-        }
         self.begin(parse_messages(messages)?, options, |state| {
             if state.pending.is_empty() {
                 return Ok(());
@@ -198,6 +191,20 @@ impl Session {
         check: impl FnOnce(&State) -> Result<(), Failure>,
     ) -> Result<(Prompt, Turn), Failure> {
         let options = options.or(&self.options);
+        let (messages, turn) = self.take_turn(new, check)?;
+        // Not under the lock: a schema takes milliseconds. An error gives the turn
+        // back.
+        let mut prompt = Prompt::of_messages(messages, &options, self.limit)?;
+        self.date(&mut prompt.conversation.settings);
+        Ok((prompt, turn))
+    }
+
+    /// All messages with the new ones, and the turn, if it can begin.
+    fn take_turn(
+        self: &Arc<Self>,
+        new: Vec<Message>,
+        check: impl FnOnce(&State) -> Result<(), Failure>,
+    ) -> Result<(Vec<Message>, Turn), Failure> {
         let mut state = self.state();
         if *self.closed.borrow() {
             return Err(Failure::Cancelled("the session is closed".into()));
@@ -207,20 +214,19 @@ impl Session {
         }
         check(&state)?;
         let messages = state.messages.iter().chain(&new).cloned().collect();
-        let mut prompt = Prompt::of_messages(messages, &options, self.limit)?;
-        prompt
-            .conversation
-            .settings
-            .current_date
-            .clone_from(&self.date);
         state.busy = true;
         let turn = Turn {
             session: Arc::clone(self),
-            forgotten: Vec::new(),
+            forgotten: 0..0,
             new,
             first_call: state.next_call,
         };
-        Ok((prompt, turn))
+        Ok((messages, turn))
+    }
+
+    /// The conversation's date instead of today's.
+    fn date(&self, settings: &mut Settings) {
+        settings.current_date.clone_from(&self.date);
     }
 
     /// Tells how the turn that has begun is ended.
@@ -238,26 +244,11 @@ impl Session {
     /// # Errors
     /// The tokenizer cannot be read.
     pub async fn tokens(&self, host: &Arc<ModelHost>) -> Result<usize, Failure> {
-        let messages = {
-            let state = self.state();
-            if let Some(tokens) = state.tokens {
-                return Ok(tokens);
-            }
-            state.messages.clone()
-        };
-        let len = messages.len();
-        let mut prompt = Prompt::of_messages(messages, &self.options, usize::MAX)?;
-        prompt
-            .conversation
-            .settings
-            .current_date
-            .clone_from(&self.date);
-        let tokens = count_history(host, &self.model, prompt).await?;
-        let mut state = self.state();
-        if state.messages.len() == len {
-            state.tokens = Some(tokens);
-        }
-        Ok(tokens)
+        let messages = self.state().messages.clone();
+        let mut settings = settings(&self.options)?;
+        self.date(&mut settings);
+        let conversation = Conversation { settings, messages };
+        count_history(host, &self.model, conversation).await
     }
 
     /// Since when nobody has used it; `None` while a turn is running.
@@ -328,8 +319,8 @@ impl State {
 #[derive(Debug)]
 pub struct Turn {
     session: Arc<Session>,
-    /// What of the prompt is left out, one range after the other.
-    forgotten: Vec<Range<usize>>,
+    /// Which of the prompt's messages are left out.
+    forgotten: Range<usize>,
     new: Vec<Message>,
     first_call: usize,
 }
@@ -351,24 +342,19 @@ impl Turn {
         self.first_call
     }
 
-    /// Leaves out these of the prompt's messages, as they are without those that
-    /// were left out before.
+    /// Leaves out these of the prompt's messages.
     pub fn forget(&mut self, messages: Range<usize>) {
-        self.forgotten.push(messages);
+        self.forgotten = messages;
     }
 
     /// Adds what was asked and said to the history.
     pub fn commit(mut self, said: Said) {
         let mut state = self.session.state();
         state.messages.append(&mut self.new);
-        for range in self.forgotten.drain(..) {
-            let end = range.end.min(state.messages.len());
-            state.messages.drain(range.start.min(end)..end);
-        }
+        state.messages.drain(self.forgotten.clone());
         state.messages.extend(said.messages);
         state.pending = said.calls;
         state.next_call = said.next_call.max(self.first_call);
-        state.tokens = None;
     }
 }
 

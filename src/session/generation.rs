@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::conversation::{Said, Turn};
 use super::event::{Finish, LogprobEntry, STREAM_VERSION, StreamEvent, UsageNumbers, WaitingFor};
 use super::failure::Failure;
-use super::guide::{Guidance, HarmonyGuide};
+use super::guide::{Forms, Guidance, HarmonyGuide};
 use super::host::{Lease, ModelHost};
 use super::overflow::{Overflow, drop_oldest};
 use super::prompt::Prompt;
@@ -20,7 +20,8 @@ use crate::engine::{
     EngineEvent, FinishReason, GenerationRequest, Guide, TokenLogprobs, TokenStream, Usage,
 };
 use crate::harmony::{
-    Channel, Event, Message, Parser, Position, Tokenizer, history, render, render_history,
+    Channel, Conversation, Event, Message, Parser, Position, Tokenizer, history, render,
+    render_history,
 };
 
 /// Ends a generation from outside.
@@ -218,17 +219,21 @@ impl Work {
         prompt: &Prompt,
         tokenizer: &Arc<Tokenizer>,
     ) -> Result<Option<Box<dyn Guide>>, Failure> {
-        let tools = prompt.conversation.settings.functions.clone();
-        if tools.is_empty() && prompt.guidance == Guidance::default() {
+        let settings = prompt.conversation.settings.clone();
+        let has_forms = !settings.functions.is_empty() || settings.response_format.is_some();
+        if !has_forms && prompt.guidance == Guidance::default() {
             return Ok(None);
         }
-        let grammars = self.host.grammars(tokenizer).await?;
-        let (guidance, tokenizer) = (prompt.guidance.clone(), Arc::clone(tokenizer));
-        let task = tokio::task::spawn_blocking(move || {
-            let guide = HarmonyGuide::new(guidance, &tools, &tokenizer, &grammars)?;
-            Ok(Some(Box::new(guide) as _))
-        });
-        task.await.map_err(broken)?
+        // A budget alone needs no grammars, which take long the first time.
+        let forms = match has_forms {
+            true => {
+                let grammars = self.host.grammars(tokenizer).await?;
+                blocking(move || Forms::new(&settings, &grammars)).await?
+            }
+            false => Forms::default(),
+        };
+        let guide = HarmonyGuide::new(prompt.guidance.clone(), forms, tokenizer);
+        Ok(Some(Box::new(guide)))
     }
 
     /// The prompt's tokens; without the oldest turns where they do not fit and the
@@ -243,23 +248,24 @@ impl Work {
         let room = window - reserve.min(window / 4);
         let (mut ids, mut prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
         let used = ids.len();
-        let mut dropped_messages = 0;
+        let mut dropped = 0..0;
         while ids.len() > room
             && prompt.overflow == Overflow::DropOldest
-            && let Some((first, count)) = drop_oldest(&mut prompt.conversation.messages)
+            && let Some(turn) = drop_oldest(&mut prompt.conversation.messages)
         {
-            dropped_messages += count;
-            if let Some(turn) = &mut self.turn {
-                turn.forget(first..first + count);
-            }
+            // Each begins where the one before it did.
+            dropped = turn.start..turn.end + dropped.len();
             (ids, prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
         }
-        if dropped_messages > 0 {
+        if !dropped.is_empty() {
             self.send(StreamEvent::Overflow {
                 used,
                 window,
-                dropped_messages,
+                dropped_messages: dropped.len(),
             });
+            if let Some(turn) = &mut self.turn {
+                turn.forget(dropped);
+            }
         }
         Ok((ids, prompt))
     }
@@ -379,25 +385,25 @@ pub async fn count_tokens(
     Ok(rendered(tokenizer, prompt).await?.0.len())
 }
 
-/// Tokens of the conversation in `prompt` by itself, without the beginning of
-/// an answer.
+/// Tokens of a conversation by itself, without the beginning of an answer.
 ///
 /// # Errors
 /// As [`count_tokens`].
 pub(super) async fn count_history(
     host: &Arc<ModelHost>,
     model: &str,
-    prompt: Prompt,
+    conversation: Conversation,
 ) -> Result<usize, Failure> {
     let tokenizer = host.tokenizer(model).await?;
-    let task = tokio::task::spawn_blocking(move || {
-        Ok(render_history(&tokenizer, &prompt.conversation)?.len())
-    });
-    task.await.map_err(broken)?
+    blocking(move || Ok(render_history(&tokenizer, &conversation)?.len())).await
 }
 
-fn broken(error: tokio::task::JoinError) -> Failure {
-    Failure::BackendFailure(error.to_string())
+/// Runs what takes long on a thread that may block.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Failure> + Send + 'static,
+) -> Result<T, Failure> {
+    let task = tokio::task::spawn_blocking(work).await;
+    task.map_err(|error| Failure::BackendFailure(error.to_string()))?
 }
 
 /// The prompt's tokens. On a thread that may block: a long text takes seconds.
@@ -405,11 +411,11 @@ async fn rendered(
     tokenizer: Arc<Tokenizer>,
     prompt: Prompt,
 ) -> Result<(Vec<u32>, Prompt), Failure> {
-    let task = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let ids = render(&tokenizer, &prompt.conversation)?;
         Ok((ids, prompt))
-    });
-    task.await.map_err(broken)?
+    })
+    .await
 }
 
 /// Makes events of tokens.

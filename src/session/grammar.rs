@@ -4,7 +4,7 @@
 //! [llguidance]: https://github.com/guidance-ai/llguidance
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use llguidance::api::{ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
@@ -148,8 +148,10 @@ fn tighten(schema: &mut Value) {
 /// # Errors
 /// As [`Grammars::json`].
 pub fn check(schema: &Value) -> Result<(), Failure> {
-    let bytes = ApproximateTokEnv::single_byte_env();
-    Grammars::of(&bytes)?.json(schema).map(drop)
+    static BYTES: LazyLock<Result<Grammars, Failure>> =
+        LazyLock::new(|| Grammars::of(&ApproximateTokEnv::single_byte_env()));
+    let grammars = BYTES.as_ref().map_err(Failure::clone)?;
+    grammars.json(schema).map(drop)
 }
 
 /// Where in a text of its form a sequence is.

@@ -11,13 +11,14 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::failure::Failure;
 use super::grammar::{Grammar, Grammars};
 use crate::engine::{Choice, Guide};
 use crate::harmony::{
-    Channel, Event, FunctionTool, Opening, Parser, Position, Tokenizer, force_final, opening,
+    Channel, Event, FunctionTool, Opening, Parser, Position, Settings, Tokenizer, force_final,
+    opening,
 };
 
 /// What a request wants.
@@ -27,8 +28,37 @@ pub struct Guidance {
     pub reasoning: Option<usize>,
     /// Tools of which one must be called; none if empty.
     pub must_call: Vec<String>,
-    /// JSON Schema of the answer.
-    pub schema: Option<Value>,
+}
+
+/// The forms that texts must have, before their beginning.
+#[derive(Debug, Default)]
+pub struct Forms {
+    answer: Option<Grammar>,
+    /// Of each tool's arguments.
+    tools: HashMap<String, Grammar>,
+}
+
+impl Forms {
+    /// Those of the answer and of the tools. Takes a while.
+    ///
+    /// # Errors
+    /// The answer's cannot be enforced. A tool's that cannot be is taken for any
+    /// object.
+    pub fn new(settings: &Settings, grammars: &Grammars) -> Result<Self, Failure> {
+        let answer = settings.response_format.as_ref();
+        let answer = answer.map(|format| grammars.json(&format.schema));
+        let any = json!({"type": "object"});
+        let arguments = |tool: &FunctionTool| {
+            let schema = tool.parameters.as_ref().unwrap_or(&any);
+            let grammar = grammars.json(schema).or_else(|_| grammars.json(&any));
+            Ok((tool.name.clone(), grammar?))
+        };
+        let tools = settings.functions.iter().map(arguments);
+        Ok(Self {
+            answer: answer.transpose()?,
+            tools: tools.collect::<Result<_, Failure>>()?,
+        })
+    }
 }
 
 /// Steers one answer.
@@ -41,10 +71,7 @@ pub struct HarmonyGuide {
     guidance: Guidance,
     /// Tokens of analysis so far.
     reasoned: usize,
-    /// Of the answer, before its beginning.
-    answer: Option<Grammar>,
-    /// Of each tool's arguments, before their beginning.
-    tools: HashMap<String, Grammar>,
+    forms: Forms,
     /// Of the present text, and the token that ends it.
     text: Option<(Grammar, u32)>,
     /// What must be said next.
@@ -60,30 +87,8 @@ pub struct HarmonyGuide {
 }
 
 impl HarmonyGuide {
-    /// A guide for an answer that may call `tools`, or none where there is
-    /// nothing to steer. Takes a while where there are schemas.
-    ///
-    /// # Errors
-    /// The answer's schema cannot be enforced. A tool's that cannot be is
-    /// taken for any object.
-    pub fn new(
-        guidance: Guidance,
-        tools: &[FunctionTool],
-        tokenizer: &Arc<Tokenizer>,
-        grammars: &Grammars,
-    ) -> Result<Self, Failure> {
-        let answer = guidance.schema.as_ref();
-        let answer = answer.map(|schema| grammars.json(schema)).transpose()?;
-        let any = json!({"type": "object"});
-        let arguments = |tool: &FunctionTool| {
-            let schema = tool.parameters.as_ref().unwrap_or(&any);
-            let grammar = grammars.json(schema).or_else(|_| grammars.json(&any));
-            Ok((tool.name.clone(), grammar?))
-        };
-        let tools = tools
-            .iter()
-            .map(arguments)
-            .collect::<Result<_, Failure>>()?;
+    /// A guide for one answer.
+    pub fn new(guidance: Guidance, forms: Forms, tokenizer: &Arc<Tokenizer>) -> Self {
         let words = tokenizer.vocab_size().div_ceil(32);
         let mut guide = Self {
             parser: Parser::new(Arc::clone(tokenizer)),
@@ -91,8 +96,7 @@ impl HarmonyGuide {
             events: Vec::new(),
             guidance,
             reasoned: 0,
-            answer,
-            tools,
+            forms,
             text: None,
             forced: VecDeque::new(),
             last: None,
@@ -107,12 +111,12 @@ impl HarmonyGuide {
             let ids = (0..tokenizer.vocab_size() as u32).filter(texts);
             ids.for_each(|id| allow(&mut guide.running, id));
         }
-        Ok(guide)
+        guide
     }
 
     /// Whether the turn must not end before something in particular was said.
     fn is_strict(&self) -> bool {
-        self.answer.is_some() || !self.guidance.must_call.is_empty()
+        self.forms.answer.is_some() || !self.guidance.must_call.is_empty()
     }
 
     fn is_exhausted(&self) -> bool {
@@ -139,10 +143,10 @@ impl HarmonyGuide {
             return openings;
         }
         openings.extend([Opening::Text(Channel::Final), Opening::Json(Channel::Final)]);
-        if !self.tools.is_empty() && self.last != Some(Channel::Commentary) {
+        if !self.forms.tools.is_empty() && self.last != Some(Channel::Commentary) {
             openings.push(Opening::Text(Channel::Commentary));
         }
-        openings.extend(self.tools.keys().map(|name| Opening::Call(name)));
+        openings.extend(self.forms.tools.keys().map(|name| Opening::Call(name)));
         openings
     }
 
@@ -176,10 +180,13 @@ impl HarmonyGuide {
     fn enter(&mut self, position: &Position) {
         let special = self.tokenizer.special();
         self.text = match position {
-            Position::Text(Channel::Final) => self.answer.clone().map(|g| (g, special.ret)),
-            Position::Arguments { name } => {
-                self.tools.get(name).cloned().map(|g| (g, special.call))
-            }
+            Position::Text(Channel::Final) => self.forms.answer.clone().map(|g| (g, special.ret)),
+            Position::Arguments { name } => self
+                .forms
+                .tools
+                .get(name)
+                .cloned()
+                .map(|g| (g, special.call)),
             _ => None,
         };
     }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedMutexGuard, watch};
 
 use super::failure::Failure;
+use super::generation::blocking;
 use super::grammar::Grammars;
 use super::loader::{Availability, Loader, ModelSummary, ProviderInfo, Unavailable};
 use crate::engine::{Engine, EngineSettings, Statistics};
@@ -230,9 +231,7 @@ impl ModelHost {
             return Ok(Arc::clone(grammars));
         }
         let of = Arc::clone(tokenizer);
-        let made = tokio::task::spawn_blocking(move || Grammars::new(&of)).await;
-        let made = made.unwrap_or_else(|e| Err(Failure::BackendFailure(e.to_string())));
-        let grammars = Arc::new(made?);
+        let grammars = Arc::new(blocking(move || Grammars::new(&of)).await?);
         *known = Some((Arc::clone(tokenizer), Arc::clone(&grammars)));
         Ok(grammars)
     }

@@ -1,5 +1,6 @@
 //! What happens to a conversation that does not fit the context window.
 
+use std::ops::Range;
 use std::str::FromStr;
 
 use super::failure::Failure;
@@ -30,10 +31,9 @@ impl FromStr for Overflow {
 }
 
 /// Forgets the oldest turn: what stands between the instructions at the
-/// beginning and the second thing that the user said. Says how many messages
-/// that were and where; `None` if there is one turn alone, which is the present
-/// one.
-pub fn drop_oldest(messages: &mut Vec<Message>) -> Option<(usize, usize)> {
+/// beginning and the second thing that the user said. Says which messages that
+/// were; `None` if there is one turn alone, which is the present one.
+pub fn drop_oldest(messages: &mut Vec<Message>) -> Option<Range<usize>> {
     let instruction = |m: &&Message| matches!(m.role, Role::System | Role::Developer);
     let first = messages.iter().take_while(instruction).count();
     // Several user messages in a row are one turn's.
@@ -41,9 +41,9 @@ pub fn drop_oldest(messages: &mut Vec<Message>) -> Option<(usize, usize)> {
     let asked = turn.iter().take_while(|m| m.role == Role::User).count();
     let answer = turn.get(asked..)?;
     let next = answer.iter().position(|m| m.role == Role::User)?;
-    let count = asked + next;
-    messages.drain(first..first + count);
-    Some((first, count))
+    let turn = first..first + asked + next;
+    messages.drain(turn.clone());
+    Some(turn)
 }
 
 #[cfg(test)]
@@ -64,12 +64,12 @@ mod tests {
             Message::assistant(Channel::Final, "2"),
             Message::user("three"),
         ];
-        assert_eq!(drop_oldest(&mut messages), Some((1, 5)));
+        assert_eq!(drop_oldest(&mut messages), Some(1..6));
         let texts = |messages: &[Message]| -> Vec<String> {
             messages.iter().map(|m| m.content.clone()).collect()
         };
         assert_eq!(texts(&messages), ["be kind", "two", "2", "three"]);
-        assert_eq!(drop_oldest(&mut messages), Some((1, 2)));
+        assert_eq!(drop_oldest(&mut messages), Some(1..3));
         assert_eq!(texts(&messages), ["be kind", "three"]);
         assert_eq!(drop_oldest(&mut messages), None, "the present turn stays");
         assert_eq!(messages.len(), 2);

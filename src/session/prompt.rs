@@ -146,9 +146,6 @@ impl Prompt {
         options: &Options,
         prompt_bytes: usize,
     ) -> Result<Prompt, Failure> {
-        if messages.is_empty() {
-            return Err(invalid("there are no messages; give at least one"));
-        }
         Self::of_messages(parse_messages(messages)?, options, prompt_bytes)
     }
 
@@ -186,8 +183,11 @@ impl Prompt {
 /// Reads the messages' roles and channels.
 ///
 /// # Errors
-/// Names the message, counted from 0.
+/// There are none, or one makes no sense: counted from 0.
 pub(super) fn parse_messages(messages: Vec<MessageParts>) -> Result<Vec<Message>, Failure> {
+    if messages.is_empty() {
+        return Err(invalid("there are no messages; give at least one"));
+    }
     let messages = messages.into_iter().enumerate();
     messages
         .map(|(index, parts)| {
@@ -222,7 +222,11 @@ fn invalid(message: impl Into<String>) -> Failure {
     Failure::InvalidArgs(message.into())
 }
 
-fn settings(options: &Options) -> Result<Settings, Failure> {
+/// What the prompt says beside the messages.
+///
+/// # Errors
+/// Options that make no sense. Whether a form can be enforced is not asked.
+pub(super) fn settings(options: &Options) -> Result<Settings, Failure> {
     let effort = options.reasoning_effort.as_deref();
     let effort = effort.map(str::parse::<Effort>).transpose();
     let effort = effort.map_err(|e| invalid(format!("reasoning-effort: {e}")))?;
@@ -244,14 +248,12 @@ fn settings(options: &Options) -> Result<Settings, Failure> {
     Ok(settings)
 }
 
-/// A form that can be enforced.
 fn response_format(schema: &str) -> Result<ResponseFormat, Failure> {
     let schema: Value = serde_json::from_str(schema)
         .map_err(|e| invalid(format!("response-schema is no JSON: {e}")))?;
     if !schema.is_object() {
         return Err(invalid("response-schema must be a JSON object"));
     }
-    grammar::check(&schema)?;
     Ok(ResponseFormat::new(schema))
 }
 
@@ -270,11 +272,12 @@ fn guidance(options: &Options, settings: &Settings) -> Result<Guidance, Failure>
             )));
         }
     };
-    let format = settings.response_format.as_ref();
+    if let Some(format) = &settings.response_format {
+        grammar::check(&format.schema)?;
+    }
     Ok(Guidance {
         reasoning: options.max_reasoning_tokens.map(|n| n as usize),
         must_call,
-        schema: format.map(|format| format.schema.clone()),
     })
 }
 
@@ -429,7 +432,8 @@ mod tests {
             })
         };
         let prompt = schema(r#"{"type": "object"}"#).unwrap();
-        assert_eq!(prompt.guidance.schema.unwrap()["type"], "object");
+        let format = prompt.conversation.settings.response_format;
+        assert_eq!(format.unwrap().schema["type"], "object");
         let unknown = schema(r#"{"type": "array", "uniqueItems": true}"#);
         let Err(Failure::SchemaNotSupported(message)) = unknown else {
             panic!("{unknown:?}");

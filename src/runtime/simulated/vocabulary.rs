@@ -79,7 +79,7 @@ fn byte_symbol(byte: u8) -> char {
 }
 
 /// Tokens of `text` in the simulator's vocabulary, control tokens by name.
-pub(super) fn encode(text: &str) -> Vec<u32> {
+pub(crate) fn encode(text: &str) -> Vec<u32> {
     let mut tokens = Vec::new();
     let mut rest = text;
     while let Some(byte) = rest.bytes().next() {

@@ -1,8 +1,10 @@
 //! Guides against a model that wants something else.
 
 use super::*;
-use crate::harmony::parse_function_tools;
-use crate::runtime::simulated::tokenizer_json;
+use serde_json::Value;
+
+use crate::harmony::{ResponseFormat, parse_function_tools};
+use crate::runtime::simulated::{encode, tokenizer_json};
 
 const TOOLS: &str = r#"[
     {"type": "function", "name": "weather", "parameters": {"type": "object", "additionalProperties": false,
@@ -42,37 +44,19 @@ impl Heard {
 }
 
 /// A model that says `wish` where it may, and else anything that is allowed.
-fn speak(guidance: Guidance, tools: &str, wish: &str, seed: u64) -> Heard {
+fn speak(guidance: Guidance, form: Option<&str>, tools: &str, wish: &str, seed: u64) -> Heard {
     let tokenizer = Arc::new(Tokenizer::from_bytes(&tokenizer_json()).unwrap());
     let grammars = Grammars::new(&tokenizer).unwrap();
-    let tools = parse_function_tools(tools).unwrap();
-    let mut guide = HarmonyGuide::new(guidance, &tools, &tokenizer, &grammars).unwrap();
+    let settings = Settings {
+        functions: parse_function_tools(tools).unwrap(),
+        response_format: form.map(|text| ResponseFormat::new(serde_json::from_str(text).unwrap())),
+        ..Settings::default()
+    };
+    let forms = Forms::new(&settings, &grammars).unwrap();
+    let mut guide = HarmonyGuide::new(guidance, forms, &tokenizer);
     let mut parser = Parser::new(Arc::clone(&tokenizer));
     let special = *tokenizer.special();
-    let control = [
-        ("<|start|>", special.start),
-        ("<|end|>", special.end),
-        ("<|message|>", special.message),
-        ("<|channel|>", special.channel),
-        ("<|constrain|>", special.constrain),
-        ("<|return|>", special.ret),
-        ("<|call|>", special.call),
-    ];
-    let mut wishes = VecDeque::new();
-    let mut rest = wish;
-    while let Some(c) = rest.chars().next() {
-        let named = control.iter().find(|(name, _)| rest.starts_with(name));
-        match named {
-            Some((name, id)) => {
-                wishes.push_back(*id);
-                rest = &rest[name.len()..];
-            }
-            None => {
-                wishes.extend(rest[..c.len_utf8()].bytes().map(u32::from));
-                rest = &rest[c.len_utf8()..];
-            }
-        }
-    }
+    let mut wishes = VecDeque::from(encode(wish));
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut events = Vec::new();
     let mut tokens = 0;
@@ -112,13 +96,6 @@ fn speak(guidance: Guidance, tools: &str, wish: &str, seed: u64) -> Heard {
     panic!("it never ended: {events:?}");
 }
 
-fn schema(text: &str) -> Guidance {
-    Guidance {
-        schema: Some(serde_json::from_str(text).unwrap()),
-        ..Guidance::default()
-    }
-}
-
 const PERSON: &str = r#"{"type": "object", "additionalProperties": false,
     "required": ["name", "age"], "properties": {
     "name": {"enum": ["Ada", "Bob"]}, "age": {"type": "integer", "minimum": 1, "maximum": 99}}}"#;
@@ -134,7 +111,7 @@ fn reasoning_ends_with_its_budget() {
             reasoning: Some(budget),
             ..Guidance::default()
         };
-        let heard = speak(guidance, "[]", &wish, 1);
+        let heard = speak(guidance, None, "[]", &wish, 1);
         // A character of two tokens is not torn.
         let expected = "é".repeat(budget.div_ceil(2));
         assert_eq!(heard.text(Channel::Analysis), expected);
@@ -144,14 +121,14 @@ fn reasoning_ends_with_its_budget() {
         reasoning: Some(0),
         ..Guidance::default()
     };
-    let heard = speak(none, "[]", "yes<|return|>", 1);
+    let heard = speak(none, None, "[]", "yes<|return|>", 1);
     assert_eq!(heard.text(Channel::Analysis), "");
     assert_eq!(heard.text(Channel::Final), "yes");
     let plenty = Guidance {
         reasoning: Some(1000),
         ..Guidance::default()
     };
-    let heard = speak(plenty, "[]", &wish, 1);
+    let heard = speak(plenty, None, "[]", &wish, 1);
     assert_eq!(heard.text(Channel::Analysis), "é".repeat(50));
     assert_eq!(heard.text(Channel::Final), "yes");
 }
@@ -165,7 +142,13 @@ fn the_answer_has_its_form() {
         "<|channel|>final <|constrain|>json<|message|>{<|end|>",
     ];
     for (seed, wish) in wishes.iter().enumerate() {
-        let heard = speak(schema(PERSON), "[]", wish, seed as u64 + 1);
+        let heard = speak(
+            Guidance::default(),
+            Some(PERSON),
+            "[]",
+            wish,
+            seed as u64 + 1,
+        );
         let answer: Value = serde_json::from_str(&heard.text(Channel::Final)).unwrap();
         assert!(["Ada", "Bob"].contains(&answer["name"].as_str().unwrap()));
         assert!((1..100).contains(&answer["age"].as_i64().unwrap()));
@@ -186,7 +169,7 @@ fn a_tool_must_be_called() {
                 must_call: must_call.iter().map(|s| (*s).to_owned()).collect(),
                 ..Guidance::default()
             };
-            let heard = speak(guidance, TOOLS, wish, seed);
+            let heard = speak(guidance, None, TOOLS, wish, seed);
             assert_eq!(heard.text(Channel::Final), "");
             let calls = heard.calls();
             let [(name, arguments)] = calls.as_slice() else {
@@ -204,15 +187,15 @@ fn a_tool_must_be_called() {
 #[test]
 fn arguments_have_the_tools_form_and_a_form_leaves_the_tools() {
     let wish = "<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"town\": \"Oslo\"}<|call|>";
-    for guidance in [Guidance::default(), schema(PERSON)] {
-        let heard = speak(guidance, TOOLS, wish, 3);
+    for form in [None, Some(PERSON)] {
+        let heard = speak(Guidance::default(), form, TOOLS, wish, 3);
         let calls = heard.calls();
         let city = calls[0].1["city"].as_str().unwrap();
         assert!(["Paris", "Rome"].contains(&city));
     }
     // Without a call it is the answer that counts.
     let wish = "<|channel|>commentary<|message|>I shall look.<|end|><|start|>assistant<|channel|>final<|message|>{}<|return|>";
-    let heard = speak(schema(PERSON), TOOLS, wish, 3);
+    let heard = speak(Guidance::default(), Some(PERSON), TOOLS, wish, 3);
     assert_eq!(heard.text(Channel::Commentary), "I shall look.");
     assert!(heard.text(Channel::Final).contains("name"));
 }
@@ -221,10 +204,10 @@ fn arguments_have_the_tools_form_and_a_form_leaves_the_tools() {
 fn a_budget_and_a_form_together() {
     let guidance = Guidance {
         reasoning: Some(4),
-        ..schema(PERSON)
+        ..Guidance::default()
     };
     let wish = "<|channel|>analysis<|message|>abcdefgh<|end|>";
-    let heard = speak(guidance, "[]", wish, 5);
+    let heard = speak(guidance, Some(PERSON), "[]", wish, 5);
     assert_eq!(heard.text(Channel::Analysis), "abcd");
     serde_json::from_str::<Value>(&heard.text(Channel::Final)).unwrap();
     assert!(heard.tokens < 200);
