@@ -291,6 +291,19 @@ pub async fn wait_for_start(answer: &mut Answer) -> Vec<StreamEvent> {
     }
 }
 
+/// Tokens of the prompt, and those of them that were cached.
+pub fn counts(events: &[StreamEvent]) -> (u64, u64) {
+    let start = events.iter().find_map(|event| match event {
+        StreamEvent::Start {
+            prompt_tokens,
+            cached_tokens,
+            ..
+        } => Some((*prompt_tokens, *cached_tokens)),
+        _ => None,
+    });
+    start.expect("a start")
+}
+
 /// The text on one channel.
 pub fn text(events: &[StreamEvent], wanted: &str) -> String {
     let text = |event: &StreamEvent| match event {

@@ -6,8 +6,8 @@ use gptoss::client::{ClientError, Message, Options, Session, StreamEvent};
 use rustix::process::Signal;
 
 use crate::harness::{
-    Bus, Daemon, Setup, all, ask, bare_command, failure, finish, next, outcome, refusal, text,
-    user, wait_for_start,
+    Bus, Daemon, Setup, all, ask, bare_command, counts, failure, finish, next, outcome, refusal,
+    text, user, wait_for_start,
 };
 
 /// The library the tests use, as `make runtime` puts it.
@@ -234,16 +234,4 @@ async fn nano_keeps_a_conversation() {
     let answered = session.submit_tool_results(&results, &options);
     let answered = all(&mut answered.await.unwrap()).await;
     assert_eq!(finish(&answered), "stop");
-}
-
-fn counts(events: &[StreamEvent]) -> (u64, u64) {
-    let start = events.iter().find_map(|event| match event {
-        StreamEvent::Start {
-            prompt_tokens,
-            cached_tokens,
-            ..
-        } => Some((*prompt_tokens, *cached_tokens)),
-        _ => None,
-    });
-    start.expect("a start")
 }

@@ -6,7 +6,7 @@ use futures_util::StreamExt;
 use gptoss::client::{Answer, ClientError, Message, Options, Session, StreamEvent};
 
 use crate::harness::{
-    Daemon, LONG, Setup, all, failure, finish, refusal, text, user, wait_for_start,
+    Daemon, LONG, Setup, all, counts, failure, finish, refusal, text, user, wait_for_start,
 };
 
 const CALLING: &str = r#"
@@ -53,18 +53,6 @@ async fn history(session: &Session, options: Options) -> Vec<(String, String, St
 
 fn said(role: &str, channel: &str, content: &str) -> (String, String, String) {
     (role.into(), channel.into(), content.into())
-}
-
-fn counts(events: &[StreamEvent]) -> (u64, u64) {
-    let start = events.iter().find_map(|event| match event {
-        StreamEvent::Start {
-            prompt_tokens,
-            cached_tokens,
-            ..
-        } => Some((*prompt_tokens, *cached_tokens)),
-        _ => None,
-    });
-    start.expect("a start")
 }
 
 #[tokio::test]
