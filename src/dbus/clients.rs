@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
 use zbus::names::OwnedUniqueName;
-use zbus::{Connection, MatchRule, MessageStream, OwnedObjectPath};
+use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
 
 use super::PATH;
 use super::error::Error;
@@ -59,7 +59,39 @@ impl Clients {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who sent a call. From its first call on a client is watched.
+    /// Has whatever a caller has end when it leaves the bus. One subscription for
+    /// all: the bus grants a connection only some hundreds.
+    ///
+    /// # Errors
+    /// The bus'.
+    pub async fn watch(self: &Arc<Self>, connection: &Connection) -> zbus::Result<()> {
+        let rule = MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .sender("org.freedesktop.DBus")
+            .interface("org.freedesktop.DBus")
+            .member("NameOwnerChanged")
+            .arg(2, "")
+            .build()?;
+        let mut departures = MessageStream::for_match_rule(rule, connection, None).await?;
+        let clients = Arc::downgrade(self);
+        tokio::spawn(async move {
+            while let Some(departure) = departures.next().await {
+                let Some(clients) = clients.upgrade() else {
+                    return;
+                };
+                if let Some(name) = departure.ok().as_ref().and_then(who_left) {
+                    clients.entries().remove(&name);
+                }
+            }
+            // The connection is closed, and so is everyone's.
+            if let Some(clients) = clients.upgrade() {
+                clients.entries().clear();
+            }
+        });
+        Ok(())
+    }
+
+    /// Who sent a call. From its first call on a client is known until it leaves.
     ///
     /// # Errors
     /// The call has no sender, or it has left already.
@@ -73,21 +105,21 @@ impl Clients {
         if let Some(entry) = self.entries().get(&name) {
             return Ok(entry.client.clone());
         }
-        // The subscription first: a client that is still there when it is
-        // asked for its user can't leave unnoticed.
-        let departures = departures(&name, connection).await?;
         let bus = DBusProxy::new(connection).await?;
         let uid = bus.get_connection_unix_user(name.clone().into()).await;
         let uid = uid.map_err(|e| Error::AccessDenied(format!("who calls? {e}")))?;
-        Ok(self.admit(name, uid, departures))
+        let client = self.admit(name.clone(), uid);
+        // A client that is still there now can't have left unnoticed before.
+        match bus.name_has_owner(name.clone().into()).await {
+            Ok(true) => Ok(client),
+            Ok(false) | Err(_) => {
+                self.entries().remove(&name);
+                Err(Error::AccessDenied("the caller has left the bus".into()))
+            }
+        }
     }
 
-    fn admit(
-        self: &Arc<Self>,
-        name: OwnedUniqueName,
-        uid: u32,
-        mut departures: MessageStream,
-    ) -> Client {
+    fn admit(&self, name: OwnedUniqueName, uid: u32) -> Client {
         let mut entries = self.entries();
         if let Some(entry) = entries.get(&name) {
             // Two first calls at once.
@@ -104,15 +136,7 @@ impl Clients {
             _presence: sender,
             objects: HashMap::new(),
         };
-        entries.insert(name.clone(), entry);
-        let clients = Arc::downgrade(self);
-        tokio::spawn(async move {
-            // `None`: the connection is closed, and so is everyone's.
-            let _ = departures.next().await;
-            if let Some(clients) = clients.upgrade() {
-                clients.entries().remove(&name);
-            }
-        });
+        entries.insert(name, entry);
         client
     }
 
@@ -194,20 +218,12 @@ impl Clients {
     }
 }
 
-/// The bus' word that `name` has left.
-async fn departures(
-    name: &OwnedUniqueName,
-    connection: &Connection,
-) -> Result<MessageStream, Error> {
-    let rule = MatchRule::builder()
-        .msg_type(zbus::message::Type::Signal)
-        .sender("org.freedesktop.DBus")
-        .interface("org.freedesktop.DBus")
-        .member("NameOwnerChanged")
-        .arg(0, name.as_str())
-        .arg(2, "")
-        .build()?;
-    Ok(MessageStream::for_match_rule(rule, connection, None).await?)
+/// The connection that a `NameOwnerChanged` is about; `None` for other names,
+/// which their owners gave back.
+fn who_left(departure: &Message) -> Option<OwnedUniqueName> {
+    let body = departure.body();
+    let (name, _, _): (&str, &str, &str) = body.deserialize().ok()?;
+    OwnedUniqueName::try_from(name).ok()
 }
 
 /// What an object is.

@@ -95,6 +95,7 @@ impl Service {
         // miss the calls that arrive before the library's own task listens.
         let manager = Manager::new(Arc::clone(&shared));
         let connection = builder().serve_at(PATH, manager).build().await?;
+        clients.watch(&connection).await?;
         let admin = builder().serve_at(admin::PATH, Admin::new(shared));
         let admin = admin.build().await?;
         tokio::spawn(announce(connection.clone(), parts.host));
