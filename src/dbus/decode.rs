@@ -11,6 +11,9 @@ use crate::session::{MessageParts, Options};
 /// A D-Bus dictionary of options.
 pub type Dictionary = HashMap<String, OwnedVariant>;
 
+/// Longest name of anything, in bytes.
+const WORD_LIMIT: usize = 256;
+
 /// Reads the entries of one dictionary.
 struct Reader<'a> {
     /// For messages: `option` or `message 3`.
@@ -45,6 +48,19 @@ impl Reader<'_> {
         })
     }
 
+    /// A name, which errors say again.
+    fn word(&self, key: &str) -> Result<Option<String>, Error> {
+        let word = self.string(key)?;
+        match &word {
+            Some(word) if word.len() > WORD_LIMIT => Err(Error::invalid(format!(
+                "{} {key:?} has {} bytes, at most {WORD_LIMIT} are allowed",
+                self.what,
+                word.len()
+            ))),
+            _ => Ok(word),
+        }
+    }
+
     fn u32(&self, key: &str) -> Result<Option<u32>, Error> {
         self.get(key, "u", |value| match value {
             Variant::U32(number) => Some(*number),
@@ -67,8 +83,8 @@ pub fn options(entries: &Dictionary) -> Result<Options, Error> {
         entries,
     };
     Ok(Options {
-        model: reader.string("model")?,
-        reasoning_effort: reader.string("reasoning-effort")?,
+        model: reader.word("model")?,
+        reasoning_effort: reader.word("reasoning-effort")?,
         max_output_tokens: reader.u32("max-output-tokens")?,
         max_reasoning_tokens: reader.u32("max-reasoning-tokens")?,
         temperature: reader.f64("temperature")?,
@@ -82,15 +98,15 @@ pub fn options(entries: &Dictionary) -> Result<Options, Error> {
         stop: reader.get("stop", "as", strings)?,
         logprobs: reader.u32("logprobs")?,
         tools: reader.string("tools")?,
-        tool_choice: reader.string("tool-choice")?,
+        tool_choice: reader.word("tool-choice")?,
         response_schema: reader.string("response-schema")?,
-        priority: reader.string("priority")?,
-        handle_token: reader.string("handle-token")?,
+        priority: reader.word("priority")?,
+        handle_token: reader.word("handle-token")?,
         show_reasoning: reader.get("show-reasoning", "b", |value| match value {
             Variant::Bool(yes) => Some(*yes),
             _ => None,
         })?,
-        on_overflow: reader.string("on-overflow")?,
+        on_overflow: reader.word("on-overflow")?,
     })
 }
 
@@ -115,17 +131,17 @@ pub fn messages(messages: &[Dictionary]) -> Result<Vec<MessageParts>, Error> {
             what: format!("message {index}: key"),
             entries,
         };
-        let required = |key: &str| {
+        let required = |key: &str, value: Result<Option<String>, Error>| {
             let missing = || Error::invalid(format!("message {index} has no {key:?}"));
-            reader.string(key)?.ok_or_else(missing)
+            value?.ok_or_else(missing)
         };
         Ok(MessageParts {
-            role: required("role")?,
-            content: required("content")?,
-            channel: reader.string("channel")?,
-            name: reader.string("name")?,
-            recipient: reader.string("recipient")?,
-            call_id: reader.string("call-id")?,
+            role: required("role", reader.word("role"))?,
+            content: required("content", reader.string("content"))?,
+            channel: reader.word("channel")?,
+            name: reader.word("name")?,
+            recipient: reader.word("recipient")?,
+            call_id: reader.word("call-id")?,
         })
     });
     parts.collect()
@@ -236,6 +252,9 @@ mod tests {
         let half = dictionary([("role", "user".into())]);
         let error = messages(&[whole, half]).unwrap_err().to_string();
         assert_eq!(error, "message 1 has no \"content\"");
+        let long = dictionary([("role", "x".repeat(257).into()), ("content", "".into())]);
+        let error = messages(&[long]).unwrap_err().to_string();
+        assert!(error.contains("\"role\" has 257 bytes"), "{error}");
         let wrong = dictionary([("role", "user".into()), ("content", 1u32.into())]);
         let error = messages(&[wrong]).unwrap_err().to_string();
         assert!(error.contains("message 0: key \"content\" must have the type s"));
