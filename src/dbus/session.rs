@@ -43,7 +43,7 @@ pub async fn open(
         client,
         idle: shared.parts.session_idle,
         reservation,
-        _seat: seat,
+        seat,
     };
     tokio::spawn(life.live(connection.clone()));
     Ok(path)
@@ -55,7 +55,7 @@ struct Life {
     client: Client,
     idle: Duration,
     reservation: Reservation,
-    _seat: Seat,
+    seat: Seat,
 }
 
 impl Life {
@@ -71,6 +71,8 @@ impl Life {
         if let Err(error) = server.remove::<SessionObject, _>(path.clone()).await {
             tracing::warn!("cannot remove a session's object: {error}");
         }
+        // Whoever hears that it is closed may open another.
+        drop((self.reservation, self.seat));
         if let Some(reason) = reason {
             let told = farewell(&connection, path, &self.client, reason).await;
             if let Err(error) = told {
