@@ -17,7 +17,7 @@ use crate::session::{
 };
 
 /// What this daemon can do, beyond the interface itself.
-const FEATURES: [&str; 19] = [
+const FEATURES: [&str; 20] = [
     "generate",
     "count-tokens",
     "prewarm",
@@ -30,6 +30,7 @@ const FEATURES: [&str; 19] = [
     "stop",
     "tools",
     "tool-choice",
+    "builtin-tools",
     "response-schema",
     "reasoning-budget",
     "priority",

@@ -63,6 +63,22 @@ pub(super) fn namespaces(tools: &[BuiltinTool]) -> Vec<Namespace> {
     namespaces
 }
 
+impl BuiltinTool {
+    /// What it can be called by, as in [`super::Event::ToolCall`], with the schema
+    /// of the arguments. `python` takes code.
+    pub fn calls(self) -> Vec<(String, Option<serde_json::Value>)> {
+        match self {
+            BuiltinTool::Python => vec![(self.as_str().to_owned(), None)],
+            BuiltinTool::Browser => {
+                let namespace = browser();
+                let name = |tool: &FunctionTool| format!("{}.{}", namespace.name, tool.name);
+                let tools = namespace.tools.iter();
+                tools.map(|t| (name(t), t.parameters.clone())).collect()
+            }
+        }
+    }
+}
+
 fn browser() -> Namespace {
     let tool = |name: &str, description: &str, parameters| FunctionTool {
         name: name.to_owned(),

@@ -40,4 +40,4 @@ pub use render::{
 };
 pub use settings::{BuiltinTool, Effort, FunctionTool, ResponseFormat, Settings, SettingsError};
 pub use tokenizer::{SpecialTokens, Tokenizer, TokenizerError};
-pub use tools::{ToolsError, parse_function_tools, validate_tool_name};
+pub use tools::{OfferedTools, ToolsError, parse_tools, validate_tool_name};

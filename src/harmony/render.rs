@@ -134,6 +134,9 @@ pub enum Opening<'a> {
     Json(Channel),
     /// A call of the function tool of this name.
     Call(&'a str),
+    /// A call of a built-in one, by its name with the namespace. It is part of
+    /// the reasoning.
+    Builtin(&'a str),
 }
 
 /// The header of such a message, behind its `<|start|>assistant`, as models
@@ -143,6 +146,7 @@ pub fn opening(tokenizer: &Tokenizer, opening: Opening<'_>) -> Vec<u32> {
         Opening::Text(channel) => (channel.as_str().to_owned(), false),
         Opening::Json(channel) => (format!("{channel} "), true),
         Opening::Call(name) => (format!("commentary to=functions.{name} "), true),
+        Opening::Builtin(name) => (format!("analysis to={name} code"), false),
     };
     let special = tokenizer.special();
     let mut ids = vec![special.channel];
@@ -449,7 +453,7 @@ impl Writer<'_> {
 mod tests {
     use super::*;
     use crate::harmony::tokenizer::tests::small;
-    use crate::harmony::{FunctionTool, parse_function_tools};
+    use crate::harmony::{FunctionTool, parse_tools};
 
     fn conversation(messages: Vec<Message>) -> Conversation {
         Conversation {
@@ -477,10 +481,10 @@ mod tests {
     fn the_system_message_is_made_from_settings() {
         let mut conversation = conversation(vec![]);
         conversation.settings.current_date = Some("2025-06-28".to_owned());
-        conversation.settings.functions = parse_function_tools(
-            r#"[{"type":"function","function":{"name":"f","description":"Does f."}}]"#,
-        )
-        .unwrap();
+        conversation.settings.functions =
+            parse_tools(r#"[{"type":"function","function":{"name":"f","description":"Does f."}}]"#)
+                .unwrap()
+                .functions;
         assert_eq!(
             show(&conversation),
             "<|start|>system<|message|>You are ChatGPT, a large language model trained by OpenAI.\n\

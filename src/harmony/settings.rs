@@ -76,6 +76,16 @@ pub enum BuiltinTool {
     Browser,
 }
 
+impl BuiltinTool {
+    /// Its name, and its namespace.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            BuiltinTool::Python => "python",
+            BuiltinTool::Browser => "browser",
+        }
+    }
+}
+
 impl FromStr for BuiltinTool {
     type Err = SettingsError;
 
@@ -179,6 +189,11 @@ pub enum SettingsError {
 }
 
 impl Settings {
+    /// Whether the model is offered any tool.
+    pub fn has_tools(&self) -> bool {
+        !self.functions.is_empty() || !self.builtin.is_empty()
+    }
+
     /// Checks what [`super::render`] requires: names that fit a header, unique
     /// tools, one-line fields.
     pub fn validate(&self) -> Result<(), SettingsError> {

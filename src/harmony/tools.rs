@@ -1,22 +1,25 @@
-//! Reads an application's function tools, a JSON array in the form of OpenAI's APIs.
+//! Reads the tools that an application offers, a JSON array in the form of
+//! OpenAI's APIs.
+
+use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::settings::FunctionTool;
+use super::settings::{BuiltinTool, FunctionTool};
 
 /// Longest name of a tool, in bytes.
 const NAME_LIMIT: usize = 64;
 
-/// Function tools that cannot be offered to the model.
+/// Tools that cannot be offered to the model.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ToolsError {
     /// Not JSON.
     #[error("tools are not valid JSON: {0}")]
     Json(String),
     /// Not an array.
-    #[error("tools must be a JSON array of function tools")]
+    #[error("tools must be a JSON array")]
     NotAnArray,
-    /// An entry that is not a function tool.
+    /// An entry that is not a tool.
     #[error("tool {index}: {problem}")]
     Entry {
         /// Position in the array, from 0.
@@ -44,30 +47,59 @@ pub fn validate_tool_name(name: &str) -> Result<(), ToolsError> {
     Ok(())
 }
 
-/// Parses a JSON array of function tools, each either
-/// `{"type":"function","function":{"name","description","parameters"}}` or the
-/// flat `{"type":"function","name","description","parameters"}`.
+/// What an application offers.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OfferedTools {
+    /// Functions of its own.
+    pub functions: Vec<FunctionTool>,
+    /// Those the model was trained with, which the application executes.
+    pub builtin: Vec<BuiltinTool>,
+}
+
+/// Parses a JSON array of tools, each either
+/// `{"type":"function","function":{"name","description","parameters"}}`, the
+/// flat `{"type":"function","name","description","parameters"}`, or one that the
+/// model was trained with: `{"type":"python"}`, `{"type":"browser"}`.
 ///
 /// `strict` and other keys are ignored; a tool of another type is an error,
 /// because the model would never see it.
-pub fn parse_function_tools(json: &str) -> Result<Vec<FunctionTool>, ToolsError> {
+///
+/// # Errors
+/// The first entry that makes no sense, or has another's name.
+pub fn parse_tools(json: &str) -> Result<OfferedTools, ToolsError> {
     let value: Value =
         serde_json::from_str(json).map_err(|error| ToolsError::Json(error.to_string()))?;
     let Value::Array(entries) = value else {
         return Err(ToolsError::NotAnArray);
     };
-    let mut tools: Vec<FunctionTool> = Vec::with_capacity(entries.len());
+    let mut tools = OfferedTools::default();
+    let mut names = HashSet::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        let tool = parse_entry(index, entry)?;
-        if tools.iter().any(|other| other.name == tool.name) {
-            return Err(ToolsError::Duplicate(tool.name));
+        let name = match builtin(&entry) {
+            Some(tool) => {
+                tools.builtin.push(tool);
+                tool.as_str().to_owned()
+            }
+            None => {
+                let function = parse_function(index, entry)?;
+                let name = function.name.clone();
+                tools.functions.push(function);
+                name
+            }
+        };
+        if !names.insert(name.clone()) {
+            return Err(ToolsError::Duplicate(name));
         }
-        tools.push(tool);
     }
     Ok(tools)
 }
 
-fn parse_entry(index: usize, entry: Value) -> Result<FunctionTool, ToolsError> {
+/// The tool of that type, if the model was trained with it.
+fn builtin(entry: &Value) -> Option<BuiltinTool> {
+    entry.get("type")?.as_str()?.parse().ok()
+}
+
+fn parse_function(index: usize, entry: Value) -> Result<FunctionTool, ToolsError> {
     let problem = |problem: &str| ToolsError::Entry {
         index,
         problem: problem.to_owned(),
@@ -79,7 +111,7 @@ fn parse_entry(index: usize, entry: Value) -> Result<FunctionTool, ToolsError> {
         Some(Value::String(kind)) if kind == "function" => {}
         Some(other) => {
             return Err(problem(&format!(
-                "type {other} is not supported, only \"function\" is"
+                "type {other} is not supported, only \"function\", \"python\" and \"browser\" are"
             )));
         }
         None => return Err(problem("has no \"type\"; it must be \"function\"")),
@@ -118,12 +150,15 @@ mod tests {
 
     #[test]
     fn both_forms() {
-        let tools = parse_function_tools(
+        let offered = parse_tools(
             r#"[{"type":"function","function":{"name":"a","description":"does a",
                  "parameters":{"type":"object"},"strict":true}},
+                {"type":"browser"},
                 {"type":"function","name":"b","parameters":null}]"#,
         )
         .unwrap();
+        assert_eq!(offered.builtin, [BuiltinTool::Browser]);
+        let tools = offered.functions;
         assert_eq!(tools.len(), 2);
         assert_eq!(tools[0].name, "a");
         assert_eq!(tools[0].description, "does a");
@@ -132,7 +167,7 @@ mod tests {
             Some(serde_json::json!({"type": "object"}))
         );
         assert_eq!((tools[1].name.as_str(), &tools[1].parameters), ("b", &None));
-        assert_eq!(parse_function_tools("[]"), Ok(vec![]));
+        assert_eq!(parse_tools("[]"), Ok(OfferedTools::default()));
     }
 
     #[test]
@@ -168,8 +203,12 @@ mod tests {
                 r#"[{"type":"function","name":"a"},{"type":"function","name":"a"}]"#,
                 "defined twice",
             ),
+            (
+                r#"[{"type":"python"},{"type":"function","name":"python"}]"#,
+                "\"python\" is defined twice",
+            ),
         ] {
-            let error = parse_function_tools(json).unwrap_err().to_string();
+            let error = parse_tools(json).unwrap_err().to_string();
             assert!(error.contains(expected), "{json}: {error}");
         }
     }
@@ -177,9 +216,6 @@ mod tests {
     #[test]
     fn deep_nesting_is_an_error_and_no_overflow() {
         let json = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-        assert!(matches!(
-            parse_function_tools(&json),
-            Err(ToolsError::Json(_))
-        ));
+        assert!(matches!(parse_tools(&json), Err(ToolsError::Json(_))));
     }
 }

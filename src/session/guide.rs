@@ -5,6 +5,8 @@
 //! ```text
 //! <|channel|>analysis<|message|> … <|end|>        free, up to the budget
 //! <|channel|>commentary to=functions.f …          arguments by f's parameters
+//! <|channel|>analysis to=browser.open code …      arguments by the format's
+//! <|channel|>analysis to=python code …            free: it is code
 //! <|channel|>final<|message|> … <|return|>        by the response-schema
 //! ```
 
@@ -34,8 +36,26 @@ pub struct Guidance {
 #[derive(Debug, Default)]
 pub struct Forms {
     answer: Option<Grammar>,
-    /// Of each tool's arguments.
-    tools: HashMap<String, Grammar>,
+    /// By what a tool is called by.
+    tools: HashMap<String, CallForm>,
+}
+
+/// How a tool is called.
+#[derive(Debug, Clone)]
+enum CallForm {
+    /// An application's function, its arguments held to its parameters.
+    Function(Grammar),
+    /// One the model was trained with; `None` where the argument is code.
+    Builtin(Option<Grammar>),
+}
+
+impl CallForm {
+    fn grammar(&self) -> Option<Grammar> {
+        match self {
+            CallForm::Function(grammar) => Some(grammar.clone()),
+            CallForm::Builtin(grammar) => grammar.clone(),
+        }
+    }
 }
 
 impl Forms {
@@ -51,12 +71,21 @@ impl Forms {
         let arguments = |tool: &FunctionTool| {
             let schema = tool.parameters.as_ref().unwrap_or(&any);
             let grammar = grammars.json(schema).or_else(|_| grammars.json(&any));
-            Ok((tool.name.clone(), grammar?))
+            Ok((tool.name.clone(), CallForm::Function(grammar?)))
         };
-        let tools = settings.functions.iter().map(arguments);
+        let builtin = |(name, schema): (String, Option<serde_json::Value>)| {
+            let grammar = schema.map(|schema| grammars.json(&schema)).transpose();
+            Ok((name, CallForm::Builtin(grammar?)))
+        };
+        let functions = settings.functions.iter().map(arguments);
+        let builtin = settings
+            .builtin
+            .iter()
+            .flat_map(|tool| tool.calls())
+            .map(builtin);
         Ok(Self {
             answer: answer.transpose()?,
-            tools: tools.collect::<Result<_, Failure>>()?,
+            tools: functions.chain(builtin).collect::<Result<_, Failure>>()?,
         })
     }
 }
@@ -82,6 +111,8 @@ pub struct HarmonyGuide {
     header: Vec<u32>,
     /// Any text and the end of a message, but no end of the turn.
     running: Vec<u32>,
+    /// Any text and the end of a call.
+    code: Vec<u32>,
     /// What may follow in a header.
     mask: Vec<u32>,
 }
@@ -102,14 +133,18 @@ impl HarmonyGuide {
             last: None,
             header: Vec::new(),
             running: Vec::new(),
+            code: Vec::new(),
             mask: vec![0; words],
         };
         if guide.is_strict() {
-            guide.running = vec![0; words];
-            let end = tokenizer.special().end;
-            let texts = |id: &u32| *id == end || tokenizer.text_bytes(*id).is_some();
-            let ids = (0..tokenizer.vocab_size() as u32).filter(texts);
-            ids.for_each(|id| allow(&mut guide.running, id));
+            let mut texts = vec![0; words];
+            let ids = 0..tokenizer.vocab_size() as u32;
+            let ids = ids.filter(|id| tokenizer.text_bytes(*id).is_some());
+            ids.for_each(|id| allow(&mut texts, id));
+            guide.running.clone_from(&texts);
+            allow(&mut guide.running, tokenizer.special().end);
+            guide.code = texts;
+            allow(&mut guide.code, tokenizer.special().call);
         }
         guide
     }
@@ -139,15 +174,23 @@ impl HarmonyGuide {
         }
         let must_call = &self.guidance.must_call;
         if !must_call.is_empty() {
-            openings.extend(must_call.iter().map(|name| Opening::Call(name)));
+            openings.extend(must_call.iter().filter_map(|name| self.call(name)));
             return openings;
         }
         openings.extend([Opening::Text(Channel::Final), Opening::Json(Channel::Final)]);
         if !self.forms.tools.is_empty() && self.last != Some(Channel::Commentary) {
             openings.push(Opening::Text(Channel::Commentary));
         }
-        openings.extend(self.forms.tools.keys().map(|name| Opening::Call(name)));
+        openings.extend(self.forms.tools.keys().filter_map(|name| self.call(name)));
         openings
+    }
+
+    /// How a call of that name begins.
+    fn call<'a>(&self, name: &'a str) -> Option<Opening<'a>> {
+        Some(match self.forms.tools.get(name)? {
+            CallForm::Function(_) => Opening::Call(name),
+            CallForm::Builtin(_) => Opening::Builtin(name),
+        })
     }
 
     /// What may follow in the header.
@@ -181,12 +224,11 @@ impl HarmonyGuide {
         let special = self.tokenizer.special();
         self.text = match position {
             Position::Text(Channel::Final) => self.forms.answer.clone().map(|g| (g, special.ret)),
-            Position::Arguments { name } => self
-                .forms
-                .tools
-                .get(name)
-                .cloned()
-                .map(|g| (g, special.call)),
+            Position::Arguments { name } => {
+                let form = self.forms.tools.get(name);
+                let grammar = form.and_then(CallForm::grammar);
+                grammar.map(|g| (g, special.call))
+            }
             _ => None,
         };
     }
@@ -218,7 +260,8 @@ impl Guide for HarmonyGuide {
             Position::Text(_) | Position::Arguments { .. } => match &mut self.text {
                 Some((grammar, end)) => grammar.choice(*end),
                 None if self.running.is_empty() => Choice::Any,
-                None => Choice::Of(&self.running),
+                None if matches!(position, Position::Text(_)) => Choice::Of(&self.running),
+                None => Choice::Of(&self.code),
             },
             _ => Choice::Any,
         }

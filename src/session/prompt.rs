@@ -8,7 +8,7 @@ use super::guide::Guidance;
 use super::overflow::Overflow;
 use crate::engine::{Priority, Sampling};
 use crate::harmony::{
-    Conversation, Effort, Message, ResponseFormat, Settings, parse_function_tools,
+    Conversation, Effort, Message, OfferedTools, ResponseFormat, Settings, parse_tools,
 };
 
 /// One message as it comes from outside.
@@ -230,16 +230,17 @@ pub(super) fn settings(options: &Options) -> Result<Settings, Failure> {
     let effort = options.reasoning_effort.as_deref();
     let effort = effort.map(str::parse::<Effort>).transpose();
     let effort = effort.map_err(|e| invalid(format!("reasoning-effort: {e}")))?;
-    let functions = options.tools.as_deref().map(parse_function_tools);
-    let functions = functions.transpose().map_err(|e| invalid(e.to_string()))?;
-    let functions = match options.tool_choice.as_deref() {
-        Some("none") => Vec::new(),
-        _ => functions.unwrap_or_default(),
+    let tools = options.tools.as_deref().map(parse_tools);
+    let tools = tools.transpose().map_err(|e| invalid(e.to_string()))?;
+    let tools = match options.tool_choice.as_deref() {
+        Some("none") => OfferedTools::default(),
+        _ => tools.unwrap_or_default(),
     };
     let format = options.response_schema.as_deref().map(response_format);
     let settings = Settings {
         effort: effort.unwrap_or_default(),
-        functions,
+        functions: tools.functions,
+        builtin: tools.builtin,
         current_date: Some(today()),
         response_format: format.transpose()?,
         ..Settings::default()
@@ -258,20 +259,32 @@ fn response_format(schema: &str) -> Result<ResponseFormat, Failure> {
 }
 
 fn guidance(options: &Options, settings: &Settings) -> Result<Guidance, Failure> {
-    let names = || settings.functions.iter().map(|tool| tool.name.clone());
-    let must_call = match options.tool_choice.as_deref() {
+    // What a tool is offered by, and what it can be called by.
+    let functions = settings.functions.iter();
+    let functions = functions.map(|tool| (tool.name.as_str(), tool.name.clone()));
+    let builtin = settings.builtin.iter();
+    let builtin =
+        builtin.flat_map(|tool| tool.calls().into_iter().map(|call| (tool.as_str(), call.0)));
+    let mut tools = functions.chain(builtin);
+    let must_call: Vec<String> = match options.tool_choice.as_deref() {
         None | Some("auto" | "none") => Vec::new(),
-        Some("required") if settings.functions.is_empty() => {
+        Some("required") => tools.map(|(_, call)| call).collect(),
+        Some(name) => {
+            let named = tools.by_ref().filter(|(tool, _)| *tool == name);
+            named.map(|(_, call)| call).collect()
+        }
+    };
+    match options.tool_choice.as_deref() {
+        Some("required") if must_call.is_empty() => {
             return Err(invalid("tool-choice is required, and there are no tools"));
         }
-        Some("required") => names().collect(),
-        Some(name) if names().any(|tool| tool == name) => vec![name.to_owned()],
-        Some(name) => {
+        Some(name) if must_call.is_empty() && !matches!(name, "auto" | "none") => {
             return Err(invalid(format!(
                 "tool-choice {name:?} is none of the tools, nor auto, none or required"
             )));
         }
-    };
+        _ => {}
+    }
     if let Some(format) = &settings.response_format {
         grammar::check(&format.schema)?;
     }

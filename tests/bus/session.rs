@@ -14,6 +14,15 @@ const CALLING: &str = r#"
 when = "weather"
 text = "<|channel|>analysis<|message|>I must look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{\"city\":\"Paris\"}<|call|>"
 [[answers]]
+when = "6 times 7"
+text = "<|channel|>analysis<|message|>I compute.<|end|><|start|>assistant<|channel|>analysis to=python code<|message|>print(6 * 7)<|call|>"
+[[answers]]
+when = "look up"
+text = "<|channel|>analysis to=browser.search code<|message|>{\"query\":\"gpt-oss\"}<|call|>"
+[[answers]]
+when = "42"
+text = "<|channel|>final<|message|>It is 42."
+[[answers]]
 when = "18 degrees"
 text = "<|channel|>final<|message|>It is mild."
 [[answers]]
@@ -130,6 +139,54 @@ async fn tools_are_called_and_answered() {
     let result = messages.iter().find(|m| m.role == "tool").unwrap();
     assert_eq!(result.call_id.as_deref(), Some("call_1"));
     assert_eq!(result.content, "18 degrees");
+}
+
+#[tokio::test]
+async fn the_tools_it_was_trained_with_are_the_applications_to_run() {
+    let daemon = Daemon::start(CALLING);
+    let tools = r#"[{"type": "python"}, {"type": "browser"}]"#;
+    let options = || Options::default().set("tools", tools);
+    let session = session(&daemon, options()).await;
+    let usage = async |s: &Session| s.proxy().context_usage().await.unwrap();
+    let plain = crate::session::session(&daemon, Options::default()).await;
+    let described = usage(&session).await - usage(&plain).await;
+    assert!(described > 1000, "{described}");
+
+    for (question, name, arguments, result) in [
+        ("6 times 7", "python", "print(6 * 7)", "42"),
+        (
+            "look up",
+            "browser.search",
+            r#"{"query":"gpt-oss"}"#,
+            "[0] 42",
+        ),
+    ] {
+        let events = say(&session, question).await;
+        assert_eq!(finish(&events), "tool-calls");
+        let call = events.iter().find_map(|event| match event {
+            StreamEvent::ToolCall {
+                id,
+                name,
+                arguments,
+            } => Some((id, &name[..], &arguments[..])),
+            _ => None,
+        });
+        let (id, called, with) = call.unwrap();
+        assert_eq!((called, with), (name, arguments));
+        let results = [(id.as_str(), result)];
+        let options = Options::default();
+        let answer = session.submit_tool_results(&results, &options);
+        let events = all(&mut answer.await.unwrap()).await;
+        assert_eq!(text(&events, "final"), "It is 42.");
+    }
+    // Made to, it calls one whatever it would have said.
+    let must = options().set("tool-choice", "python");
+    let session = crate::session::session(&daemon, must).await;
+    let events = say(&session, "hello").await;
+    assert_eq!(finish(&events), "tool-calls");
+    let wrong = Options::default().set("tools", r#"[{"type": "python"}, {"type": "python"}]"#);
+    let refused = daemon.client().await.create_session(&wrong).await;
+    assert_eq!(refusal(refused).0, "InvalidArgs");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gptoss::harmony::{
     Channel, Conversation, Event, Message, Parser, Recovery, Role, Settings, StopKind, Tokenizer,
-    history, parse_function_tools, render, render_history,
+    history, parse_tools, render, render_history,
 };
 use proptest::prelude::*;
 use serde_json::Value;
@@ -98,7 +98,9 @@ fn what_nano_says_is_understood() {
         let tools = example.get("tools").map(Value::to_string);
         let mut conversation = Conversation {
             settings: Settings {
-                functions: parse_function_tools(tools.as_deref().unwrap_or("[]")).expect("tools"),
+                functions: parse_tools(tools.as_deref().unwrap_or("[]"))
+                    .expect("tools")
+                    .functions,
                 ..Settings::default()
             },
             messages: messages("messages"),

@@ -50,7 +50,7 @@ impl Example {
             settings: Settings {
                 current_date: Some(date.to_owned()),
                 effort: self.effort,
-                functions: harmony::parse_function_tools(&tools).unwrap(),
+                functions: harmony::parse_tools(&tools).unwrap().functions,
                 response_format: self.response_schema.clone().map(ResponseFormat::new),
                 ..Settings::default()
             },

@@ -3,7 +3,7 @@
 use super::*;
 use serde_json::Value;
 
-use crate::harmony::{ResponseFormat, parse_function_tools};
+use crate::harmony::{ResponseFormat, parse_tools};
 use crate::runtime::simulated::{encode, tokenizer_json};
 
 const TOOLS: &str = r#"[
@@ -47,8 +47,10 @@ impl Heard {
 fn speak(guidance: Guidance, form: Option<&str>, tools: &str, wish: &str, seed: u64) -> Heard {
     let tokenizer = Arc::new(Tokenizer::from_bytes(&tokenizer_json()).unwrap());
     let grammars = Grammars::new(&tokenizer).unwrap();
+    let offered = parse_tools(tools).unwrap();
     let settings = Settings {
-        functions: parse_function_tools(tools).unwrap(),
+        functions: offered.functions,
+        builtin: offered.builtin,
         response_format: form.map(|text| ResponseFormat::new(serde_json::from_str(text).unwrap())),
         ..Settings::default()
     };
@@ -198,6 +200,48 @@ fn arguments_have_the_tools_form_and_a_form_leaves_the_tools() {
     let heard = speak(Guidance::default(), Some(PERSON), TOOLS, wish, 3);
     assert_eq!(heard.text(Channel::Commentary), "I shall look.");
     assert!(heard.text(Channel::Final).contains("name"));
+}
+
+#[test]
+fn built_in_tools_are_called_as_the_model_learnt_it() {
+    const BUILTIN: &str = r#"[{"type": "browser"}, {"type": "python"}]"#;
+    let call = |events: &[Event]| {
+        let call = events.iter().find_map(|event| match event {
+            Event::ToolCall {
+                name, arguments, ..
+            } => Some((name.clone(), arguments.clone())),
+            _ => None,
+        });
+        call.unwrap()
+    };
+    let code = "<|channel|>analysis to=python code<|message|>print(1)<|return|>";
+    let search = "<|channel|>analysis to=browser.search code<|message|>{\"question\": \"Ada\"}";
+    let answer = "<|channel|>final<|message|>no<|return|>";
+    let must = |names: &[&str]| Guidance {
+        must_call: names.iter().map(|s| (*s).to_owned()).collect(),
+        ..Guidance::default()
+    };
+    for (guidance, form, wish, expected) in [
+        (must(&[]), None, code, "python"),
+        (must(&[]), Some(PERSON), code, "python"),
+        (must(&[]), None, search, "browser.search"),
+        (must(&[]), Some(PERSON), search, "browser.search"),
+        (must(&["python"]), None, answer, "python"),
+        (must(&["browser.search"]), None, answer, "browser.search"),
+    ] {
+        let heard = speak(guidance, form, BUILTIN, wish, 2);
+        let (name, arguments) = call(&heard.events);
+        assert_eq!(name, expected, "{wish}");
+        match name.as_str() {
+            "python" if wish == code => assert_eq!(arguments, "print(1)"),
+            "python" => {}
+            _ => {
+                let arguments: Value = serde_json::from_str(&arguments).unwrap();
+                assert!(arguments["query"].is_string(), "{arguments}");
+            }
+        }
+        assert!(!heard.recovered(), "{:?}", heard.events);
+    }
 }
 
 #[test]
