@@ -220,7 +220,7 @@ impl Work {
         tokenizer: &Arc<Tokenizer>,
     ) -> Result<Option<Box<dyn Guide>>, Failure> {
         let settings = prompt.conversation.settings.clone();
-        let has_forms = !settings.functions.is_empty() || settings.response_format.is_some();
+        let has_forms = settings.has_tools() || settings.response_format.is_some();
         if !has_forms && prompt.guidance == Guidance::default() {
             return Ok(None);
         }
@@ -338,10 +338,14 @@ impl Work {
                 }
                 EngineEvent::Token { id, logprobs } => {
                     self.usage.output_tokens += 1;
-                    if reader.parser.position() == Position::Text(Channel::Analysis) {
+                    let in_analysis =
+                        |parser: &Parser| parser.position() == Position::Text(Channel::Analysis);
+                    let before = in_analysis(&reader.parser);
+                    reader.token(output, id, logprobs.as_deref());
+                    // As the budget counts: what ends it is none of it.
+                    if before && in_analysis(&reader.parser) {
                         self.usage.reasoning_tokens += 1;
                     }
-                    reader.token(output, id, logprobs.as_deref());
                     if output.stopped {
                         // Dropping the stream ends the sequence.
                         return Ok(Finish::Stop);
