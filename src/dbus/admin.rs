@@ -112,6 +112,7 @@ impl Admin {
             ("output-tokens", engine.generated_tokens),
             ("prefill-ms", engine.prefill_us / 1000),
             ("decode-ms", engine.decode_us / 1000),
+            ("compute-ms", engine.forward_us / 1000),
         ];
         let model = Variant::from(parts.host.loaded_model()).try_into_owned();
         let mut stats = HashMap::from([("model".to_owned(), model?)]);

@@ -33,6 +33,9 @@ pub struct Statistics {
     pub prefill_us: u64,
     /// Microseconds spent in decode.
     pub decode_us: u64,
+    /// Microseconds in which the backend computed; what requests took beyond
+    /// that is sampling, guides and waiting for each other.
+    pub forward_us: u64,
     /// Requests that wait now.
     pub waiting: usize,
     /// Requests that run now.
@@ -48,11 +51,16 @@ pub(super) struct Counters {
     pub generated_tokens: AtomicU64,
     pub prefill_us: AtomicU64,
     pub decode_us: AtomicU64,
+    pub forward_us: AtomicU64,
 }
 
 impl Counters {
     pub fn add(counter: &AtomicU64, n: u64) {
         counter.fetch_add(n, Ordering::Relaxed);
+    }
+
+    pub fn add_time(counter: &AtomicU64, time: Duration) {
+        Self::add(counter, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
     }
 }
 
@@ -352,6 +360,7 @@ impl Shared {
             generated_tokens: read(&self.counters.generated_tokens),
             prefill_us: read(&self.counters.prefill_us),
             decode_us: read(&self.counters.decode_us),
+            forward_us: read(&self.counters.forward_us),
             waiting: state.waiting.len(),
             running: state.running.len(),
             ..state.totals

@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::active::{Active, End, Rows};
 use super::backend::{Backend, BackendError, Slice};
@@ -247,6 +247,7 @@ impl Worker<'_> {
         let begun = Instant::now();
         let result = self.backend.forward(&slices);
         let took = begun.elapsed();
+        Counters::add_time(&self.shared.counters.forward_us, took);
         let beat = &self.shared.counters.heartbeat;
         beat.fetch_add(1, Relaxed);
         let mut rows = Rows::new(result?);
@@ -356,9 +357,8 @@ impl Worker<'_> {
         let usage = active.usage;
         let (owner, cost) = (active.owner(), active.cost);
         let counters = &self.shared.counters;
-        let micros = |d: Duration| u64::try_from(d.as_micros()).unwrap_or(u64::MAX);
-        Counters::add(&counters.prefill_us, micros(usage.prefill));
-        Counters::add(&counters.decode_us, micros(usage.decode));
+        Counters::add_time(&counters.prefill_us, usage.prefill);
+        Counters::add_time(&counters.decode_us, usage.decode);
         let events = active.job.events.clone();
         let backend = self.backend.as_mut();
         match end {
