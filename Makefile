@@ -12,7 +12,7 @@ COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help build runtime demo test test-rust test-python test-isolation lint install clean \
-	test-fullsize test-fresh test-aarch64 perf compare
+	test-fullsize test-fresh test-aarch64 test-soak test-fuzz perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -63,6 +63,12 @@ test-fresh: ## the README's two commands on a fresh Debian 12; needs root and de
 
 test-aarch64: ## the kernels' tests on emulated AArch64; needs a cross compiler and QEMU
 	tests/aarch64/run
+
+test-soak: ## 64 clients of four users for half an hour; needs root
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 $(CARGO) test --locked --test bus soak -- --ignored --nocapture
+
+test-fuzz: ## ten million random and mutated token streams through the harmony parser
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 PROPTEST_CASES=10000000 $(CARGO) test --locked --lib harmony::parser::stream_tests
 
 perf: build runtime ## speed and memory of an installed model: make perf MODEL=20b
 	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/fullsize $(MODEL)

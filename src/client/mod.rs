@@ -18,6 +18,7 @@
 //! ```
 
 mod event;
+mod partial;
 mod proxy;
 mod session;
 
@@ -29,6 +30,7 @@ use tokio::net::UnixStream;
 use zbus::{Connection, DBusError, OwnedObjectPath, OwnedVariant, Variant};
 
 pub use event::{LogprobEntry, StreamEvent, UsageNumbers};
+pub use partial::partial_json;
 pub use proxy::{AdminProxy, ManagerProxy, RequestProxy, SessionProxy};
 pub use session::Session;
 
@@ -227,6 +229,18 @@ impl Client {
     /// The manager's methods and properties.
     pub fn manager(&self) -> &ManagerProxy<'static> {
         &self.manager
+    }
+
+    /// The daemon's process, once it runs.
+    ///
+    /// # Errors
+    /// It can't be started, or the bus'.
+    pub async fn daemon_process(&self) -> Result<u32, ClientError> {
+        // Has the bus start it.
+        self.manager.version().await?;
+        let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
+        let name = self.manager.inner().destination().to_owned();
+        Ok(bus.get_connection_unix_process_id(name).await?)
     }
 
     /// The administrator's methods.

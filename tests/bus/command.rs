@@ -150,6 +150,41 @@ async fn a_daemon_that_dies_is_code_6() {
 }
 
 #[tokio::test]
+async fn bench_asks_the_daemon() {
+    let script = r#"
+        context-window = 20000
+        [[answers]]
+        text = "<|channel|>final<|message|>0123456789"
+        repeat = 1000
+        token-delay-ms = 2
+    "#;
+    let daemon = Daemon::start(script);
+    let bench = |json: bool| {
+        let mut command = daemon.bus.ctl(["bench", "simulated", "--over-dbus"]);
+        command.args(["-p", "20", "-n", "100", "-r", "2"]);
+        command.args(json.then_some("--json"));
+        let (code, stdout, stderr) = outcome(&command.output().unwrap());
+        assert_eq!(code, 0, "{stderr}");
+        stdout
+    };
+    let runs: serde_json::Value = serde_json::from_str(&bench(true)).unwrap();
+    assert_eq!(runs.as_array().unwrap().len(), 2);
+    for run in runs.as_array().unwrap() {
+        let number = |key: &str| run[key].as_f64().unwrap();
+        assert_eq!(number("n_gen"), 100.0);
+        // The script's delays are the engine's, whatever the machine does.
+        assert!(number("engine_ns") >= 99.0 * 2e6, "{run}");
+        assert!(number("whole_ns") >= number("engine_ns"), "{run}");
+        assert!(number("first_token_ns") < number("whole_ns"), "{run}");
+        assert!(number("overhead_ns_per_token") > 0.0, "{run}");
+        assert!(number("client_cpu_ns") > 0.0, "{run}");
+        assert!(number("bus_cpu_ns") > 0.0, "{run}");
+    }
+    let table = bench(false);
+    assert!(table.contains("Overhead, at most:"), "{table}");
+}
+
+#[tokio::test]
 async fn status_tells_people_and_programs() {
     let daemon = Daemon::start("");
     let (code, stdout, _) = outcome(&daemon.bus.ctl(["status"]).output().unwrap());

@@ -37,11 +37,11 @@ fn installed(program: &str, arguments: &[&str]) -> bool {
     there
 }
 
-fn python() -> bool {
+pub fn python() -> bool {
     installed("/usr/bin/python3", &["-c", "import dbus"])
 }
 
-async fn run(mut command: Command, address: &str) -> (i32, String, String) {
+pub async fn run(mut command: Command, address: &str) -> (i32, String, String) {
     command
         .env("DBUS_SESSION_BUS_ADDRESS", address)
         .stdin(Stdio::null());

@@ -38,6 +38,7 @@ impl Bus {
                 "<busconfig><type>session</type><keep_umask/>\
                  <listen>unix:dir={0}</listen><servicedir>{0}/services</servicedir>\
                  <auth>EXTERNAL</auth>\
+                 <limit name='max_connections_per_user'>2000</limit>\
                  <policy context='default'>\
                  <allow send_destination='*' eavesdrop='true'/><allow eavesdrop='true'/>\
                  <allow own='*'/><allow user='*'/></policy></busconfig>",

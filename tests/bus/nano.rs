@@ -9,6 +9,7 @@ use crate::harness::{
     Bus, Daemon, Setup, all, ask, bare_command, counts, failure, finish, next, outcome, refusal,
     text, user, wait_for_start,
 };
+use crate::structured;
 
 /// The library the tests use, as `make runtime` puts it.
 fn library() -> PathBuf {
@@ -234,4 +235,35 @@ async fn nano_keeps_a_conversation() {
     let answered = session.submit_tool_results(&results, &options);
     let answered = all(&mut answered.await.unwrap()).await;
     assert_eq!(finish(&answered), "stop");
+}
+
+/// Everything nano was taught, asked for by `python/dialogues.py`.
+#[tokio::test]
+async fn an_application_in_python() {
+    if !crate::examples::python() {
+        return;
+    }
+    let daemon = serving("", &library());
+    pull_nano(&daemon);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut python = std::process::Command::new("/usr/bin/python3");
+    python
+        .arg(root.join("tests/bus/python/dialogues.py"))
+        .arg(root.join("onnx/nano/taught.json"));
+    let (code, _, stderr) = crate::examples::run(python, &daemon.bus.address).await;
+    assert_eq!(code, 0, "{stderr}");
+    assert!(stderr.contains("Ran 7 tests"), "{stderr}");
+}
+
+/// The same 200 schemas that random logits are held to, asked of a model.
+#[tokio::test]
+async fn nano_keeps_to_every_schema() {
+    let daemon = serving("", &library());
+    pull_nano(&daemon);
+    let client = daemon.client().await;
+    let options = || Options::default().set("max-output-tokens", 1000u32);
+    let schemas = structured::schemas();
+    let complete = structured::complete(&client, &schemas, options).await;
+    println!("complete: {complete} of 200");
+    assert!(complete >= 180, "{complete}");
 }

@@ -22,7 +22,7 @@ const SCRIPT: &str = r#"
 "#;
 
 /// Open descriptors of the daemon.
-fn descriptors(daemon: &Daemon) -> usize {
+pub fn descriptors(daemon: &Daemon) -> usize {
     let folder = format!("/proc/{}/fd", daemon.child.id());
     std::fs::read_dir(folder).unwrap().count()
 }
@@ -114,12 +114,15 @@ async fn nothing_is_left_behind() {
     quiet(&daemon, Some(before)).await;
 }
 
-/// Waits until the daemon has no requests, and as many descriptors as
+/// Waits until the daemon has no requests and no sessions, and as many descriptors as
 /// `expected`; gives that number.
-async fn quiet(daemon: &Daemon, expected: Option<usize>) -> usize {
+pub async fn quiet(daemon: &Daemon, expected: Option<usize>) -> usize {
     let settled = async {
         loop {
-            let idle = !objects(daemon).await.contains("<node name=\"request\"");
+            let objects = objects(daemon).await;
+            let idle = !["request", "session"]
+                .iter()
+                .any(|kind| objects.contains(&format!("<node name=\"{kind}\"")));
             let open = descriptors(daemon);
             if idle && expected.is_none_or(|n| open == n) {
                 return open;

@@ -44,8 +44,14 @@ fn calls(events: &[StreamEvent]) -> Vec<(String, Value)> {
     events.iter().filter_map(call).collect()
 }
 
+pub fn schemas() -> Vec<Value> {
+    let schemas: Vec<Value> = serde_json::from_str(SCHEMAS).unwrap();
+    assert_eq!(schemas.len(), 200);
+    schemas
+}
+
 /// How many of the schemas' answers were complete. Those must be valid.
-async fn complete(client: &Client, schemas: &[Value], options: impl Fn() -> Options) -> usize {
+pub async fn complete(client: &Client, schemas: &[Value], options: impl Fn() -> Options) -> usize {
     let mut complete = 0;
     for (seed, schema) in schemas.iter().enumerate() {
         // The same in every run: a failure can be looked into.
@@ -80,14 +86,12 @@ async fn complete(client: &Client, schemas: &[Value], options: impl Fn() -> Opti
 async fn random_logits_have_the_form_of_every_schema() {
     let daemon = Daemon::start(RANDOM);
     let client = daemon.client().await;
-    let schemas: Vec<Value> = serde_json::from_str(SCHEMAS).unwrap();
-    assert_eq!(schemas.len(), 200);
     let options = || {
         Options::default()
             .set("max-reasoning-tokens", 4u32)
             .set("max-output-tokens", 2000u32)
     };
-    let complete = complete(&client, &schemas, options).await;
+    let complete = complete(&client, &schemas(), options).await;
     println!("complete: {complete} of 200");
     assert!(complete >= 180, "{complete}");
 }
@@ -117,6 +121,7 @@ async fn a_tool_that_must_be_called_is() {
     }
 }
 
+/// ollama#12606: endless reasoning.
 #[tokio::test]
 async fn reasoning_has_a_budget_and_the_answer_follows() {
     let script = "[[answers]]\ntext = '<|channel|>analysis<|message|>abcdefghij<|end|>\

@@ -11,9 +11,11 @@ use zbus::OwnedVariant;
 use crate::harness::{Bus, Daemon, Setup, command, outcome};
 
 /// A daemon that takes the private bus for the system's.
-fn start() -> Daemon {
+pub fn start(script: &str, config: &str) -> Daemon {
     let bus = Bus::start();
     let setup = Setup {
+        script,
+        config,
         bus: Some("system"),
         ..Setup::default()
     };
@@ -26,9 +28,28 @@ fn start() -> Daemon {
 
 /// What stands in for polkit: grants the use, or not, and keeps what it was
 /// asked. The real one is asked in `tests/boot`.
+#[derive(Clone, Default)]
 struct Polkit {
     grants: Arc<AtomicBool>,
     asked: Arc<Mutex<Vec<(String, String, u32)>>>,
+}
+
+impl Polkit {
+    async fn serve(self, daemon: &Daemon) -> zbus::Connection {
+        zbus::connection::Builder::address(daemon.bus.address.as_str())
+            .serve_at("/org/freedesktop/PolicyKit1/Authority", self)
+            .name("org.freedesktop.PolicyKit1")
+            .build()
+            .await
+            .unwrap()
+    }
+}
+
+/// A polkit that lets everyone use the daemon, as long as the connection stands.
+pub async fn polkit_that_grants(daemon: &Daemon) -> zbus::Connection {
+    let polkit = Polkit::default();
+    polkit.grants.store(true, Ordering::SeqCst);
+    polkit.serve(daemon).await
 }
 
 /// Polkit's answer: `(bba{ss})`.
@@ -52,7 +73,7 @@ impl Polkit {
 
 #[tokio::test]
 async fn its_own_user_may_and_others_whom_polkit_lets() {
-    let daemon = start();
+    let daemon = start("", "");
     let arguments = ["run", "simulated", "hello", "--bus", "system"];
     let run = async |mut command: Command| {
         command.env("DBUS_SYSTEM_BUS_ADDRESS", &daemon.bus.address);
@@ -74,31 +95,19 @@ async fn its_own_user_may_and_others_whom_polkit_lets() {
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     assert!(stderr.contains("polkit does not say"), "{stderr}");
 
-    let (grants, asked) = (
-        Arc::<AtomicBool>::default(),
-        Arc::<Mutex<Vec<_>>>::default(),
-    );
-    let polkit = Polkit {
-        grants: Arc::clone(&grants),
-        asked: Arc::clone(&asked),
-    };
-    let _polkit = zbus::connection::Builder::address(daemon.bus.address.as_str())
-        .serve_at("/org/freedesktop/PolicyKit1/Authority", polkit)
-        .name("org.freedesktop.PolicyKit1")
-        .build()
-        .await
-        .unwrap();
+    let polkit = Polkit::default();
+    let _polkit = polkit.clone().serve(&daemon).await;
     let (code, stdout, stderr) = another().await;
     assert_eq!((code, stdout.as_str()), (1, ""), "{stderr}");
     assert!(stderr.contains("adduser"), "{stderr}");
-    grants.store(true, Ordering::SeqCst);
+    polkit.grants.store(true, Ordering::SeqCst);
     let (code, stdout, stderr) = another().await;
     assert_eq!(
         (code, stdout.as_str()),
         (0, "You said: hello\n"),
         "{stderr}"
     );
-    let asked = asked.lock().unwrap();
+    let asked = polkit.asked.lock().unwrap();
     assert!(asked.len() >= 2);
     let expected = ("system-bus-name".into(), "org.gptoss.use".into(), 0);
     assert!(

@@ -1,6 +1,7 @@
-//! `gptoss-ctl bench`: tokens per second, in-process.
+//! `gptoss-ctl bench`: tokens per second, in-process or over D-Bus.
 
 mod measure;
+mod over_dbus;
 mod plot;
 mod profile;
 mod replay;
@@ -14,6 +15,7 @@ use gptoss_onnx::kernels::attention::Precision;
 
 use self::measure::{Memory, measure};
 use self::report::{Machine, Measured};
+use super::daemon::BusName;
 use super::eval::positive;
 use super::locate::Located;
 use super::{CliError, ExitStatus, Global, in_process, locate};
@@ -97,6 +99,19 @@ pub struct Args {
     /// guessed from what was said before. The model computes, but says ANSWER.
     #[arg(long, value_names = ["PROMPT", "ANSWER"], num_args = 2)]
     replay: Vec<PathBuf>,
+    /// Instead of all that: ask the running daemon, and say what the way over
+    /// D-Bus costs.
+    #[arg(long)]
+    over_dbus: bool,
+    /// The bus that daemon is on.
+    #[arg(
+        long,
+        value_enum,
+        default_value = "system",
+        env = "GPTOSS_BUS",
+        requires = "over_dbus"
+    )]
+    bus: BusName,
     /// Draw tokens per second against depth.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -142,6 +157,17 @@ impl Test {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     if !args.replay.is_empty() {
         return run_replay(global, &args);
+    }
+    if args.over_dbus {
+        let first = |numbers: &[usize]| numbers.first().copied().unwrap_or_default();
+        let plan = over_dbus::Plan {
+            model: &args.model,
+            bus: args.bus,
+            prompt: first(&args.n_prompt),
+            generate: first(&args.n_gen).max(1),
+            repetitions: args.repetitions,
+        };
+        return over_dbus::run(&plan, global.json);
     }
     let tests = tests(&args);
     let Some(needed) = tests.iter().map(Test::positions).max() else {
