@@ -195,6 +195,7 @@ async fn logprobs_come_with_their_text() {
     assert_eq!(ids, expected);
 }
 
+/// ollama#5253: who waits does not know for how long.
 #[tokio::test]
 async fn requests_are_served_in_order_and_know_their_place() {
     let script = r#"

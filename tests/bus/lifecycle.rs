@@ -176,6 +176,8 @@ async fn availability_says_what_is_and_why() {
     assert_eq!(provider, "simulated");
 }
 
+/// ollama#11790, ollama#13401: more memory than there is; ort#548: a library that
+/// is missing. Either is said, with the numbers and the name.
 #[tokio::test]
 async fn a_failed_load_has_its_reason() {
     for (reason, key, value) in [

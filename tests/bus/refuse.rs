@@ -85,6 +85,7 @@ async fn unknown_keys_are_ignored() {
     assert!(count > 10);
 }
 
+/// llama.cpp#19051, llama.cpp#24097: a schema is not enforced, silently.
 #[tokio::test]
 async fn what_cannot_be_enforced_is_refused() {
     let daemon = Daemon::start("");
@@ -118,6 +119,7 @@ async fn an_unknown_model_is_named() {
     assert_eq!(refusal(counted).0, "ModelNotInstalled");
 }
 
+/// ollama#17427, ollama#8099: a prompt is cut to fit, silently.
 #[tokio::test]
 async fn a_prompt_that_does_not_fit_is_an_error_with_both_counts() {
     let daemon = Daemon::start("context-window = 300");
