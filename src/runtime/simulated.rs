@@ -36,12 +36,15 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::engine::{
-    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
+    Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Wanted,
 };
 
 pub(crate) use vocabulary::encode;
 use vocabulary::special;
 pub use vocabulary::{VOCAB_SIZE, tokenizer_json};
+
+/// Tokens of a block, for the numbers.
+const BLOCK: usize = 64;
 
 /// Why a script cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -449,6 +452,14 @@ impl Backend for SimulatedBackend {
             values: &self.logits,
             vocab_size: VOCAB_SIZE,
         })
+    }
+
+    fn cache_use(&self) -> CacheUse {
+        let blocks = |dialogue: &Dialogue| dialogue.tokens.len().div_ceil(BLOCK);
+        CacheUse {
+            used: self.sequences.values().map(blocks).sum(),
+            total: self.info.sequences * self.info.context_window.div_ceil(BLOCK),
+        }
     }
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {
