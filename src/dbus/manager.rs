@@ -177,17 +177,17 @@ fn describe_model(model: ModelSummary) -> HashMap<String, OwnedVariant> {
 
 fn describe_availability(now: Availability) -> (String, HashMap<String, OwnedVariant>) {
     let state = now.state().to_owned();
-    let details = match now {
-        Availability::Idle => vec![],
-        Availability::Ready { model } => vec![entry("model", model)],
+    let reason = now.reason();
+    let mut details = match now {
+        Availability::Idle(_) => vec![],
+        Availability::Ready { model, slow } => {
+            vec![entry("model", model), entry("slow", slow)]
+        }
         Availability::Loading { model, progress } => {
             vec![entry("model", model), entry("progress", progress)]
         }
         Availability::Unavailable(why) => {
-            let mut details = vec![
-                entry("reason", why.reason()),
-                entry("message", why.to_string()),
-            ];
+            let mut details = vec![entry("message", why.to_string())];
             match why {
                 Unavailable::NoRuntime { library, .. } => details.push(entry("library", library)),
                 Unavailable::NotEnoughMemory { need, have } => {
@@ -196,11 +196,15 @@ fn describe_availability(now: Availability) -> (String, HashMap<String, OwnedVar
                 Unavailable::SelfTestFailed { provider, .. } => {
                     details.push(entry("provider", provider));
                 }
+                Unavailable::Paused(pause) => details.push(entry("why", pause.why())),
                 Unavailable::NoModel(_) | Unavailable::Failed(_) => {}
             }
             details
         }
     };
+    if !reason.is_empty() {
+        details.push(entry("reason", reason));
+    }
     (state, details.into_iter().flatten().collect())
 }
 

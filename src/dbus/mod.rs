@@ -42,7 +42,7 @@ use self::admin::Admin;
 use self::clients::Clients;
 use self::manager::Manager;
 use self::shared::Shared;
-use crate::session::{Availability, ModelHost, Quota};
+use crate::session::{Availability, ModelHost, Quota, Unavailable};
 
 /// The well-known name.
 pub const NAME: &str = "org.gptoss.Daemon1";
@@ -142,8 +142,8 @@ async fn announce(connection: Connection, host: Arc<ModelHost>) {
     let mut availability = host.watch_availability();
     let mut provider = host.watch_provider();
     let shown = |a: &Availability| match a {
-        Availability::Unavailable(why) => (a.state(), why.reason()),
-        _ => (a.state(), ""),
+        Availability::Unavailable(Unavailable::Paused(pause)) => (a.state(), pause.why()),
+        _ => (a.state(), a.reason()),
     };
     let mut last = shown(&availability.borrow_and_update());
     let server = connection.object_server();

@@ -10,6 +10,8 @@
 //! sequences = 1                 # requests computed together
 //! load-delay-ms = 0             # how long loading takes
 //! load-failure = "no-runtime"   # or not-enough-memory, self-test-failed: loading fails
+//! on-device = false             # as if it computed on a device that sleep takes away
+//! fails-after-sleep = false     # as if the provider computed nonsense after it
 //!
 //! [[answers]]                   # the first that matches the last message wins
 //! when = "weather"              # a part of it; without `when` it always matches
@@ -95,6 +97,10 @@ pub struct Script {
     pub load_delay_ms: u64,
     /// How loading fails, if it does.
     pub load_failure: Option<LoadFailure>,
+    /// Whether it stands for a device whose memory a sleeping machine loses.
+    pub on_device: bool,
+    /// Whether the provider fails its self-test after the machine slept.
+    pub fails_after_sleep: bool,
     /// What it answers; echoes the prompt where nothing matches.
     pub answers: Vec<Answer>,
 }
@@ -108,6 +114,8 @@ impl Default for Script {
             sequences: 1,
             load_delay_ms: 0,
             load_failure: None,
+            on_device: false,
+            fails_after_sleep: false,
             answers: Vec::new(),
         }
     }
