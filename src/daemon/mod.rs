@@ -2,6 +2,7 @@
 
 mod arguments;
 mod installed;
+mod logging;
 mod logind;
 mod machine;
 mod notify;
@@ -19,6 +20,7 @@ use tokio::task::JoinHandle;
 
 use self::arguments::Arguments;
 use self::installed::StoreLoader;
+use self::logging::Logging;
 use self::simulated::SimulatedLoader;
 use crate::config::{self, Config, Load, OnPressure};
 use crate::dbus::{Bus, NAME, Parts, Service};
@@ -36,8 +38,8 @@ const EXIT_USAGE: u8 = 2;
 /// Entry point of `gptossd`.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr();
-    match run(arguments) {
+    let log = Logging::start();
+    match run(arguments, log) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -46,24 +48,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Logs go to stderr, where the journal takes them. Prompts and answers are
-/// never logged; the bus library, which could log whole messages, is held to
-/// warnings whatever `GPTOSS_LOG` says.
-fn log_to_stderr() {
-    let filter = std::env::var("GPTOSS_LOG").unwrap_or_else(|_| "info".into());
-    let filter = tracing_subscriber::EnvFilter::new(format!("{filter},zbus=warn"));
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match std::env::var_os("JOURNAL_STREAM") {
-        // The journal has its own clock and no colours.
-        Some(_) => logger.without_time().with_ansi(false).init(),
-        None => logger.init(),
-    }
-}
-
-fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let config = config::files(arguments.scope(), arguments.config.as_deref())
         .and_then(|files| Ok((Config::load(&files)?, files)));
     let (config, files) = match config {
@@ -94,7 +79,7 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
         .enable_all()
         .build()?;
     let host = ModelHost::new(loader, engine);
-    let result = runtime.block_on(serve(arguments.bus.into(), &config, host));
+    let result = runtime.block_on(serve(arguments.bus.into(), &config, host, log));
     // A load that hangs in a file system must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -121,13 +106,14 @@ async fn serve(
     bus: Bus,
     config: &Config,
     host: Arc<ModelHost>,
+    log: Arc<Logging>,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
     // Found out before anyone looks, so that the first change is a change.
     host.availability().await;
-    let parts = parts(bus, config, &host);
+    let parts = parts(bus, config, &host, log);
     let service = Service::start(parts).await;
     let service = service.map_err(|e| format!("cannot connect to the {} bus: {e}", bus.name()))?;
     if !service.request_name().await? {
@@ -153,7 +139,7 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-fn parts(bus: Bus, config: &Config, host: &Arc<ModelHost>) -> Parts {
+fn parts(bus: Bus, config: &Config, host: &Arc<ModelHost>, log: Arc<Logging>) -> Parts {
     Parts {
         bus,
         host: Arc::clone(host),
@@ -165,6 +151,7 @@ fn parts(bus: Bus, config: &Config, host: &Arc<ModelHost>) -> Parts {
         session_idle: Duration::from_secs(config.limits.session_idle_seconds),
         prompt_bytes: config.limits.prompt_bytes,
         spool_bytes: config.limits.spool_bytes,
+        log,
     }
 }
 

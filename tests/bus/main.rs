@@ -9,6 +9,7 @@ mod generate;
 mod harness;
 mod interface;
 mod lifecycle;
+mod log;
 mod machine;
 mod nano;
 mod overhead;
