@@ -5,6 +5,7 @@ mod installed;
 mod logging;
 mod logind;
 mod machine;
+mod metrics;
 mod notify;
 mod pressure;
 mod simulated;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use self::arguments::Arguments;
 use self::installed::StoreLoader;
 use self::logging::Logging;
+use self::metrics::TextFile;
 use self::simulated::SimulatedLoader;
 use crate::config::{self, Config, Load, OnPressure};
 use crate::dbus::{Bus, NAME, Parts, Service};
@@ -123,6 +125,13 @@ async fn serve(
     notify::ready();
     tracing::info!("ready as {NAME}");
     let background = background(config, &host, hangup);
+    let metrics = config.metrics.textfile.clone();
+    let metrics = metrics.map(|path| Arc::new(TextFile::new(path, Arc::clone(&host))));
+    let written = metrics.as_ref().map(|file| {
+        let interval = Duration::from_secs(config.metrics.interval_seconds);
+        let file = Arc::clone(file);
+        tokio::spawn(async move { file.keep(interval).await })
+    });
     let lost = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
@@ -132,7 +141,15 @@ async fn serve(
     tracing::info!("stopping");
     host.stop();
     service.stop(PATIENCE).await;
-    background.iter().for_each(JoinHandle::abort);
+    background
+        .iter()
+        .chain(&written)
+        .for_each(|task| task.abort());
+    if let Some(file) = metrics
+        && let Err(error) = file.write().await
+    {
+        tracing::warn!("the last numbers are not written: {error}");
+    }
     if lost {
         return Err("the bus closed the connection".into());
     }

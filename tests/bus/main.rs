@@ -11,6 +11,7 @@ mod interface;
 mod lifecycle;
 mod log;
 mod machine;
+mod metrics;
 mod nano;
 mod overhead;
 mod pressure;
