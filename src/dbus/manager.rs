@@ -11,16 +11,18 @@ use super::decode::{self, Dictionary};
 use super::error::Error;
 use super::session;
 use super::shared::Shared;
+use crate::engine::Owner;
 use crate::session::{
     Availability, Failure, Generation, ModelSummary, Options, Prompt, ProviderInfo, Session,
     Unavailable, count_tokens,
 };
 
 /// What this daemon can do, beyond the interface itself.
-const FEATURES: [&str; 19] = [
+const FEATURES: [&str; 20] = [
     "generate",
     "count-tokens",
     "prewarm",
+    "prewarm-messages",
     "cancel",
     "queue-position",
     "reasoning-effort",
@@ -143,18 +145,41 @@ impl Manager {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// Loads the model without waiting for it.
+    /// Loads the model and, where there are `messages`, computes what a prompt
+    /// that begins with them needs, in the background. Waits for neither.
     async fn prewarm(
         &self,
         options: Dictionary,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        self.0.authorise(Right::Use, &header, connection).await?;
-        let model = self.0.resolve(&decode::options(&options)?).await?;
+        let client = self.0.authorise(Right::Use, &header, connection).await?;
+        let messages = decode::prepared(&options)?;
+        let options = decode::options(&options)?;
+        let model = self.0.resolve(&options).await?;
         let host = Arc::clone(&self.0.parts.host);
-        // What goes wrong is in `Availability`.
-        tokio::spawn(async move { drop(host.acquire(&model).await) });
+        let Some(messages) = messages else {
+            // What goes wrong is in `Availability`.
+            tokio::spawn(async move { drop(host.acquire(&model).await) });
+            return Ok(());
+        };
+        let options = Options {
+            priority: Some("background".into()),
+            max_output_tokens: Some(1),
+            ..options
+        };
+        let prompt = Prompt::new(messages, &options, self.0.parts.prompt_bytes)?;
+        let place = Arc::new(self.0.parts.quota.request(Owner(client.uid))?);
+        let mut generation = Generation::start(host, model, prompt, place, None);
+        let mut presence = client.presence;
+        tokio::spawn(async move {
+            // The one token that must be asked for is nobody's.
+            let computed = async { while generation.next().await.is_some() {} };
+            tokio::select! {
+                _ = presence.changed() => {}
+                () = computed => {}
+            }
+        });
         Ok(())
     }
 }
