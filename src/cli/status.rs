@@ -101,7 +101,13 @@ fn for_people(status: &Value) -> String {
             let (reason, message) = (text("/availability/reason"), text("/availability/message"));
             out += &format!(" ({reason}): {message}");
         }
-        "idle" => out += " (a model is loaded with the first prompt)",
+        "ready" if !text("/availability/reason").is_empty() => {
+            out += &format!(" (slow: {})", text("/availability/reason"));
+        }
+        "idle" => match text("/availability/reason") {
+            "" => out += " (a model is loaded with the first prompt)",
+            reason => out += &format!(" (unloaded: {reason}; the next prompt loads a model)"),
+        },
         _ => {}
     }
     out += "\n";
@@ -141,5 +147,15 @@ mod tests {
         assert!(text.contains("unavailable (no-model): pull one"), "{text}");
         assert!(text.contains("not on cuda: no driver"), "{text}");
         assert!(text.contains("gptoss-ctl pull 20b"), "{text}");
+    }
+
+    #[test]
+    fn people_read_what_became_of_the_model() {
+        let mut status = json!({"availability": {"state": "idle", "reason": "memory-pressure"}});
+        let text = for_people(&status);
+        assert!(text.contains("unloaded: memory-pressure"), "{text}");
+        status = json!({"availability": {"state": "ready", "reason": "battery"}});
+        let text = for_people(&status);
+        assert!(text.contains("ready (slow: battery)"), "{text}");
     }
 }

@@ -31,7 +31,8 @@ pub trait Manager {
         options: &HashMap<&str, &Variant<'_>>,
     ) -> zbus::Result<u32>;
 
-    /// Loads the model without waiting for it.
+    /// Loads the model, and computes what `messages` need where there are some,
+    /// without waiting for it.
     fn prewarm(&self, options: &HashMap<&str, &Variant<'_>>) -> zbus::Result<()>;
 
     /// The daemon's version.

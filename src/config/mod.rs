@@ -18,7 +18,12 @@ mod settings;
 
 use std::path::{Path, PathBuf};
 
-pub use settings::{Config, Limits, Load, Model, Runtime};
+use toml::de::DeTable;
+
+use settings::OutOfRange;
+pub use settings::{
+    Config, Limits, Load, Memory, Metrics, Model, OnBattery, OnPressure, Power, Runtime,
+};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -31,23 +36,13 @@ pub enum ConfigError {
         /// The operating system's reason.
         source: std::io::Error,
     },
-    /// Not TOML, an unknown key or a value of the wrong kind.
+    /// Not TOML, an unknown key or a value that is not what its key takes.
     #[error("{path}: {reason}")]
     Invalid {
         /// The file.
         path: PathBuf,
         /// What is wrong, with its line.
         reason: String,
-    },
-    /// A value out of its range.
-    #[error("{key} is {value}, it must be {range}")]
-    Range {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// What it may be.
-        range: &'static str,
     },
 }
 
@@ -133,19 +128,39 @@ impl Config {
             };
             // Each file must make sense alone, so that the message can name
             // the file and the line.
-            toml::from_str::<Config>(&text)
-                .map_err(invalid)?
-                .validate()?;
+            let alone: Config = toml::from_str(&text).map_err(invalid)?;
+            alone.validate().map_err(|wrong| ConfigError::Invalid {
+                path: path.clone(),
+                reason: locate(&wrong, &text),
+            })?;
             let table = toml::from_str(&text).map_err(invalid)?;
             merge(&mut merged, table);
         }
-        let config: Config = merged.try_into().map_err(|error| ConfigError::Invalid {
+        // Every value has passed in its own file, and so do all together.
+        merged.try_into().map_err(|error| ConfigError::Invalid {
             path: "the settings together".into(),
             reason: explain(&error),
-        })?;
-        config.validate()?;
-        Ok(config)
+        })
     }
+}
+
+/// A value out of its range, with its line.
+fn locate(wrong: &OutOfRange, text: &str) -> String {
+    let OutOfRange { key, value, range } = wrong;
+    let message = format!("{key} is {value}, it must be {range}");
+    match line_of(key, text) {
+        Some(line) => format!("line {line}: {message}"),
+        None => message,
+    }
+}
+
+/// The line of a key, `table.key`, in a text that is valid.
+fn line_of(key: &str, text: &str) -> Option<usize> {
+    let (table, key) = key.split_once('.')?;
+    let root = DeTable::parse(text).ok()?;
+    let value = root.get_ref().get(table)?.get_ref().get(key)?;
+    let before = text.get(..value.span().start)?;
+    Some(before.matches('\n').count() + 1)
 }
 
 /// Overwrites `base` with `over`, table by table.
@@ -173,32 +188,12 @@ fn explain(error: &toml::de::Error) -> String {
     let Some(given) = names.next() else {
         return text.to_owned();
     };
-    let near = names.min_by_key(|name| distance(given, name));
-    match near.filter(|name| distance(given, name) <= given.len().div_ceil(2)) {
+    let distance = |name: &str| strsim::damerau_levenshtein(given, name);
+    let near = names.min_by_key(|name| distance(name));
+    match near.filter(|name| distance(name) <= given.len().div_ceil(2)) {
         Some(name) => format!("{text}\ndid you mean `{name}`?"),
         None => text.to_owned(),
     }
-}
-
-/// Levenshtein's.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (y, cell) in b.iter().zip(row.iter_mut().skip(1)) {
-            let above = *cell;
-            let changed = diagonal + usize::from(x != *y);
-            left = changed.min(above + 1).min(left + 1);
-            diagonal = above;
-            *cell = left;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::ConfigError;
-
 /// All settings of `gptossd`.
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -16,6 +14,12 @@ pub struct Config {
     pub runtime: Runtime,
     /// What one user, and all together, may have.
     pub limits: Limits,
+    /// What becomes of requests on battery.
+    pub power: Power,
+    /// What becomes of memory that others need.
+    pub memory: Memory,
+    /// Numbers for a monitoring system.
+    pub metrics: Metrics,
 }
 
 /// `[model]`
@@ -121,73 +125,175 @@ impl Default for Limits {
     }
 }
 
+/// `[power]`
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Power {
+    /// What the model does while the machine runs on battery.
+    pub on_battery: OnBattery,
+}
+
+/// `power.on-battery`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnBattery {
+    /// The same as ever.
+    #[default]
+    Run,
+    /// Background requests wait; the others are computed with as much rest as
+    /// work.
+    Slow,
+    /// What runs halts until the power is back, new requests are refused.
+    Pause,
+}
+
+/// `[memory]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Memory {
+    /// What is given back when the system is short of memory.
+    pub on_pressure: OnPressure,
+    /// Seconds that memory must have been short for before the model is
+    /// unloaded.
+    pub pressure_seconds: u64,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            on_pressure: OnPressure::Unload,
+            pressure_seconds: 10,
+        }
+    }
+}
+
+/// `memory.on-pressure`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnPressure {
+    /// What is kept for prompts to come, then the model, if nobody uses it.
+    #[default]
+    Unload,
+    /// What is kept for prompts to come.
+    DropCaches,
+    /// Nothing.
+    Ignore,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Metrics {
+    /// File for the textfile collector of Prometheus' node_exporter; none where
+    /// unset. The service may write there only if its unit lets it.
+    pub textfile: Option<PathBuf>,
+    /// Seconds between two versions of it.
+    pub interval_seconds: u64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            textfile: None,
+            interval_seconds: 15,
+        }
+    }
+}
+
 /// Most requests computed together: beyond, nobody's answer moves any more.
 const MOST_PARALLEL: usize = 64;
 
+/// A value that is not what its key takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct OutOfRange {
+    /// The key, its table first.
+    pub key: &'static str,
+    /// Its value.
+    pub value: String,
+    /// What it may be.
+    pub range: &'static str,
+}
+
+fn check(fits: bool, key: &'static str, value: impl ToString, range: &'static str) -> Checked {
+    match fits {
+        true => Ok(()),
+        false => Err(OutOfRange {
+            key,
+            value: value.to_string(),
+            range,
+        }),
+    }
+}
+
+type Checked = Result<(), OutOfRange>;
+
 impl Config {
     /// Checks the ranges.
-    pub(super) fn validate(&self) -> Result<(), ConfigError> {
-        let at_least = |key, value: usize, least: usize, range| match value >= least {
-            true => Ok(()),
-            false => Err(ConfigError::Range {
-                key,
-                value: value.to_string(),
-                range,
-            }),
-        };
-        let (model, limits) = (&self.model, &self.limits);
-        at_least("model.context", model.context, 128, "at least 128")?;
-        at_least("limits.queue", limits.queue, 1, "at least 1")?;
-        let per_user = limits.requests_per_user;
-        at_least("limits.requests-per-user", per_user, 1, "at least 1")?;
-        let tokens = limits.tokens_per_user;
-        at_least("limits.tokens-per-user", tokens, 1, "at least 1")?;
-        let sessions = limits.sessions_per_user;
-        at_least("limits.sessions-per-user", sessions, 1, "at least 1")?;
-        if limits.session_idle_seconds == 0 {
-            return Err(ConfigError::Range {
-                key: "limits.session-idle-seconds",
-                value: "0".into(),
-                range: "at least 1",
-            });
+    pub(super) fn validate(&self) -> Checked {
+        self.model.validate()?;
+        self.runtime.validate()?;
+        self.limits.validate()?;
+        let least = "at least 1";
+        let seconds = self.memory.pressure_seconds;
+        check(seconds > 0, "memory.pressure-seconds", seconds, least)?;
+        self.metrics.validate()
+    }
+}
+
+impl Model {
+    fn validate(&self) -> Checked {
+        let context = self.context;
+        check(context >= 128, "model.context", context, "at least 128")
+    }
+}
+
+impl Runtime {
+    fn validate(&self) -> Checked {
+        let threads = self.threads;
+        check(threads <= 1024, "runtime.threads", threads, "at most 1024")?;
+        let together = self.parallel;
+        let fits = (1..=MOST_PARALLEL).contains(&together);
+        check(fits, "runtime.parallel", together, "from 1 to 64")?;
+        let known = ["auto", "cuda", "coreml", "cpu"].contains(&self.provider.as_str());
+        let provider = format!("{:?}", self.provider);
+        let range = "auto, cuda, coreml or cpu";
+        check(known, "runtime.provider", provider, range)?;
+        let known = ["f16", "int8"].contains(&self.kv_cache.as_str());
+        let kv_cache = format!("{:?}", self.kv_cache);
+        check(known, "runtime.kv-cache", kv_cache, "f16 or int8")
+    }
+}
+
+impl Limits {
+    fn validate(&self) -> Checked {
+        for (key, value) in [
+            ("limits.queue", self.queue),
+            ("limits.requests-per-user", self.requests_per_user),
+            ("limits.tokens-per-user", self.tokens_per_user),
+            ("limits.sessions-per-user", self.sessions_per_user),
+            ("limits.prompt-bytes", self.prompt_bytes),
+        ] {
+            check(value > 0, key, value, "at least 1")?;
         }
-        let bytes = limits.prompt_bytes;
-        at_least("limits.prompt-bytes", bytes, 1, "at least 1")?;
+        let idle = self.session_idle_seconds;
+        check(idle > 0, "limits.session-idle-seconds", idle, "at least 1")?;
         // A line has up to 4096 bytes, and a few must fit.
-        let spool = limits.spool_bytes;
-        at_least("limits.spool-bytes", spool, 16384, "at least 16384")?;
-        let threads = self.runtime.threads;
-        if threads > 1024 {
-            return Err(ConfigError::Range {
-                key: "runtime.threads",
-                value: threads.to_string(),
-                range: "at most 1024",
-            });
-        }
-        let parallel = self.runtime.parallel;
-        if !(1..=MOST_PARALLEL).contains(&parallel) {
-            return Err(ConfigError::Range {
-                key: "runtime.parallel",
-                value: parallel.to_string(),
-                range: "from 1 to 64",
-            });
-        }
-        let provider = &self.runtime.provider;
-        if !["auto", "cuda", "coreml", "cpu"].contains(&provider.as_str()) {
-            return Err(ConfigError::Range {
-                key: "runtime.provider",
-                value: format!("{provider:?}"),
-                range: "auto, cuda, coreml or cpu",
-            });
-        }
-        let kv_cache = &self.runtime.kv_cache;
-        if !["f16", "int8"].contains(&kv_cache.as_str()) {
-            return Err(ConfigError::Range {
-                key: "runtime.kv-cache",
-                value: format!("{kv_cache:?}"),
-                range: "f16 or int8",
-            });
-        }
-        Ok(())
+        let (spool, range) = (self.spool_bytes, "at least 16384");
+        check(spool >= 16384, "limits.spool-bytes", spool, range)
+    }
+}
+
+impl Metrics {
+    fn validate(&self) -> Checked {
+        let seconds = self.interval_seconds;
+        let least = "at least 1";
+        check(seconds > 0, "metrics.interval-seconds", seconds, least)?;
+        let Some(file) = &self.textfile else {
+            return Ok(());
+        };
+        // The collector looks at no other files.
+        let fits = file.is_absolute() && file.extension().is_some_and(|e| e == "prom");
+        let range = "an absolute path that ends in .prom";
+        check(fits, "metrics.textfile", format!("{file:?}"), range)
     }
 }

@@ -62,6 +62,15 @@ fn wrong_kinds_and_ranges_are_errors() {
         ("[runtime]\nthreads = -1", "invalid value"),
         ("[runtime]\nparallel = 0", "from 1 to 64"),
         ("[runtime\n", "line 1"),
+        ("\n[power]\non-battery = \"fly\"", "line 3"),
+        ("[memory]\non-pressure = \"drop\"", "unknown variant"),
+        (
+            "[memory]\n\npressure-seconds = 0",
+            "line 3: memory.pressure-seconds is 0",
+        ),
+        ("[metrics]\ninterval-seconds = 0", "at least 1"),
+        ("[metrics]\ntextfile = \"a.prom\"", "an absolute path"),
+        ("[metrics]\ntextfile = \"/a.txt\"", "ends in .prom"),
     ] {
         let message = load(&[("a.toml", text)]).unwrap_err().to_string();
         assert!(message.contains(needle), "{text}: {message}");
@@ -109,9 +118,59 @@ fn a_named_file_is_the_only_one_and_must_exist() {
 }
 
 #[test]
-fn distances() {
-    assert_eq!(distance("context", "context"), 0);
-    assert_eq!(distance("contxt", "context"), 1);
-    assert_eq!(distance("kitten", "sitting"), 3);
-    assert_eq!(distance("", "abc"), 3);
+fn a_value_out_of_its_range_is_an_error_with_file_and_line() {
+    let error = load(&[
+        ("a.toml", "[model]\ncontext = 1024"),
+        ("b.toml", "# ours\n[limits]\nspool-bytes = 1\n"),
+    ]);
+    let message = error.unwrap_err().to_string();
+    assert!(message.contains("b.toml"), "{message}");
+    assert!(
+        message.contains("line 3: limits.spool-bytes is 1"),
+        "{message}"
+    );
+}
+
+/// The names that the parser expects instead of one it does not know.
+fn expected_names(table: &str) -> Vec<String> {
+    let error = toml::from_str::<Config>(&format!("{table}\n\"?\" = 1")).unwrap_err();
+    let message = error.message();
+    let names = message.split('`').skip(3).step_by(2);
+    let names: Vec<_> = names.map(str::to_owned).collect();
+    assert!(!names.is_empty(), "{message}");
+    names
+}
+
+#[test]
+fn the_example_has_every_setting_with_its_default() {
+    let example = include_str!("../../packaging/gptossd.toml");
+    let setting = |line: &&str| {
+        let text = line.strip_prefix('#').unwrap_or(line);
+        text.starts_with(|c: char| c.is_ascii_lowercase() || c == '[')
+    };
+    let settings = example.lines().filter(setting);
+    let settings = settings.map(|line| line.strip_prefix('#').unwrap_or(line));
+    let text = settings.collect::<Vec<_>>().join("\n");
+    let mut config: Config = toml::from_str(&text).unwrap();
+    config.validate().unwrap();
+    // Examples of what is unset by default.
+    assert!(config.model.default.take().is_some());
+    assert!(config.runtime.library.take().is_some());
+    assert!(config.metrics.textfile.take().is_some());
+    assert_eq!(config, Config::default());
+
+    let written: toml::Table = toml::from_str(&text).unwrap();
+    for table in expected_names("") {
+        let known = expected_names(&format!("[{table}]"));
+        let written = written[&table].as_table().unwrap();
+        for key in known {
+            assert!(written.contains_key(&key), "{table}.{key} is not there");
+        }
+    }
+    let commented: Config = toml::from_str(example).unwrap();
+    assert_eq!(
+        commented,
+        Config::default(),
+        "as it stands it changes nothing"
+    );
 }

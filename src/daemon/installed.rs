@@ -9,7 +9,9 @@ use gptoss_onnx::kernels::attention::Precision;
 use crate::config::Config;
 use crate::harmony::Tokenizer;
 use crate::model::{Installed, Store, StoreError};
-use crate::runtime::{self, Options, OrtBackend, ProviderChoice, ProviderReport, RuntimeError};
+use crate::runtime::{
+    self, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, RuntimeError,
+};
 use crate::session::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
 
 /// Exports that can be run, best first.
@@ -193,6 +195,15 @@ impl Loader for StoreLoader {
         Ok(self.context.min(shape.max_position_embeddings))
     }
 
+    fn prove_again(&self) -> Result<(), Unavailable> {
+        let chosen = self.chosen.lock();
+        let before = chosen.unwrap_or_else(PoisonError::into_inner).take();
+        match before {
+            Some(_) => self.provider().map(drop),
+            None => Ok(()),
+        }
+    }
+
     fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable> {
         let installed = self.find(model)?;
         let target = target(&installed)?;
@@ -222,6 +233,7 @@ impl Loader for StoreLoader {
                     .map(|(p, why)| (p.to_string(), why.clone()))
                     .collect(),
             },
+            on_device: report.provider != Provider::Cpu,
         })
     }
 }

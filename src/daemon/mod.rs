@@ -2,8 +2,14 @@
 
 mod arguments;
 mod installed;
+mod logging;
+mod logind;
+mod machine;
+mod metrics;
 mod notify;
+mod pressure;
 mod simulated;
+mod upower;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,16 +17,19 @@ use std::time::Duration;
 
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
 
 use self::arguments::Arguments;
 use self::installed::StoreLoader;
+use self::logging::Logging;
+use self::metrics::TextFile;
 use self::simulated::SimulatedLoader;
-use crate::config::{self, Config, Load};
+use crate::config::{self, Config, Load, OnPressure};
 use crate::dbus::{Bus, NAME, Parts, Service};
 use crate::engine::EngineSettings;
 use crate::model::Store;
 use crate::runtime::simulated::Script;
-use crate::session::{Loader, ModelHost, Quota, QuotaLimits};
+use crate::session::{Availability, Loader, ModelHost, Quota, QuotaLimits, Unloaded};
 
 /// How long readers have to take their last event when the daemon stops.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -31,8 +40,8 @@ const EXIT_USAGE: u8 = 2;
 /// Entry point of `gptossd`.
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
-    log_to_stderr();
-    match run(arguments) {
+    let log = Logging::start();
+    match run(arguments, log) {
         Ok(code) => code,
         Err(error) => {
             tracing::error!("{error}");
@@ -41,24 +50,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Logs go to stderr, where the journal takes them. Prompts and answers are
-/// never logged; the bus library, which could log whole messages, is held to
-/// warnings whatever `GPTOSS_LOG` says.
-fn log_to_stderr() {
-    let filter = std::env::var("GPTOSS_LOG").unwrap_or_else(|_| "info".into());
-    let filter = tracing_subscriber::EnvFilter::new(format!("{filter},zbus=warn"));
-    let logger = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false);
-    match std::env::var_os("JOURNAL_STREAM") {
-        // The journal has its own clock and no colours.
-        Some(_) => logger.without_time().with_ansi(false).init(),
-        None => logger.init(),
-    }
-}
-
-fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
+fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let config = config::files(arguments.scope(), arguments.config.as_deref())
         .and_then(|files| Ok((Config::load(&files)?, files)));
     let (config, files) = match config {
@@ -88,7 +80,8 @@ fn run(arguments: Arguments) -> Result<ExitCode, Box<dyn std::error::Error>> {
         .thread_name("bus")
         .enable_all()
         .build()?;
-    let result = runtime.block_on(serve(arguments.bus.into(), &config, engine, loader));
+    let host = ModelHost::new(loader, engine);
+    let result = runtime.block_on(serve(arguments.bus.into(), &config, host, log));
     // A load that hangs in a file system must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
@@ -114,27 +107,15 @@ fn loader(
 async fn serve(
     bus: Bus,
     config: &Config,
-    engine: EngineSettings,
-    loader: Arc<dyn Loader>,
+    host: Arc<ModelHost>,
+    log: Arc<Logging>,
 ) -> Result<ExitCode, Box<dyn std::error::Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let hangup = signal(SignalKind::hangup())?;
-    let host = ModelHost::new(loader, engine);
     // Found out before anyone looks, so that the first change is a change.
     host.availability().await;
-    let parts = Parts {
-        bus,
-        host: Arc::clone(&host),
-        quota: Quota::new(QuotaLimits {
-            requests_per_user: config.limits.requests_per_user,
-            tokens_per_user: config.limits.tokens_per_user,
-            sessions_per_user: config.limits.sessions_per_user,
-        }),
-        session_idle: Duration::from_secs(config.limits.session_idle_seconds),
-        prompt_bytes: config.limits.prompt_bytes,
-        spool_bytes: config.limits.spool_bytes,
-    };
+    let parts = parts(bus, config, &host, log);
     let service = Service::start(parts).await;
     let service = service.map_err(|e| format!("cannot connect to the {} bus: {e}", bus.name()))?;
     if !service.request_name().await? {
@@ -143,15 +124,14 @@ async fn serve(
     }
     notify::ready();
     tracing::info!("ready as {NAME}");
-    if config.model.load == Load::Start {
-        tokio::spawn(load_default(Arc::clone(&host)));
-    }
-    if config.model.unload_idle_seconds > 0 {
-        let after = Duration::from_secs(config.model.unload_idle_seconds);
-        tokio::spawn(Arc::clone(&host).unload_when_idle(after));
-    }
-    tokio::spawn(rescan(hangup, Arc::clone(&host)));
-    let watchdog = tokio::spawn(notify::watchdog(Arc::clone(&host)));
+    let background = background(config, &host, hangup);
+    let metrics = config.metrics.textfile.clone();
+    let metrics = metrics.map(|path| Arc::new(TextFile::new(path, Arc::clone(&host))));
+    let written = metrics.as_ref().map(|file| {
+        let interval = Duration::from_secs(config.metrics.interval_seconds);
+        let file = Arc::clone(file);
+        tokio::spawn(async move { file.keep(interval).await })
+    });
     let lost = tokio::select! {
         _ = terminate.recv() => false,
         _ = interrupt.recv() => false,
@@ -161,11 +141,58 @@ async fn serve(
     tracing::info!("stopping");
     host.stop();
     service.stop(PATIENCE).await;
-    watchdog.abort();
+    background
+        .iter()
+        .chain(&written)
+        .for_each(|task| task.abort());
+    if let Some(file) = metrics
+        && let Err(error) = file.write().await
+    {
+        tracing::warn!("the last numbers are not written: {error}");
+    }
     if lost {
         return Err("the bus closed the connection".into());
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn parts(bus: Bus, config: &Config, host: &Arc<ModelHost>, log: Arc<Logging>) -> Parts {
+    Parts {
+        bus,
+        host: Arc::clone(host),
+        quota: Quota::new(QuotaLimits {
+            requests_per_user: config.limits.requests_per_user,
+            tokens_per_user: config.limits.tokens_per_user,
+            sessions_per_user: config.limits.sessions_per_user,
+        }),
+        session_idle: Duration::from_secs(config.limits.session_idle_seconds),
+        prompt_bytes: config.limits.prompt_bytes,
+        spool_bytes: config.limits.spool_bytes,
+        log,
+    }
+}
+
+/// What goes on beside the bus, to be aborted at the end.
+fn background(config: &Config, host: &Arc<ModelHost>, hangup: Signal) -> Vec<JoinHandle<()>> {
+    let host = || Arc::clone(host);
+    let mut tasks = vec![
+        tokio::spawn(rescan(hangup, host())),
+        tokio::spawn(notify::watchdog(host())),
+        tokio::spawn(machine::follow(host(), config.power.on_battery)),
+    ];
+    if config.model.load == Load::Start {
+        tasks.push(tokio::spawn(keep_loaded(host())));
+    }
+    if config.model.unload_idle_seconds > 0 {
+        let after = Duration::from_secs(config.model.unload_idle_seconds);
+        tasks.push(tokio::spawn(host().unload_when_idle(after)));
+    }
+    if config.memory.on_pressure != OnPressure::Ignore {
+        let interval = Duration::from_secs(config.memory.pressure_seconds);
+        let relief = pressure::relieve(host(), config.memory.on_pressure, interval);
+        tasks.push(tokio::spawn(relief));
+    }
+    tasks
 }
 
 /// SIGHUP: looks at the store again, so that whoever watches hears of a model
@@ -177,10 +204,23 @@ async fn rescan(mut hangup: Signal, host: Arc<ModelHost>) {
     }
 }
 
-async fn load_default(host: Arc<ModelHost>) {
-    match host.resolve(None).await {
-        // Kept resident by the host; a failed load has logged itself.
-        Ok(model) => drop(host.acquire(&model).await),
-        Err(why) => tracing::warn!("nothing to load: {why}"),
+/// Loads the default model, and again after a sleep that took it away.
+async fn keep_loaded(host: Arc<ModelHost>) {
+    let mut availability = host.watch_availability();
+    let gone = Availability::Idle(Some(Unloaded::Sleep));
+    loop {
+        match host.resolve(None).await {
+            // Kept resident by the host; a failed load has logged itself.
+            Ok(model) => drop(host.acquire(&model).await),
+            Err(why) => tracing::warn!("nothing to load: {why}"),
+        }
+        loop {
+            if availability.changed().await.is_err() {
+                return;
+            }
+            if *availability.borrow_and_update() == gone {
+                break;
+            }
+        }
     }
 }

@@ -69,6 +69,16 @@ impl Loader for SimulatedLoader {
         Ok(self.script.context_window)
     }
 
+    fn prove_again(&self) -> Result<(), Unavailable> {
+        match self.script.fails_after_sleep {
+            true => Err(Unavailable::SelfTestFailed {
+                provider: "simulated".into(),
+                message: "the script says so".into(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     fn load(
         &self,
         _model: &str,
@@ -88,6 +98,7 @@ impl Loader for SimulatedLoader {
                 name: "simulated".into(),
                 rejected: Vec::new(),
             },
+            on_device: self.script.on_device,
         })
     }
 }

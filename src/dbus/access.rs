@@ -90,10 +90,14 @@ impl Access {
         }
     }
 
+    /// Whether the daemon is this user's: root's or its own.
+    pub fn owns(&self, uid: u32) -> bool {
+        uid == self.own || (uid == 0 && self.bus == Bus::System)
+    }
+
     fn rule(&self, uid: u32) -> Rule {
         match self.bus {
-            _ if uid == self.own => Rule::Allowed,
-            Bus::System if uid == 0 => Rule::Allowed,
+            _ if self.owns(uid) => Rule::Allowed,
             Bus::System => Rule::Ask,
             Bus::Session => Rule::Denied("this gptossd serves the user who started it alone"),
         }

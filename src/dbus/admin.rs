@@ -94,7 +94,9 @@ impl Admin {
     ) -> Result<HashMap<String, OwnedVariant>, Error> {
         self.authorise(&header, connection).await?;
         let (parts, clients) = (&self.0.parts, &self.0.clients);
-        let engine = parts.host.statistics().unwrap_or_default();
+        let engine = parts.host.statistics();
+        let first_token = parts.host.outcomes().first_token;
+        let millis = u64::try_from(first_token.sum.as_millis()).unwrap_or(u64::MAX);
         let numbers = [
             ("uptime-seconds", self.0.started.elapsed().as_secs()),
             ("clients", clients.count() as u64),
@@ -113,6 +115,10 @@ impl Admin {
             ("prefill-ms", engine.prefill_us / 1000),
             ("decode-ms", engine.decode_us / 1000),
             ("compute-ms", engine.forward_us / 1000),
+            ("first-tokens", first_token.count),
+            ("first-token-ms", millis),
+            ("cache-blocks", engine.cache.total as u64),
+            ("cache-blocks-used", engine.cache.used as u64),
         ];
         let model = Variant::from(parts.host.loaded_model()).try_into_owned();
         let mut stats = HashMap::from([("model".to_owned(), model?)]);

@@ -147,6 +147,20 @@ pub fn messages(messages: &[Dictionary]) -> Result<Vec<MessageParts>, Error> {
     parts.collect()
 }
 
+/// Reads the option `messages`, for who prepares a conversation.
+pub fn prepared(entries: &Dictionary) -> Result<Option<Vec<MessageParts>>, Error> {
+    let reader = Reader {
+        what: "option".into(),
+        entries,
+    };
+    let read = |value: &Variant<'_>| {
+        let value = value.try_clone().ok()?;
+        Vec::<Dictionary>::try_from(value).ok()
+    };
+    let found = reader.get("messages", "aa{sv}", read)?;
+    found.map(|found| messages(&found)).transpose()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

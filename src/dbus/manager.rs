@@ -11,16 +11,18 @@ use super::decode::{self, Dictionary};
 use super::error::Error;
 use super::session;
 use super::shared::Shared;
+use crate::engine::Owner;
 use crate::session::{
     Availability, Failure, Generation, ModelSummary, Options, Prompt, ProviderInfo, Session,
     Unavailable, count_tokens,
 };
 
 /// What this daemon can do, beyond the interface itself.
-const FEATURES: [&str; 20] = [
+const FEATURES: [&str; 21] = [
     "generate",
     "count-tokens",
     "prewarm",
+    "prewarm-messages",
     "cancel",
     "queue-position",
     "reasoning-effort",
@@ -144,18 +146,41 @@ impl Manager {
         Ok(u32::try_from(count).unwrap_or(u32::MAX))
     }
 
-    /// Loads the model without waiting for it.
+    /// Loads the model and, where there are `messages`, computes what a prompt
+    /// that begins with them needs, in the background. Waits for neither.
     async fn prewarm(
         &self,
         options: Dictionary,
         #[zbus(header)] header: Header<'_>,
         #[zbus(connection)] connection: &Connection,
     ) -> Result<(), Error> {
-        self.0.authorise(Right::Use, &header, connection).await?;
-        let model = self.0.resolve(&decode::options(&options)?).await?;
+        let client = self.0.authorise(Right::Use, &header, connection).await?;
+        let messages = decode::prepared(&options)?;
+        let options = decode::options(&options)?;
+        let model = self.0.resolve(&options).await?;
         let host = Arc::clone(&self.0.parts.host);
-        // What goes wrong is in `Availability`.
-        tokio::spawn(async move { drop(host.acquire(&model).await) });
+        let Some(messages) = messages else {
+            // What goes wrong is in `Availability`.
+            tokio::spawn(async move { drop(host.acquire(&model).await) });
+            return Ok(());
+        };
+        let options = Options {
+            priority: Some("background".into()),
+            max_output_tokens: Some(1),
+            ..options
+        };
+        let prompt = Prompt::new(messages, &options, self.0.parts.prompt_bytes)?;
+        let place = Arc::new(self.0.parts.quota.request(Owner(client.uid))?);
+        let mut generation = Generation::start(host, model, prompt, place, None);
+        let mut presence = client.presence;
+        tokio::spawn(async move {
+            // The one token that must be asked for is nobody's.
+            let computed = async { while generation.next().await.is_some() {} };
+            tokio::select! {
+                _ = presence.changed() => {}
+                () = computed => {}
+            }
+        });
         Ok(())
     }
 }
@@ -178,17 +203,17 @@ fn describe_model(model: ModelSummary) -> HashMap<String, OwnedVariant> {
 
 fn describe_availability(now: Availability) -> (String, HashMap<String, OwnedVariant>) {
     let state = now.state().to_owned();
-    let details = match now {
-        Availability::Idle => vec![],
-        Availability::Ready { model } => vec![entry("model", model)],
+    let reason = now.reason();
+    let mut details = match now {
+        Availability::Idle(_) => vec![],
+        Availability::Ready { model, slow } => {
+            vec![entry("model", model), entry("slow", slow)]
+        }
         Availability::Loading { model, progress } => {
             vec![entry("model", model), entry("progress", progress)]
         }
         Availability::Unavailable(why) => {
-            let mut details = vec![
-                entry("reason", why.reason()),
-                entry("message", why.to_string()),
-            ];
+            let mut details = vec![entry("message", why.to_string())];
             match why {
                 Unavailable::NoRuntime { library, .. } => details.push(entry("library", library)),
                 Unavailable::NotEnoughMemory { need, have } => {
@@ -197,11 +222,15 @@ fn describe_availability(now: Availability) -> (String, HashMap<String, OwnedVar
                 Unavailable::SelfTestFailed { provider, .. } => {
                     details.push(entry("provider", provider));
                 }
+                Unavailable::Paused(pause) => details.push(entry("why", pause.why())),
                 Unavailable::NoModel(_) | Unavailable::Failed(_) => {}
             }
             details
         }
     };
+    if !reason.is_empty() {
+        details.push(entry("reason", reason));
+    }
     (state, details.into_iter().flatten().collect())
 }
 

@@ -6,6 +6,7 @@
 //! /org/gptoss/Daemon1                         Manager   manager.rs
 //! /org/gptoss/Daemon1/session/SENDER/TOKEN    Session   session.rs
 //! /org/gptoss/Daemon1/request/SENDER/TOKEN    Request   request.rs
+//! /org/freedesktop/LogControl1                LogControlObject   log_control.rs
 //! ```
 //!
 //! Service `org.gptoss.Admin1`, on a connection of its own:
@@ -21,6 +22,7 @@ mod admin;
 mod clients;
 mod decode;
 mod error;
+mod log_control;
 mod manager;
 mod request;
 mod session;
@@ -36,13 +38,15 @@ use zbus::fdo::RequestNameFlags;
 
 pub use access::Bus;
 pub use error::Error;
+pub use log_control::{LogControl, LogLevel, LogTarget};
 
 use self::access::Access;
 use self::admin::Admin;
 use self::clients::Clients;
+use self::log_control::LogControlObject;
 use self::manager::Manager;
 use self::shared::Shared;
-use crate::session::{Availability, ModelHost, Quota};
+use crate::session::{Availability, ModelHost, Quota, Unavailable};
 
 /// The well-known name.
 pub const NAME: &str = "org.gptoss.Daemon1";
@@ -64,6 +68,8 @@ pub struct Parts {
     pub prompt_bytes: usize,
     /// Bytes of events kept for a slow reader.
     pub spool_bytes: usize,
+    /// The daemon's log.
+    pub log: Arc<dyn LogControl>,
 }
 
 /// The served objects.
@@ -94,7 +100,11 @@ impl Service {
         // Objects that are added to a connection that stands already would
         // miss the calls that arrive before the library's own task listens.
         let manager = Manager::new(Arc::clone(&shared));
-        let connection = builder().serve_at(PATH, manager).build().await?;
+        let log = LogControlObject::new(parts.log, shared.access, Arc::clone(&clients));
+        let connection = builder()
+            .serve_at(PATH, manager)
+            .serve_at(log_control::PATH, log);
+        let connection = connection.build().await?;
         clients.watch(&connection).await?;
         let admin = builder().serve_at(admin::PATH, Admin::new(shared));
         let admin = admin.build().await?;
@@ -143,8 +153,8 @@ async fn announce(connection: Connection, host: Arc<ModelHost>) {
     let mut availability = host.watch_availability();
     let mut provider = host.watch_provider();
     let shown = |a: &Availability| match a {
-        Availability::Unavailable(why) => (a.state(), why.reason()),
-        _ => (a.state(), ""),
+        Availability::Unavailable(Unavailable::Paused(pause)) => (a.state(), pause.why()),
+        _ => (a.state(), a.reason()),
     };
     let mut last = shown(&availability.borrow_and_update());
     let server = connection.object_server();

@@ -105,6 +105,15 @@ pub struct Slice<'a> {
     pub wanted: Wanted<'a>,
 }
 
+/// How full a KV cache is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CacheUse {
+    /// Blocks that hold something.
+    pub used: usize,
+    /// Blocks there are.
+    pub total: usize,
+}
+
 /// One model and the sequences in its KV cache, driven by the engine's thread.
 pub trait Backend: Send {
     /// Fixed properties.
@@ -143,6 +152,14 @@ pub trait Backend: Send {
     /// wanted logits: the rows of the first slice, then of the next. After an
     /// error each sequence is as it was before.
     fn forward(&mut self, slices: &[Slice<'_>]) -> Result<Logits<'_>, BackendError>;
+
+    /// How full the KV cache is.
+    fn cache_use(&self) -> CacheUse {
+        CacheUse::default()
+    }
+
+    /// Gives memory back to the system that no sequence uses.
+    fn trim(&mut self) {}
 
     /// A handle that interrupts [`Backend::forward`].
     fn cancel_handle(&self) -> Arc<dyn Cancel>;

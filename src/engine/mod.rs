@@ -10,6 +10,7 @@ mod active;
 pub mod backend;
 mod guide;
 mod lookup;
+mod pace;
 mod prefix_cache;
 mod queue;
 mod request;
@@ -21,9 +22,10 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 pub use backend::{
-    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Solo, Wanted,
+    Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Solo, Wanted,
 };
 pub use guide::{Choice, Guide};
+pub use pace::Pace;
 pub use queue::{Statistics, TokenStream};
 pub use request::{
     EngineEvent, EngineFailure, FinishReason, GenerationRequest, Owner, Priority, SubmitError,
@@ -127,10 +129,37 @@ impl Engine {
         self.shared.statistics()
     }
 
-    /// Rises with every call of the backend that returned. While
-    /// [`Statistics::running`] is not 0 and this stands still, the backend hangs.
+    /// Where such snapshots come from, also after the engine's end.
+    pub fn numbers(&self) -> Numbers {
+        Numbers(Arc::clone(&self.shared))
+    }
+
+    /// Calls of the backend that returned.
     pub fn heartbeat(&self) -> u64 {
         self.shared.counters.heartbeat.load(Ordering::Relaxed)
+    }
+
+    /// The heartbeat while there is something to compute; `None` while there is
+    /// not, or in a pause. While it stands still, the backend hangs.
+    pub fn pulse(&self) -> Option<u64> {
+        self.shared.pulse()
+    }
+
+    /// Changes how hard it works. A pause interrupts what is being computed,
+    /// which is computed again afterwards.
+    pub fn set_pace(&self, pace: Pace) {
+        self.shared.set_pace(pace);
+    }
+
+    /// Waits until nothing is computed: after [`Pace::Paused`], soon.
+    pub async fn at_rest(&self) {
+        self.shared.at_rest().await;
+    }
+
+    /// Gives up the keys and values that are kept for prompts to come, and the
+    /// memory they take. What runs keeps its own.
+    pub fn trim(&self) {
+        self.shared.trim();
     }
 
     /// Why the engine takes no requests any more, if so.
@@ -141,13 +170,29 @@ impl Engine {
     /// Fails what runs and what waits and takes nothing more, without waiting
     /// for the thread.
     pub fn stop(&self) {
-        self.shared.stop();
+        self.shared.fail(EngineFailure::Stopped);
+    }
+
+    /// The same, since the machine sleeps and the backend would not survive it.
+    pub fn suspend(&self) {
+        self.shared.fail(EngineFailure::Suspended);
+    }
+}
+
+/// What an engine counts; it outlives the engine.
+#[derive(Debug, Clone)]
+pub struct Numbers(Arc<Shared>);
+
+impl Numbers {
+    /// A numeric snapshot.
+    pub fn statistics(&self) -> Statistics {
+        self.0.statistics()
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.shared.stop();
+        self.stop();
         if let Some(thread) = self.thread.take() {
             // The worker catches the backend's panics; should it panic
             // itself, the streams end without a last event, which their

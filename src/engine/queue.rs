@@ -1,13 +1,15 @@
 //! The queue before the model thread, and the streams that come out of it.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::watch;
 
-use super::backend::Cancel;
+use super::backend::{CacheUse, Cancel};
+use super::pace::{Next, Pace};
 use super::request::{EngineEvent, EngineFailure, GenerationRequest, Owner, Priority, SubmitError};
 
 /// Numbers of an engine since its start.
@@ -40,6 +42,25 @@ pub struct Statistics {
     pub waiting: usize,
     /// Requests that run now.
     pub running: usize,
+    /// Blocks of the key/value cache, and those of them that hold something.
+    pub cache: CacheUse,
+}
+
+impl Statistics {
+    /// Adds what was counted elsewhere; what is now stays as it is.
+    pub fn add_counts(&mut self, other: &Statistics) {
+        self.submitted += other.submitted;
+        self.refused += other.refused;
+        self.completed += other.completed;
+        self.cancelled += other.cancelled;
+        self.failed += other.failed;
+        self.prefill_tokens += other.prefill_tokens;
+        self.cached_tokens += other.cached_tokens;
+        self.generated_tokens += other.generated_tokens;
+        self.prefill_us += other.prefill_us;
+        self.decode_us += other.decode_us;
+        self.forward_us += other.forward_us;
+    }
 }
 
 /// The part of the statistics that the worker counts without the lock.
@@ -52,6 +73,8 @@ pub(super) struct Counters {
     pub prefill_us: AtomicU64,
     pub decode_us: AtomicU64,
     pub forward_us: AtomicU64,
+    pub cache_used: AtomicUsize,
+    pub cache_total: AtomicUsize,
 }
 
 impl Counters {
@@ -61,6 +84,11 @@ impl Counters {
 
     pub fn add_time(counter: &AtomicU64, time: Duration) {
         Self::add(counter, u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    pub fn note_cache(&self, now: CacheUse) {
+        self.cache_used.store(now.used, Ordering::Relaxed);
+        self.cache_total.store(now.total, Ordering::Relaxed);
     }
 }
 
@@ -94,11 +122,41 @@ struct State {
     /// The running request that most of the present step is for.
     longest: Option<u64>,
     failure: Option<EngineFailure>,
+    pace: Pace,
+    /// Whether the present step was cut short by a pause.
+    interrupted: bool,
+    /// Whether a stream was dropped that the worker has not looked at.
+    abandoned: bool,
+    /// Whether what is kept for prompts to come is to be given up.
+    trim: bool,
     next_id: u64,
     totals: Statistics,
 }
 
+fn is_interactive(job: &Job) -> bool {
+    job.request.priority == Priority::Interactive
+}
+
 impl State {
+    /// What a worker does next that has running jobs, or parked ones; `None`
+    /// where it waits.
+    fn next(&mut self, runs: bool, parked: bool) -> Option<Next> {
+        if self.failure.is_some() {
+            let left = runs || parked;
+            return Some(if left { Next::Work } else { Next::End });
+        }
+        let trim = std::mem::take(&mut self.trim);
+        if std::mem::take(&mut self.abandoned) || trim {
+            return Some(Next::Tidy { trim });
+        }
+        let work = match self.pace {
+            Pace::Full => runs || parked || !self.waiting.is_empty(),
+            Pace::Slow => runs || self.waiting.iter().any(is_interactive),
+            Pace::Paused => false,
+        };
+        work.then_some(Next::Work)
+    }
+
     /// The waiting jobs in the order in which they would be taken if nothing
     /// came and nothing ended: interactive ones first; among them the owner's who
     /// has the fewest running, then who has had the least; then the oldest.
@@ -184,6 +242,8 @@ pub(super) struct Shared {
     /// Requests that may run together.
     slots: usize,
     cancel: Arc<dyn Cancel>,
+    /// Whether the worker waits, or has ended. Changed under the lock.
+    at_rest: watch::Sender<bool>,
     pub counters: Counters,
 }
 
@@ -204,6 +264,7 @@ impl Shared {
             bound,
             slots: slots.max(1),
             cancel,
+            at_rest: watch::Sender::new(false),
             counters: Counters::default(),
         }
     }
@@ -250,38 +311,46 @@ impl Shared {
         })
     }
 
-    /// Marks the next job as running, where one waits and a slot is free. If
-    /// nothing runs and nothing is `parked`, waits for one; `None` then says that
-    /// the engine stops. What is parked goes before background jobs that wait.
-    pub fn next_job(&self, parked: bool) -> Option<Job> {
+    /// Waits until there is something to do for a worker that has running jobs,
+    /// or parked ones, or neither.
+    pub fn next(&self, runs: bool, parked: bool) -> Next {
         let mut state = self.lock();
-        loop {
-            if state.failure.is_some() || state.running.len() >= self.slots {
-                return None;
+        let next = loop {
+            if let Some(next) = state.next(runs, parked) {
+                break next;
             }
-            if let Some(index) = state.order().first().copied() {
-                let next = state.waiting.get(index)?;
-                if parked && next.request.priority == Priority::Background {
-                    return None;
-                }
-                let job = state.waiting.remove(index)?;
-                state.running.push((job.id, job.request.owner));
-                state.announce(self.slots);
-                return Some(job);
-            }
-            if !state.running.is_empty() || parked {
-                return None;
-            }
+            self.at_rest.send_replace(true);
             let woken = self.wake.wait(state);
             state = woken.unwrap_or_else(PoisonError::into_inner);
-        }
+        };
+        self.at_rest.send_replace(next == Next::End);
+        next
     }
 
-    /// Whether an interactive job waits and all slots are taken.
+    /// Marks the next job as running, where one waits and a slot is free. What
+    /// is `parked` goes before background jobs that wait.
+    pub fn next_job(&self, parked: bool) -> Option<Job> {
+        let mut state = self.lock();
+        if state.failure.is_some() || state.running.len() >= self.slots {
+            return None;
+        }
+        let index = state.order().first().copied()?;
+        let background = state.waiting.get(index)?.request.priority == Priority::Background;
+        if background && (parked || state.pace == Pace::Slow) {
+            return None;
+        }
+        let job = state.waiting.remove(index)?;
+        state.running.push((job.id, job.request.owner));
+        state.announce(self.slots);
+        Some(job)
+    }
+
+    /// Whether background jobs have to make room: the pace is slow, or an
+    /// interactive one waits and all slots are taken.
     pub fn is_pressed(&self) -> bool {
         let state = self.lock();
-        let interactive = |job: &Job| job.request.priority == Priority::Interactive;
-        state.running.len() >= self.slots && state.waiting.iter().any(interactive)
+        let waits = || state.waiting.iter().any(is_interactive);
+        state.pace == Pace::Slow || (state.running.len() >= self.slots && waits())
     }
 
     /// A running job makes room; it is not over.
@@ -294,7 +363,7 @@ impl Shared {
     /// A parked job runs again, if a slot is free.
     pub fn unpark(&self, id: u64, owner: Owner) -> bool {
         let mut state = self.lock();
-        let free = state.running.len() < self.slots;
+        let free = state.running.len() < self.slots && state.pace != Pace::Slow;
         if free {
             state.running.push((id, owner));
             state.announce(self.slots);
@@ -302,15 +371,73 @@ impl Shared {
         free
     }
 
-    /// A step of the running jobs begins, most of it for `longest`. What was
-    /// cancelled before is known to the worker by now; after the engine's end
-    /// the cancellation stays.
-    pub fn begin_step(&self, longest: Option<u64>) {
+    /// A step of the running jobs begins, most of it for `longest`, unless there
+    /// is a pause. What was cancelled before is known to the worker by now; after
+    /// the engine's end the cancellation stays.
+    pub fn begin_step(&self, longest: Option<u64>) -> bool {
         let mut state = self.lock();
-        state.longest = longest;
-        if state.failure.is_none() {
-            self.cancel.reset();
+        if state.failure.is_some() {
+            return true;
         }
+        if state.pace == Pace::Paused {
+            return false;
+        }
+        state.longest = longest;
+        state.interrupted = false;
+        self.cancel.reset();
+        true
+    }
+
+    /// Whether a pause cut the present step short.
+    pub fn was_interrupted(&self) -> bool {
+        self.lock().interrupted
+    }
+
+    /// Waits for as long as a step `took`, while the pace is slow.
+    pub fn rest_after(&self, took: Duration) {
+        let until = Instant::now() + took;
+        let mut state = self.lock();
+        while state.pace == Pace::Slow && state.failure.is_none() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return;
+            }
+            let woken = self.wake.wait_timeout(state, left);
+            state = woken.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Changes the pace; a pause interrupts the present step.
+    pub fn set_pace(&self, pace: Pace) {
+        let mut state = self.lock();
+        if state.pace == pace {
+            return;
+        }
+        state.pace = pace;
+        if pace == Pace::Paused && !state.running.is_empty() {
+            state.interrupted = true;
+            self.cancel.cancel();
+        }
+        self.wake.notify_all();
+    }
+
+    /// Waits until the worker waits.
+    pub async fn at_rest(&self) {
+        // The sender is in `self`, so this ends by the value alone.
+        let _ = self.at_rest.subscribe().wait_for(|rests| *rests).await;
+    }
+
+    /// Has the worker give up what is kept for prompts to come.
+    pub fn trim(&self) {
+        self.lock().trim = true;
+        self.wake.notify_all();
+    }
+
+    /// The heartbeat of a worker that computes, or should.
+    pub fn pulse(&self) -> Option<u64> {
+        let state = self.lock();
+        let computes = !state.running.is_empty() && !*self.at_rest.borrow();
+        computes.then(|| self.counters.heartbeat.load(Ordering::Relaxed))
     }
 
     /// A job that ran, or was parked, has ended after `cost`.
@@ -343,10 +470,6 @@ impl Shared {
         self.wake.notify_all();
     }
 
-    pub fn stop(&self) {
-        self.fail(EngineFailure::Stopped);
-    }
-
     pub fn failure(&self) -> Option<EngineFailure> {
         self.lock().failure.clone()
     }
@@ -363,6 +486,10 @@ impl Shared {
             forward_us: read(&self.counters.forward_us),
             waiting: state.waiting.len(),
             running: state.running.len(),
+            cache: CacheUse {
+                used: self.counters.cache_used.load(Ordering::Relaxed),
+                total: self.counters.cache_total.load(Ordering::Relaxed),
+            },
             ..state.totals
         }
     }
@@ -372,15 +499,19 @@ impl Shared {
     /// it after the step. No effect on one that has ended.
     fn abandon(&self, id: u64) {
         let mut state = self.lock();
-        if state.running.iter().any(|(running, _)| *running == id) {
-            if state.running.len() == 1 || state.longest == Some(id) {
-                self.cancel.cancel();
-            }
-        } else if let Some(index) = state.waiting.iter().position(|job| job.id == id) {
+        if let Some(index) = state.waiting.iter().position(|job| job.id == id) {
             state.waiting.remove(index);
             state.totals.cancelled += 1;
             state.announce(self.slots);
+            return;
         }
+        let runs = state.running.iter().any(|(running, _)| *running == id);
+        if runs && (state.running.len() == 1 || state.longest == Some(id)) {
+            self.cancel.cancel();
+        }
+        // It may be parked, or the worker may be in a pause.
+        state.abandoned = true;
+        self.wake.notify_all();
     }
 }
 

@@ -114,6 +114,9 @@ pub enum EngineFailure {
     /// The engine was told to stop.
     #[error("the engine is stopping")]
     Stopped,
+    /// The machine went to sleep, and the backend's device with it.
+    #[error("the machine went to sleep, and what its accelerator held is lost; ask again")]
+    Suspended,
 }
 
 /// Why a request was not queued.

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::active::{Active, End, Rows};
-use super::backend::{Backend, BackendError, Slice};
+use super::backend::{Backend, BackendError, CacheUse, Slice};
 use super::lookup::StepCost;
+use super::pace::Next;
 use super::prefix_cache::PrefixCache;
 use super::queue::{Counters, Outcome, Shared};
 use super::request::{EngineEvent, EngineFailure, Priority};
@@ -30,16 +31,11 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
         cost: StepCost::default(),
     };
     loop {
-        worker.park();
-        while let Some(job) = shared.next_job(!worker.parked.is_empty()) {
-            worker.active.push(Active::new(job));
-        }
-        worker.unpark();
-        if worker.active.is_empty() {
-            // It waits for a job, unless the engine stops.
+        let next = shared.next(!worker.active.is_empty(), !worker.parked.is_empty());
+        if next == Next::End {
             break;
         }
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| worker.step())) {
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| worker.proceed(next))) {
             let failure = EngineFailure::Panicked(panic_message(payload.as_ref()));
             tracing::error!("{failure}");
             shared.fail(failure.clone());
@@ -50,6 +46,7 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
             }
         }
     }
+    shared.counters.note_cache(CacheUse::default());
     // A backend that panicked may do so again while it is taken down.
     if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(worker))) {
         let reason = panic_message(payload.as_ref());
@@ -88,9 +85,38 @@ struct Part {
 }
 
 impl Worker<'_> {
+    fn proceed(&mut self, next: Next) {
+        match next {
+            Next::End => {}
+            Next::Tidy { trim } => self.tidy(trim),
+            Next::Work => {
+                self.park();
+                while let Some(job) = self.shared.next_job(!self.parked.is_empty()) {
+                    self.active.push(Active::new(job));
+                }
+                self.unpark();
+                let begun = Instant::now();
+                self.step();
+                self.shared.rest_after(begun.elapsed());
+            }
+        }
+        self.shared.counters.note_cache(self.backend.cache_use());
+    }
+
+    /// Lets go of what was abandoned and, to `trim`, of what is kept for prompts
+    /// to come.
+    fn tidy(&mut self, trim: bool) {
+        self.end_abandoned();
+        if trim {
+            let backend = self.backend.as_mut();
+            while self.kept.give_up_one(backend) {}
+            backend.trim();
+        }
+    }
+
     /// Where someone waits for an answer and all places are taken, the youngest
-    /// that nobody waits for gives up its own. What it has computed stays in the
-    /// cache as long as there is room.
+    /// that nobody waits for gives up its own; at a slow pace all of them do.
+    /// What they have computed stays in the cache as long as there is room.
     fn park(&mut self) {
         while self.shared.is_pressed() {
             let background = |a: &Active| a.job.request.priority == Priority::Background;
@@ -109,13 +135,7 @@ impl Worker<'_> {
 
     /// What was parked goes on where there is room again.
     fn unpark(&mut self) {
-        let gone = |active: &Active| active.is_abandoned();
-        while let Some(index) = self.parked.iter().position(gone) {
-            let active = self.parked.remove(index);
-            let (id, owner) = (active.job.id, active.owner());
-            self.shared
-                .finish(id, owner, Outcome::Cancelled, active.cost);
-        }
+        self.end_abandoned();
         // After the engine's end the next step tells them.
         while let Some(active) = self.parked.first()
             && (self.shared.failure().is_some()
@@ -139,7 +159,9 @@ impl Worker<'_> {
         self.propose();
         let parts = self.parts();
         let longest = parts.iter().max_by_key(|part| part.tokens);
-        self.shared.begin_step(longest.map(|part| part.id));
+        if !self.shared.begin_step(longest.map(|part| part.id)) {
+            return;
+        }
         // What is abandoned from here on interrupts the step; what was before
         // must not be computed for nobody.
         if parts.is_empty() || self.active.iter().any(Active::is_abandoned) {
@@ -161,6 +183,12 @@ impl Worker<'_> {
         let abandoned = |active: &&Active| active.is_abandoned();
         while let Some(active) = self.active.iter().find(abandoned) {
             self.end(active.job.id, End::Abandoned);
+        }
+        while let Some(index) = self.parked.iter().position(Active::is_abandoned) {
+            let active = self.parked.remove(index);
+            let (id, owner) = (active.job.id, active.owner());
+            self.shared
+                .finish(id, owner, Outcome::Cancelled, active.cost);
         }
     }
 
@@ -331,11 +359,12 @@ impl Worker<'_> {
         self.crowded = true;
     }
 
-    /// A cancelled call is no surprise if a stream was dropped or the engine
-    /// stops; then the next step finds out.
+    /// A cancelled call is no surprise if a stream was dropped, or the engine
+    /// pauses or stops; then the next step finds out.
     fn explain_cancellation(&mut self) {
-        let expected =
-            self.shared.failure().is_some() || self.active.iter().any(Active::is_abandoned);
+        let expected = self.shared.failure().is_some()
+            || self.shared.was_interrupted()
+            || self.active.iter().any(Active::is_abandoned);
         while !expected && let Some(active) = self.active.last() {
             let error = BackendError::Provider("the backend gave up unasked".into());
             self.fail(active.job.id, &error);

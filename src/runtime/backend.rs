@@ -22,7 +22,7 @@ use super::prefault;
 use super::session;
 use super::{memory, threads};
 use crate::engine::backend::{
-    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
+    Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Wanted,
 };
 
 /// Positions that the blocks of several sequences hold beyond one context
@@ -415,6 +415,30 @@ impl Backend for OrtBackend {
             },
             vocab_size: self.info.vocab_size,
         })
+    }
+
+    fn cache_use(&self) -> CacheUse {
+        let (used, total) = match &self.sequences {
+            Kept::Paged(sequences) => sequences.full_use(),
+            Kept::Single(single) => (
+                single.map_or(0, |single| single.length.div_ceil(BLOCK)),
+                self.info.context_window.div_ceil(BLOCK),
+            ),
+        };
+        CacheUse { used, total }
+    }
+
+    fn trim(&mut self) {
+        match &self.sequences {
+            Kept::Paged(sequences) => {
+                let (full, window) = sequences.free();
+                self.cache.release(false, full);
+                self.cache.release(true, window);
+            }
+            Kept::Single(None) => self.cache.release_all(),
+            Kept::Single(Some(_)) => {}
+        }
+        memory::trim_heap();
     }
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {

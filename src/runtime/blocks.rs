@@ -220,6 +220,18 @@ impl Sequences {
         self.seen != usize::MAX
     }
 
+    /// Blocks in use and blocks there are, for layers that see everything.
+    pub fn full_use(&self) -> (usize, usize) {
+        let total = self.full.references.len();
+        (total - self.full.free.len(), total)
+    }
+
+    /// Blocks that nobody uses, in layers that see everything and in those with
+    /// a window.
+    pub fn free(&self) -> (&[u32], &[u32]) {
+        (&self.full.free, &self.window.free)
+    }
+
     /// Begins an empty sequence.
     pub fn open(&mut self) -> u32 {
         self.insert(Sequence::default())

@@ -145,6 +145,54 @@ impl KvCache {
         }
     }
 
+    /// Gives the memory of blocks, of all layers of a kind, back to the system;
+    /// they are zero when they are used again. What shares a page with others
+    /// stays.
+    pub fn release(&mut self, window: bool, blocks: &[u32]) {
+        let runs = runs(blocks);
+        for (i, place) in self.places.iter().enumerate() {
+            let layer = self.shape.layers[i / 2];
+            if layer.window != window {
+                continue;
+            }
+            let count = layer.dimensions[0];
+            let bytes = place.len() / count.max(1);
+            for run in &runs {
+                assert!(run.end <= count, "blocks {run:?} of {count}");
+                let start = place.start + run.start * bytes;
+                let end = place.start + run.end * bytes;
+                self.release_bytes(start..end);
+            }
+        }
+    }
+
+    /// The same for the whole pages among some of its bytes.
+    fn release_bytes(&self, bytes: Range<usize>) {
+        let page = rustix::param::page_size();
+        let start = bytes.start.next_multiple_of(page);
+        let end = bytes.end / page * page;
+        if start >= end {
+            return;
+        }
+        // SAFETY: the pages are inside of the mapping, which is anonymous and
+        // private; the callers borrow `self` exclusively, so that no run uses
+        // the tensors, and what they view stays mapped and becomes zero.
+        let advised = unsafe {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            self.memory
+                .unchecked_advise_range(advice, start, end - start)
+        };
+        if let Err(error) = advised {
+            tracing::debug!("the system does not take memory back: {error}");
+        }
+    }
+
+    /// Gives back everything.
+    pub fn release_all(&mut self) {
+        let end = self.places.last().map_or(0, |place| place.end);
+        self.release_bytes(0..end);
+    }
+
     /// Copies a block in all layers of its kind.
     ///
     /// # Panics
@@ -172,6 +220,21 @@ impl KvCache {
             }
         }
     }
+}
+
+/// Numbers that follow one another, as ranges.
+fn runs(blocks: &[u32]) -> Vec<Range<usize>> {
+    let mut blocks = blocks.to_vec();
+    blocks.sort_unstable();
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for block in blocks {
+        let block = block as usize;
+        match runs.last_mut() {
+            Some(run) if run.end == block => run.end += 1,
+            _ => runs.push(block..block + 1),
+        }
+    }
+    runs
 }
 
 /// A tensor that views the `length` bytes at `start`.
@@ -205,4 +268,15 @@ unsafe fn tensor_over(
         .ok_or_else(|| RuntimeError::Ort("it made no tensor for the key/value cache".into()))?;
     // SAFETY: a fresh OrtValue that this function owns, and its allocator.
     Ok(unsafe { DynValue::from_ptr(value, Some(&allocator)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_that_follow_one_another_are_one_run() {
+        assert_eq!(runs(&[7, 1, 2, 0, 5]), [0..3, 5..6, 7..8]);
+        assert!(runs(&[]).is_empty());
+    }
 }

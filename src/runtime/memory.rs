@@ -2,6 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+/// Where the system shows its control groups.
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+
 /// What this process keeps in physical memory, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resident {
@@ -31,6 +34,20 @@ pub fn resident() -> Option<Resident> {
     })
 }
 
+/// Has the C library give back what it keeps of freed memory.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        unsafe extern "C" {
+            fn malloc_trim(pad: usize) -> i32;
+        }
+        // SAFETY: glibc's; any thread may call it at any time.
+        unsafe {
+            malloc_trim(0);
+        }
+    }
+}
+
 /// A line `name:   123 kB` of a `/proc` table, in bytes.
 fn field(table: &str, name: &str) -> Option<u64> {
     let value = table
@@ -40,17 +57,20 @@ fn field(table: &str, name: &str) -> Option<u64> {
     kib.checked_mul(1024)
 }
 
-/// The smallest headroom of this process's control group and its ancestors.
-fn control_group_headroom() -> Option<u64> {
+/// The folder of this process's control group, where there is one.
+pub fn control_group() -> Option<PathBuf> {
     let membership = std::fs::read_to_string("/proc/self/cgroup").ok()?;
     let group = membership
         .lines()
         .find_map(|line| line.strip_prefix("0::"))?;
-    let root = Path::new("/sys/fs/cgroup");
-    let folder: PathBuf = root.join(group.trim_start_matches('/'));
-    folder
+    Some(Path::new(CONTROL_GROUPS).join(group.trim_start_matches('/')))
+}
+
+/// The smallest headroom of this process's control group and its ancestors.
+fn control_group_headroom() -> Option<u64> {
+    control_group()?
         .ancestors()
-        .take_while(|folder| folder.starts_with(root))
+        .take_while(|folder| folder.starts_with(CONTROL_GROUPS))
         .filter_map(headroom_of)
         .min()
 }

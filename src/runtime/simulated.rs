@@ -10,6 +10,8 @@
 //! sequences = 1                 # requests computed together
 //! load-delay-ms = 0             # how long loading takes
 //! load-failure = "no-runtime"   # or not-enough-memory, self-test-failed: loading fails
+//! on-device = false             # as if it computed on a device that sleep takes away
+//! fails-after-sleep = false     # as if the provider computed nonsense after it
 //!
 //! [[answers]]                   # the first that matches the last message wins
 //! when = "weather"              # a part of it; without `when` it always matches
@@ -36,12 +38,15 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::engine::{
-    Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
+    Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Wanted,
 };
 
 pub(crate) use vocabulary::encode;
 use vocabulary::special;
 pub use vocabulary::{VOCAB_SIZE, tokenizer_json};
+
+/// Tokens of a block, for the numbers.
+const BLOCK: usize = 64;
 
 /// Why a script cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +97,10 @@ pub struct Script {
     pub load_delay_ms: u64,
     /// How loading fails, if it does.
     pub load_failure: Option<LoadFailure>,
+    /// Whether it stands for a device whose memory a sleeping machine loses.
+    pub on_device: bool,
+    /// Whether the provider fails its self-test after the machine slept.
+    pub fails_after_sleep: bool,
     /// What it answers; echoes the prompt where nothing matches.
     pub answers: Vec<Answer>,
 }
@@ -105,6 +114,8 @@ impl Default for Script {
             sequences: 1,
             load_delay_ms: 0,
             load_failure: None,
+            on_device: false,
+            fails_after_sleep: false,
             answers: Vec::new(),
         }
     }
@@ -449,6 +460,14 @@ impl Backend for SimulatedBackend {
             values: &self.logits,
             vocab_size: VOCAB_SIZE,
         })
+    }
+
+    fn cache_use(&self) -> CacheUse {
+        let blocks = |dialogue: &Dialogue| dialogue.tokens.len().div_ceil(BLOCK);
+        CacheUse {
+            used: self.sequences.values().map(blocks).sum(),
+            total: self.info.sequences * self.info.context_window.div_ceil(BLOCK),
+        }
     }
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {

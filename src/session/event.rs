@@ -140,6 +140,18 @@ pub enum Finish {
     Cancelled,
 }
 
+impl Finish {
+    /// Its name in the stream.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Finish::Stop => "stop",
+            Finish::Length => "length",
+            Finish::ToolCalls => "tool-calls",
+            Finish::Cancelled => "cancelled",
+        }
+    }
+}
+
 /// The numbers of a `usage` event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -69,20 +69,29 @@ pub enum Failure {
 impl Failure {
     /// The D-Bus error name.
     pub fn name(&self) -> String {
-        let standard = |name: &str| format!("org.freedesktop.DBus.Error.{name}");
         match self {
-            Failure::InvalidArgs(_) => standard("InvalidArgs"),
-            Failure::NotSupported(_) => standard("NotSupported"),
-            Failure::LimitsExceeded(_) => standard("LimitsExceeded"),
-            Failure::SchemaNotSupported(_) => error_name("SchemaNotSupported"),
-            Failure::ModelNotInstalled(_) => error_name("ModelNotInstalled"),
-            Failure::ModelNotReady { .. } => error_name("ModelNotReady"),
-            Failure::ContextLengthExceeded { .. } => error_name("ContextLengthExceeded"),
-            Failure::SessionBusy => error_name("SessionBusy"),
-            Failure::ToolResultMismatch(_) => error_name("ToolResultMismatch"),
-            Failure::SlowConsumer(_) => error_name("SlowConsumer"),
-            Failure::Cancelled(_) => error_name("Cancelled"),
-            Failure::BackendFailure(_) => error_name("BackendFailure"),
+            Failure::InvalidArgs(_) | Failure::NotSupported(_) | Failure::LimitsExceeded(_) => {
+                format!("org.freedesktop.DBus.Error.{}", self.short_name())
+            }
+            _ => error_name(self.short_name()),
+        }
+    }
+
+    /// The same without what comes before the last dot.
+    pub fn short_name(&self) -> &'static str {
+        match self {
+            Failure::InvalidArgs(_) => "InvalidArgs",
+            Failure::NotSupported(_) => "NotSupported",
+            Failure::LimitsExceeded(_) => "LimitsExceeded",
+            Failure::SchemaNotSupported(_) => "SchemaNotSupported",
+            Failure::ModelNotInstalled(_) => "ModelNotInstalled",
+            Failure::ModelNotReady { .. } => "ModelNotReady",
+            Failure::ContextLengthExceeded { .. } => "ContextLengthExceeded",
+            Failure::SessionBusy => "SessionBusy",
+            Failure::ToolResultMismatch(_) => "ToolResultMismatch",
+            Failure::SlowConsumer(_) => "SlowConsumer",
+            Failure::Cancelled(_) => "Cancelled",
+            Failure::BackendFailure(_) => "BackendFailure",
         }
     }
 }
@@ -123,6 +132,10 @@ impl From<EngineFailure> for Failure {
     fn from(failure: EngineFailure) -> Self {
         match failure {
             EngineFailure::Stopped => Failure::Cancelled("the daemon is stopping".into()),
+            EngineFailure::Suspended => Failure::ModelNotReady {
+                reason: "paused",
+                message: failure.to_string(),
+            },
             other => Failure::BackendFailure(other.to_string()),
         }
     }

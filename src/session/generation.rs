@@ -17,7 +17,7 @@ use super::prompt::Prompt;
 use super::quota::Place;
 use super::stop::{Scan, StopStrings};
 use crate::engine::{
-    EngineEvent, FinishReason, GenerationRequest, Guide, TokenLogprobs, TokenStream, Usage,
+    EngineEvent, FinishReason, GenerationRequest, Guide, Owner, TokenLogprobs, TokenStream, Usage,
 };
 use crate::harmony::{
     Channel, Conversation, Event, Message, Parser, Position, Tokenizer, history, render,
@@ -75,6 +75,8 @@ impl Generation {
                 host,
                 model,
                 arrival,
+                owner: place.owner(),
+                begun: Instant::now(),
                 turn,
                 usage: UsageNumbers::default(),
                 reader: None,
@@ -90,7 +92,7 @@ impl Generation {
             let result = tokio::select! {
                 biased;
                 // Nobody reads any more. What is dropped below cancels.
-                () = sender.closed() => return,
+                () = sender.closed() => return work.note("abandoned"),
                 how = interrupted.wait_for(Option::is_some) => {
                     match how.ok().and_then(|how| *how) {
                         Some(Interrupt::Cancel) => Ok(Finish::Cancelled),
@@ -98,7 +100,7 @@ impl Generation {
                             Err(Failure::Cancelled("the daemon is stopping".into()))
                         }
                         // The generation's handle is gone with its receiver.
-                        None => return,
+                        None => return work.note("abandoned"),
                     }
                 }
                 result = work.run(prompt, place) => result,
@@ -122,8 +124,10 @@ impl Generation {
 struct Work {
     host: Arc<ModelHost>,
     model: String,
-    /// Its place in the order of acceptance.
+    /// Its place in the order of acceptance, and its name in the log.
     arrival: u64,
+    owner: Owner,
+    begun: Instant,
     /// The session's turn, where it has one.
     turn: Option<Turn>,
     usage: UsageNumbers,
@@ -172,6 +176,10 @@ impl Work {
         if self.usage.prompt_tokens > 0 {
             self.send(StreamEvent::Usage(self.usage));
         }
+        self.note(match &result {
+            Ok(finish) => finish.as_str(),
+            Err(failure) => failure.short_name(),
+        });
         match result {
             Ok(finish_reason) => self.send(StreamEvent::End { finish_reason }),
             Err(failure) => self.send(StreamEvent::Error {
@@ -179,6 +187,30 @@ impl Work {
                 message: failure.to_string(),
             }),
         }
+    }
+
+    /// Counts the request and says in the log what became of it. Never what was
+    /// said: errors may quote the application.
+    fn note(&self, ended: &'static str) {
+        self.host.meters().ended(ended);
+        let (usage, request) = (&self.usage, self.arrival);
+        let (prompt_tokens, output_tokens) = (usage.prompt_tokens, usage.output_tokens);
+        let total_ms = millis(self.begun.elapsed());
+        tracing::info!(
+            request,
+            uid = self.owner.0,
+            model = self.model,
+            ended,
+            prompt_tokens,
+            cached_tokens = usage.cached_tokens,
+            output_tokens,
+            reasoning_tokens = usage.reasoning_tokens,
+            queue_ms = usage.queue_ms,
+            prefill_ms = usage.prefill_ms,
+            decode_ms = usage.decode_ms,
+            total_ms,
+            "request {request}: {ended} after {prompt_tokens} + {output_tokens} tokens, {total_ms} ms"
+        );
     }
 
     async fn run(&mut self, prompt: Prompt, place: Arc<Place>) -> Result<Finish, Failure> {
@@ -337,6 +369,9 @@ impl Work {
                     });
                 }
                 EngineEvent::Token { id, logprobs } => {
+                    if self.usage.output_tokens == 0 {
+                        self.host.meters().first_token(self.begun.elapsed());
+                    }
                     self.usage.output_tokens += 1;
                     let in_analysis =
                         |parser: &Parser| parser.position() == Position::Text(Channel::Analysis);
@@ -369,11 +404,14 @@ impl Work {
     }
 
     fn account(&mut self, usage: &Usage, waited: Duration) {
-        let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         self.usage.queue_ms = millis(waited + usage.queued);
         self.usage.prefill_ms = millis(usage.prefill);
         self.usage.decode_ms = millis(usage.decode);
     }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Tokens of the prompt that `prompt` makes for an installed model.

@@ -1,6 +1,8 @@
 //! The resident model: loaded on first use, shared by all requests, replaced
 //! when a request names another one.
 
+mod power;
+
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -10,8 +12,10 @@ use tokio::sync::{OwnedMutexGuard, watch};
 use super::failure::Failure;
 use super::generation::blocking;
 use super::grammar::Grammars;
-use super::loader::{Availability, Loader, ModelSummary, ProviderInfo, Unavailable};
-use crate::engine::{Engine, EngineSettings, Statistics};
+use super::loader::{Availability, Loader, ModelSummary, ProviderInfo, Unavailable, Unloaded};
+use super::meters::{Meters, Outcomes};
+use super::standing::Standing;
+use crate::engine::{Engine, EngineSettings, Numbers, Statistics};
 use crate::harmony::Tokenizer;
 
 /// A model in memory.
@@ -62,11 +66,26 @@ impl Drop for Lease {
     }
 }
 
+/// What a load made.
+struct Loaded {
+    resident: Resident,
+    provider: ProviderInfo,
+    on_device: bool,
+}
+
 #[derive(Default)]
 struct Slot {
     resident: Option<Arc<Resident>>,
     /// The engine even while its model is on its way out, for the watchdog.
     engine: Weak<Engine>,
+    /// Whether it computes on a device of its own.
+    on_device: bool,
+    /// How often the machine has gone to sleep.
+    sleeps: u64,
+    /// What it counts.
+    numbers: Option<Numbers>,
+    /// What the engines before it have counted.
+    counted: Statistics,
     /// Number of loads that ended; tells a request whether a failure is newer
     /// than itself.
     loads: u64,
@@ -86,7 +105,8 @@ pub struct ModelHost {
     turn: Arc<tokio::sync::Mutex<()>>,
     waiting: watch::Sender<usize>,
     arrivals: AtomicU64,
-    availability: watch::Sender<Availability>,
+    standing: Standing,
+    meters: Meters,
     provider: watch::Sender<ProviderInfo>,
     /// The present model's. Held while one is read, which takes seconds: who
     /// comes meanwhile waits for the same.
@@ -105,7 +125,8 @@ impl ModelHost {
             turn: Arc::default(),
             waiting: watch::Sender::new(0),
             arrivals: AtomicU64::new(0),
-            availability: watch::Sender::new(Availability::Idle),
+            standing: Standing::new(),
+            meters: Meters::default(),
             provider: watch::Sender::default(),
             tokenizer: tokio::sync::Mutex::default(),
             grammars: tokio::sync::Mutex::default(),
@@ -118,7 +139,7 @@ impl ModelHost {
 
     /// Changes of the availability.
     pub fn watch_availability(&self) -> watch::Receiver<Availability> {
-        self.availability.subscribe()
+        self.standing.watch()
     }
 
     /// Changes of the execution provider.
@@ -151,13 +172,15 @@ impl ModelHost {
     /// The present state. While nothing is loaded the checks are made afresh,
     /// so that a model pulled a moment ago counts.
     pub async fn availability(self: &Arc<Self>) -> Availability {
-        let now = self.availability.borrow().clone();
-        let now = match now {
-            Availability::Idle | Availability::Unavailable(_) => self.probe(now).await,
-            now => now,
-        };
-        self.publish(now.clone());
-        now
+        let now = self.standing.own();
+        if let Availability::Idle(_) | Availability::Unavailable(_) = now {
+            let found = self.probe(now.clone()).await;
+            // A load that began meanwhile knows better.
+            if self.standing.own() == now {
+                self.standing.publish(found);
+            }
+        }
+        self.standing.shown()
     }
 
     async fn probe(self: &Arc<Self>, now: Availability) -> Availability {
@@ -176,7 +199,8 @@ impl ModelHost {
                     | Unavailable::Failed(_)),
                 ),
             ) => Availability::Unavailable(found),
-            (Ok(()), _) => Availability::Idle,
+            (Ok(()), idle @ Availability::Idle(_)) => idle,
+            (Ok(()), _) => Availability::Idle(None),
         }
     }
 
@@ -187,14 +211,6 @@ impl ModelHost {
     pub async fn probe_model(self: &Arc<Self>, model: &str) -> Result<(), Unavailable> {
         let name = model.to_owned();
         self.blocking(move |loader| loader.probe(&name)).await
-    }
-
-    fn publish(&self, new: Availability) {
-        self.availability.send_if_modified(|old| {
-            let changed = *old != new;
-            *old = new;
-            changed
-        });
     }
 
     /// The tokenizer of an installed model; read once.
@@ -282,13 +298,14 @@ impl ModelHost {
         model: &str,
         ahead: &AtomicUsize,
     ) -> Result<Lease, Unavailable> {
+        self.standing.admit().await?;
         if let Some(lease) = self.usable(model) {
             return Ok(lease);
         }
         let asked_at = self.slot().loads;
         let (_waiting, before) = Waiting::join(&self.waiting);
         ahead.store(before, Ordering::Relaxed);
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = self.awake_turn().await?;
         if let Some(lease) = self.usable(model) {
             return Ok(lease);
         }
@@ -301,6 +318,19 @@ impl ModelHost {
         let task = tokio::spawn(Arc::clone(self).replace(turn, model.to_owned()));
         task.await
             .unwrap_or_else(|error| Err(Unavailable::Failed(format!("the loader broke: {error}"))))
+    }
+
+    /// The turn to load, while the machine is awake.
+    async fn awake_turn(&self) -> Result<OwnedMutexGuard<()>, Unavailable> {
+        loop {
+            let turn = Arc::clone(&self.turn).lock_owned().await;
+            if !self.standing.conditions().asleep {
+                self.standing.admit().await?;
+                return Ok(turn);
+            }
+            drop(turn);
+            self.standing.admit().await?;
+        }
     }
 
     /// The number of a request that is accepted now.
@@ -326,15 +356,14 @@ impl ModelHost {
             }
             slot.resident.take()
         };
-        self.publish(Availability::Loading {
+        self.standing.publish(Availability::Loading {
             model: model.clone(),
             progress: 0.0,
         });
         if let Some(old) = old {
             dismiss(old).await;
         }
-        let loaded = self.load(&model).await;
-        let result = match loaded {
+        let result = match self.load_awake(&model).await {
             Ok(resident) => Ok(self.install(resident)),
             Err(error) => {
                 tracing::error!(model, reason = error.reason(), "loading failed: {error}");
@@ -343,7 +372,8 @@ impl ModelHost {
                 slot.failure = Some((slot.loads, model, error.clone()));
                 drop(slot);
                 self.provider.send_replace(ProviderInfo::default());
-                self.publish(Availability::Unavailable(error.clone()));
+                self.standing
+                    .publish(Availability::Unavailable(error.clone()));
                 Err(error)
             }
         };
@@ -354,25 +384,33 @@ impl ModelHost {
     /// Takes the model out of memory, once its requests have ended. `false`
     /// where there is none.
     pub async fn unload(self: &Arc<Self>) -> bool {
-        self.unload_if(|_| true).await
+        self.unload_if(Unloaded::Asked, |_| true).await
     }
 
-    async fn unload_if(self: &Arc<Self>, condition: impl FnOnce(&Resident) -> bool) -> bool {
+    async fn unload_if(
+        self: &Arc<Self>,
+        why: Unloaded,
+        condition: impl FnOnce(&Resident) -> bool,
+    ) -> bool {
         let _turn = Arc::clone(&self.turn).lock_owned().await;
         let old = self.slot().resident.take_if(|resident| condition(resident));
         let Some(old) = old else {
             return false;
         };
-        tracing::info!(model = old.model, "unloading the model");
+        tracing::info!(
+            model = old.model,
+            reason = why.reason(),
+            "unloading the model"
+        );
         dismiss(old).await;
         self.provider.send_replace(ProviderInfo::default());
-        self.publish(Availability::Idle);
+        self.standing.publish(Availability::Idle(Some(why)));
         true
     }
 
     /// Unloads whatever nobody has used for `after`, for ever.
     pub async fn unload_when_idle(self: Arc<Self>, after: Duration) {
-        let mut availability = self.watch_availability();
+        let mut availability = self.standing.watch_own();
         let ready = |now: &Availability| matches!(now, Availability::Ready { .. });
         // The sender is in `self`.
         while availability.wait_for(ready).await.is_ok() {
@@ -380,14 +418,19 @@ impl ModelHost {
             let left = after.saturating_sub(idle.unwrap_or_default());
             if left.is_zero() {
                 let long = |resident: &Resident| resident.idle().is_some_and(|t| t >= after);
-                self.unload_if(long).await;
+                self.unload_if(Unloaded::Unused, long).await;
             } else {
                 tokio::time::sleep(left).await;
             }
         }
     }
 
-    fn install(&self, (resident, provider): (Resident, ProviderInfo)) -> Lease {
+    fn install(&self, loaded: Loaded) -> Lease {
+        let Loaded {
+            resident,
+            provider,
+            on_device,
+        } = loaded;
         let model = resident.model.clone();
         tracing::info!(model, provider = provider.name, "model loaded");
         let resident = Arc::new(resident);
@@ -395,22 +438,42 @@ impl ModelHost {
         slot.loads += 1;
         slot.failure = None;
         slot.engine = Arc::downgrade(&resident.engine);
+        slot.on_device = on_device;
+        if let Some(before) = slot.numbers.replace(resident.engine.numbers()) {
+            slot.counted.add_counts(&before.statistics());
+        }
+        resident.engine.set_pace(self.standing.conditions().pace());
         if slot.stopped {
             resident.engine.stop();
         }
         slot.resident = Some(Arc::clone(&resident));
         drop(slot);
         self.provider.send_replace(provider);
-        self.publish(Availability::Ready { model });
+        let slow = false;
+        self.standing.publish(Availability::Ready { model, slow });
         Lease::new(resident)
     }
 
-    async fn load(self: &Arc<Self>, model: &str) -> Result<(Resident, ProviderInfo), Unavailable> {
+    /// Loads, again where the machine slept meanwhile: what a device had been
+    /// given by then is lost.
+    async fn load_awake(self: &Arc<Self>, model: &str) -> Result<Loaded, Unavailable> {
+        loop {
+            let sleeps = self.slot().sleeps;
+            let loaded = self.load(model).await?;
+            if !loaded.on_device || self.slot().sleeps == sleeps {
+                return Ok(loaded);
+            }
+            dismiss(Arc::new(loaded.resident)).await;
+            self.standing.awake().await;
+        }
+    }
+
+    async fn load(self: &Arc<Self>, model: &str) -> Result<Loaded, Unavailable> {
         let tokenizer = self.tokenizer(model).await?;
         let (host, name) = (Arc::clone(self), model.to_owned());
         let load = move |loader: &dyn Loader| {
             let progress = &mut |share: f64| {
-                host.publish(Availability::Loading {
+                host.standing.publish(Availability::Loading {
                     model: name.clone(),
                     progress: share.clamp(0.0, 1.0),
                 });
@@ -425,21 +488,42 @@ impl ModelHost {
                 users: watch::Sender::new(0),
                 released: Mutex::new(Instant::now()),
             };
-            Ok((resident, loaded.provider))
+            Ok(Loaded {
+                resident,
+                provider: loaded.provider,
+                on_device: loaded.on_device,
+            })
         };
         self.blocking(load).await
     }
 
-    /// The engine's numbers, where there is one.
-    pub fn statistics(&self) -> Option<Statistics> {
-        Some(self.slot().engine.upgrade()?.statistics())
+    /// The engines' numbers since the daemon's start.
+    pub fn statistics(&self) -> Statistics {
+        let slot = self.slot();
+        let numbers = slot.numbers.as_ref();
+        let mut statistics = numbers.map(Numbers::statistics).unwrap_or_default();
+        statistics.add_counts(&slot.counted);
+        statistics
+    }
+
+    /// What became of requests since the daemon's start.
+    pub fn outcomes(&self) -> Outcomes {
+        self.meters.read()
+    }
+
+    pub(super) fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// The heartbeat of an engine that is computing; `None` where nothing
     /// computes and nothing can hang.
     pub fn pulse(&self) -> Option<u64> {
-        let engine = self.slot().engine.upgrade()?;
-        (engine.statistics().running > 0).then(|| engine.heartbeat())
+        self.engine()?.pulse()
+    }
+
+    /// The engine, even while its model is on its way out.
+    fn engine(&self) -> Option<Arc<Engine>> {
+        self.slot().engine.upgrade()
     }
 
     /// Fails what runs and waits in the engine; nothing is loaded any more.

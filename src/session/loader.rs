@@ -20,6 +20,36 @@ pub struct ModelSummary {
     pub verified_at: String,
 }
 
+/// Why nothing is computed for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// The machine sleeps, or is about to.
+    Sleep,
+    /// It runs on battery, and the settings say so.
+    Battery,
+}
+
+impl Pause {
+    /// The word for it in `Availability`.
+    pub fn why(self) -> &'static str {
+        match self {
+            Pause::Sleep => "sleep",
+            Pause::Battery => "battery",
+        }
+    }
+}
+
+impl std::fmt::Display for Pause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Pause::Sleep => "paused while the machine sleeps; requests wait until it is awake",
+            Pause::Battery => {
+                "paused on battery (power.on-battery); what had begun goes on with the power"
+            }
+        })
+    }
+}
+
 /// Why there is no model to answer with.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unavailable {
@@ -50,6 +80,9 @@ pub enum Unavailable {
         /// What it got wrong.
         message: String,
     },
+    /// It could answer, and must not now.
+    #[error("{0}")]
+    Paused(Pause),
     /// Anything else.
     #[error("{0}")]
     Failed(String),
@@ -63,7 +96,33 @@ impl Unavailable {
             Unavailable::NoRuntime { .. } => "no-runtime",
             Unavailable::NotEnoughMemory { .. } => "not-enough-memory",
             Unavailable::SelfTestFailed { .. } => "self-test-failed",
+            Unavailable::Paused(_) => "paused",
             Unavailable::Failed(_) => "load-failed",
+        }
+    }
+}
+
+/// Why a model was unloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unloaded {
+    /// An administrator asked.
+    Asked,
+    /// Nobody used it for long.
+    Unused,
+    /// The system was short of memory.
+    MemoryPressure,
+    /// The machine slept, and its device with it.
+    Sleep,
+}
+
+impl Unloaded {
+    /// The word for it in `Availability`.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Unloaded::Asked => "asked",
+            Unloaded::Unused => "unused",
+            Unloaded::MemoryPressure => "memory-pressure",
+            Unloaded::Sleep => "sleep",
         }
     }
 }
@@ -75,9 +134,11 @@ pub enum Availability {
     Ready {
         /// Its name.
         model: String,
+        /// Whether it answers at a slow pace, to spare the battery.
+        slow: bool,
     },
-    /// None is; the next prompt loads one.
-    Idle,
+    /// None is; the next prompt loads one. With the reason, where one was.
+    Idle(Option<Unloaded>),
     /// One is being loaded.
     Loading {
         /// Its name.
@@ -94,9 +155,19 @@ impl Availability {
     pub fn state(&self) -> &'static str {
         match self {
             Availability::Ready { .. } => "ready",
-            Availability::Idle => "idle",
+            Availability::Idle(_) => "idle",
             Availability::Loading { .. } => "loading",
             Availability::Unavailable(_) => "unavailable",
+        }
+    }
+
+    /// Why it is so, in a word; empty where there is nothing to explain.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Availability::Ready { slow: true, .. } => Pause::Battery.why(),
+            Availability::Ready { .. } | Availability::Loading { .. } => "",
+            Availability::Idle(why) => why.map_or("", Unloaded::reason),
+            Availability::Unavailable(why) => why.reason(),
         }
     }
 }
@@ -116,6 +187,9 @@ pub struct LoadedModel {
     pub backend: Box<dyn Backend>,
     /// What computes.
     pub provider: ProviderInfo,
+    /// Whether that is a device of its own, whose memory a sleeping machine
+    /// loses.
+    pub on_device: bool,
 }
 
 /// Where models come from. All of it may block; the host calls it on threads
@@ -148,6 +222,13 @@ pub trait Loader: Send + Sync + 'static {
     /// # Errors
     /// It is not installed or not readable.
     fn context_window(&self, model: &str) -> Result<usize, Unavailable>;
+
+    /// Has the execution provider prove itself again, if one has before: the
+    /// machine slept, and drivers may not have survived it.
+    ///
+    /// # Errors
+    /// None computes what it should.
+    fn prove_again(&self) -> Result<(), Unavailable>;
 
     /// Loads the model; `progress` is told the share done, 0 to 1.
     ///

@@ -16,9 +16,11 @@ mod grammar;
 mod guide;
 mod host;
 mod loader;
+mod meters;
 mod overflow;
 mod prompt;
 mod quota;
+mod standing;
 mod stop;
 
 pub use conversation::{Session, ToolResult, Turn};
@@ -26,6 +28,9 @@ pub use event::StreamEvent;
 pub use failure::{Failure, error_name};
 pub use generation::{Generation, Interrupt, Interrupter, count_tokens};
 pub use host::{Lease, ModelHost};
-pub use loader::{Availability, LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
+pub use loader::{
+    Availability, LoadedModel, Loader, ModelSummary, Pause, ProviderInfo, Unavailable, Unloaded,
+};
+pub use meters::{BUCKETS, Histogram, Outcomes};
 pub use prompt::{MessageParts, Options, Prompt};
 pub use quota::{Place, Quota, QuotaLimits, Seat};

@@ -1,8 +1,15 @@
 //! Answers as they should be.
 
-use gptoss::client::{Client, Message, Options, StreamEvent};
+use std::collections::HashMap;
+use std::time::Duration;
 
-use crate::harness::{Daemon, Setup, all, ask, failure, finish, next, text, user, wait_for_start};
+use gptoss::client::{Client, Message, Options, StreamEvent};
+use zbus::{OwnedVariant, Variant};
+
+use crate::harness::{
+    Daemon, LONG, Setup, all, ask, counts, failure, finish, next, refusal, text, user,
+    wait_for_start,
+};
 
 #[tokio::test]
 async fn an_answer_streams() {
@@ -298,4 +305,43 @@ async fn a_failing_backend_fails_its_request_alone() {
     // The model is loaded again.
     let events = all(&mut ask(&client, "fine", Options::default()).await).await;
     assert_eq!(text(&events, "final"), "You said: fine");
+}
+
+#[tokio::test]
+async fn what_was_prepared_is_not_computed_again() {
+    let daemon = Daemon::start("");
+    let client = daemon.client().await;
+    let admin = client.admin().await.unwrap();
+    let text = "a long text that many questions will be about";
+    let message = HashMap::from([("role", "user"), ("content", text)]);
+    let message: HashMap<_, Variant<'_>> = message
+        .into_iter()
+        .map(|(key, value)| (key, value.into()))
+        .collect();
+    let messages = Variant::from(vec![message]);
+    let options = HashMap::from([("messages", &messages)]);
+    client.manager().prewarm(&options).await.unwrap();
+    let prepared = async {
+        let count = |stats: &HashMap<String, OwnedVariant>, key: &str| {
+            u64::try_from(stats[key].try_clone().unwrap()).unwrap()
+        };
+        loop {
+            let stats = admin.stats().await.unwrap();
+            if count(&stats, "requests-completed") == 1 && count(&stats, "requests") == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(LONG, prepared).await.unwrap();
+    let events = all(&mut ask(&client, text, Options::default()).await).await;
+    let (prompt, cached) = counts(&events);
+    assert_eq!(cached, prompt - 1, "the last one has to be computed");
+
+    let wrong = Variant::from("text");
+    let wrong = HashMap::from([("messages", &wrong)]);
+    let refused = client.manager().prewarm(&wrong).await;
+    let (name, message) = refusal(refused.map_err(Into::into));
+    assert_eq!(name, "InvalidArgs");
+    assert!(message.contains("aa{sv}"), "{message}");
 }

@@ -1,15 +1,18 @@
 //! Starts and ends what a test needs. Nothing here sleeps to wait: the bus
 //! prints its address, the daemon notifies, streams have events.
 
+use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
+use futures_util::StreamExt;
 use gptoss::client::{Answer, Client, ClientError, Message, Options, StreamEvent};
 use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
+use zbus::{OwnedVariant, Variant};
 
 /// The daemon's name on the bus.
 pub const NAME: &str = "org.gptoss.Daemon1";
@@ -245,12 +248,63 @@ pub fn bare_command(bus: &Bus, setup: &Setup<'_>) -> (Command, UnixDatagram) {
         .arg(file("gptossd.toml", setup.config))
         .env("DBUS_SESSION_BUS_ADDRESS", &bus.address)
         .env("NOTIFY_SOCKET", socket)
+        // What this machine does is no part of a test.
+        .env("DBUS_SYSTEM_BUS_ADDRESS", "unix:path=/nowhere/bus")
+        .env("MEMORY_PRESSURE_WATCH", "/dev/null")
+        .env_remove("JOURNAL_STREAM")
         .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null());
     if let Some(limit) = setup.watchdog {
         command.env("WATCHDOG_USEC", limit.as_micros().to_string());
     }
     (command, notices)
+}
+
+/// What becomes of `Availability`, change by change.
+pub struct Changes(zbus::MessageStream);
+
+impl Changes {
+    pub async fn of(daemon: &Daemon) -> Changes {
+        let rule = zbus::MatchRule::builder()
+            .msg_type(zbus::message::Type::Signal)
+            .interface("org.freedesktop.DBus.Properties")
+            .member("PropertiesChanged")
+            .path("/org/gptoss/Daemon1")
+            .build()
+            .unwrap();
+        let watcher = daemon.bus.connect().await;
+        let stream = zbus::MessageStream::for_match_rule(rule, &watcher, None);
+        Changes(stream.await.unwrap())
+    }
+
+    /// The next properties that changed.
+    pub async fn next(&mut self) -> HashMap<String, OwnedVariant> {
+        let message = tokio::time::timeout(LONG, self.0.next()).await;
+        let message = message.expect("no change in time").unwrap().unwrap();
+        let body = message.body();
+        let (_, changed, _): (String, HashMap<String, OwnedVariant>, Vec<String>) =
+            body.deserialize().unwrap();
+        changed
+    }
+
+    /// Reads on to the next state: its name and why it is so.
+    pub async fn state(&mut self) -> (String, String) {
+        loop {
+            if let Some(Variant::Structure(now)) =
+                self.next().await.get("Availability").map(|v| &**v)
+            {
+                let [Variant::Str(state), Variant::Dict(details)] = now.fields() else {
+                    panic!("{now:?}");
+                };
+                let text = |key: &str| match details.get::<_, String>(&key) {
+                    Ok(found) => found,
+                    Err(error) => panic!("{error}"),
+                };
+                let why = text("why").or_else(|| text("reason"));
+                return (state.to_string(), why.unwrap_or_default());
+            }
+        }
+    }
 }
 
 /// One user message.

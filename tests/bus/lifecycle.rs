@@ -9,7 +9,8 @@ use rustix::process::{Pid, Signal};
 use zbus::OwnedVariant;
 
 use crate::harness::{
-    Bus, Daemon, LONG, NAME, Setup, all, ask, command, failure, outcome, text, wait_for_start,
+    Bus, Changes, Daemon, LONG, NAME, Setup, all, ask, command, failure, outcome, text,
+    wait_for_start,
 };
 
 const HANGING: &str = "[[answers]]\nwhen = \"wait\"\nprefill-delay-ms = 3600000";
@@ -209,25 +210,12 @@ async fn a_failed_load_has_its_reason() {
 async fn changes_of_state_are_signalled() {
     let daemon = Daemon::start("load-delay-ms = 100");
     let client = daemon.client().await;
-    let watcher = daemon.bus.connect().await;
-    let rule = zbus::MatchRule::builder()
-        .msg_type(zbus::message::Type::Signal)
-        .interface("org.freedesktop.DBus.Properties")
-        .member("PropertiesChanged")
-        .path("/org/gptoss/Daemon1")
-        .build()
-        .unwrap();
-    let mut changes = zbus::MessageStream::for_match_rule(rule, &watcher, None)
-        .await
-        .unwrap();
+    let mut changes = Changes::of(&daemon).await;
     client.manager().prewarm(&HashMap::new()).await.unwrap();
     let mut states = Vec::new();
     let mut loaded = String::new();
     while loaded.is_empty() {
-        let message = changes.next().await.unwrap().unwrap();
-        let body = message.body();
-        let (_, changed, _): (String, HashMap<String, OwnedVariant>, Vec<String>) =
-            body.deserialize().unwrap();
+        let changed = changes.next().await;
         if let Some(availability) = changed.get("Availability") {
             let text = availability.to_string();
             let state = ["loading", "ready"].into_iter().find(|s| text.contains(s));
@@ -239,4 +227,32 @@ async fn changes_of_state_are_signalled() {
     }
     assert_eq!(states, ["loading", "ready"], "progress alone is no change");
     assert_eq!(loaded, "simulated");
+}
+
+#[tokio::test]
+async fn every_reason_is_signalled() {
+    let pair = |state: &str, why: &str| (state.to_owned(), why.to_owned());
+    for reason in ["not-enough-memory", "self-test-failed"] {
+        let daemon = Daemon::start(&format!("load-failure = \"{reason}\""));
+        let mut changes = Changes::of(&daemon).await;
+        let client = daemon.client().await;
+        all(&mut ask(&client, "x", Options::default()).await).await;
+        while changes.state().await != pair("unavailable", reason) {}
+    }
+    let daemon = Daemon::with(Setup {
+        config: "[model]\nunload-idle-seconds = 1",
+        ..Setup::default()
+    });
+    let mut changes = Changes::of(&daemon).await;
+    let client = daemon.client().await;
+    all(&mut ask(&client, "x", Options::default()).await).await;
+    while changes.state().await != pair("idle", "unused") {}
+
+    let daemon = Daemon::start("");
+    let mut changes = Changes::of(&daemon).await;
+    let client = daemon.client().await;
+    all(&mut ask(&client, "x", Options::default()).await).await;
+    let admin = client.admin().await.unwrap();
+    admin.unload(&HashMap::new()).await.unwrap();
+    while changes.state().await != pair("idle", "asked") {}
 }

@@ -8,6 +8,7 @@ use super::*;
 
 mod batching;
 mod guide;
+mod pace;
 mod shares;
 mod speculation;
 

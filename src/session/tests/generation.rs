@@ -25,10 +25,14 @@ impl Loader for Scripted {
     fn context_window(&self, _model: &str) -> Result<usize, Unavailable> {
         Ok(self.0.context_window)
     }
+    fn prove_again(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
     fn load(&self, _model: &str, _: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable> {
         Ok(LoadedModel {
             backend: Box::new(SimulatedBackend::new(self.0.clone())),
             provider: ProviderInfo::default(),
+            on_device: false,
         })
     }
 }

@@ -62,6 +62,10 @@ impl Loader for TestLoader {
         Ok(100)
     }
 
+    fn prove_again(&self) -> Result<(), Unavailable> {
+        Ok(())
+    }
+
     fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable> {
         self.loads.fetch_add(1, Ordering::Relaxed);
         progress(0.5);
@@ -76,6 +80,7 @@ impl Loader for TestLoader {
                 ..Script::default()
             })),
             provider: ProviderInfo::default(),
+            on_device: false,
         })
     }
 }
