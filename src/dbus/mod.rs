@@ -21,6 +21,7 @@ mod admin;
 mod clients;
 mod decode;
 mod error;
+mod introspection;
 mod manager;
 mod request;
 mod session;
@@ -95,6 +96,7 @@ impl Service {
         // miss the calls that arrive before the library's own task listens.
         let manager = Manager::new(Arc::clone(&shared));
         let connection = builder().serve_at(PATH, manager).build().await?;
+        introspection::take_over(&connection, &clients).await?;
         let admin = builder().serve_at(admin::PATH, Admin::new(shared));
         let admin = admin.build().await?;
         tokio::spawn(announce(connection.clone(), parts.host));
