@@ -11,8 +11,8 @@ FULL := $(BUILD)/fullsize
 COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help build runtime demo test test-rust test-python test-isolation lint install clean \
-	test-fullsize test-fresh test-aarch64 test-soak test-fuzz perf compare
+.PHONY: help build runtime notices demo test test-rust test-python test-isolation lint install package deb rpm \
+	clean test-fullsize test-fresh test-boot test-aarch64 test-soak test-fuzz perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -61,6 +61,9 @@ test-fullsize: build $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB 
 test-fresh: ## the README's two commands on a fresh Debian 12; needs root and debootstrap
 	tests/fresh/run $(BUILD)/debian12
 
+test-boot: deb ## the package in a booted Debian 12; needs root, debootstrap and systemd-container
+	tests/boot/run $(BUILD)/boot $(BUILD)/gptoss_*.deb
+
 test-aarch64: ## the kernels' tests on emulated AArch64; needs a cross compiler and QEMU
 	tests/aarch64/run
 
@@ -79,8 +82,27 @@ compare: build runtime ## speed and memory beside llama.cpp: make compare MODEL=
 	ORT_DYLIB_PATH=$(LIBRARY) $(COMPARE) run $(MODEL)
 	$(COMPARE) report
 
-install: build runtime ## install under $(DESTDIR)$(PREFIX)
+notices: ## the licences of what the two programs are built from
+	mkdir -p $(BUILD)
+	packaging/notices $(BUILD)/third-party-notices.txt
+
+install: build runtime notices ## install under $(DESTDIR)$(PREFIX)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install
+
+# The same source makes the same bytes.
+package deb rpm: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+
+package: build runtime notices
+	rm -rf $(BUILD)/package
+	DESTDIR=$(BUILD)/package PREFIX=/usr packaging/install
+
+deb: package ## build/gptoss_VERSION_ARCH.deb; needs cargo-deb
+	rm -f $(BUILD)/gptoss_*.deb
+	$(CARGO) deb --locked --no-build --no-strip --output $(BUILD)/
+
+rpm: package ## build/gptoss-VERSION.ARCH.rpm; needs cargo-generate-rpm
+	rm -f $(BUILD)/gptoss-*.rpm
+	$(CARGO) generate-rpm --output $(BUILD)/
 
 clean: ## remove what make and cargo built
 	rm -rf $(BUILD)

@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
-use zbus::names::OwnedUniqueName;
+use zbus::names::{OwnedUniqueName, UniqueName};
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
 
 use super::PATH;
@@ -138,6 +138,14 @@ impl Clients {
         };
         entries.insert(name, entry);
         client
+    }
+
+    /// The paths of what a caller has.
+    pub fn paths(&self, caller: &UniqueName<'_>) -> Vec<OwnedObjectPath> {
+        let caller = OwnedUniqueName::from(caller.to_owned());
+        let entries = self.entries();
+        let objects = entries.get(&caller).map(|entry| entry.objects.keys());
+        objects.into_iter().flatten().cloned().collect()
     }
 
     /// Who called and has not left.

@@ -22,6 +22,7 @@ mod admin;
 mod clients;
 mod decode;
 mod error;
+mod introspection;
 mod log_control;
 mod manager;
 mod request;
@@ -106,6 +107,7 @@ impl Service {
             .serve_at(log_control::PATH, log);
         let connection = connection.build().await?;
         clients.watch(&connection).await?;
+        introspection::take_over(&connection, &clients).await?;
         let admin = builder().serve_at(admin::PATH, Admin::new(shared));
         let admin = admin.build().await?;
         tokio::spawn(announce(connection.clone(), parts.host));

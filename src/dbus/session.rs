@@ -11,6 +11,7 @@ use zbus::{Connection, OwnedFd, OwnedObjectPath, OwnedVariant, Variant, fdo, int
 use super::clients::{Client, Kind, Reservation, check_owner};
 use super::decode::{self, Dictionary};
 use super::error::Error;
+use super::introspection;
 use super::shared::Shared;
 use crate::engine::Owner;
 use crate::session::{
@@ -37,7 +38,7 @@ pub async fn open(
         session: Arc::clone(&session),
         client: client.clone(),
     };
-    connection.object_server().at(path.clone(), object).await?;
+    introspection::serve(connection, &shared.clients, &path, object).await?;
     let life = Life {
         session,
         client,

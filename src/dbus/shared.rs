@@ -12,6 +12,7 @@ use super::Parts;
 use super::access::{Access, Right};
 use super::clients::{Client, Clients, Kind};
 use super::error::Error;
+use super::introspection;
 use super::request::Request;
 use super::stream::pump;
 use crate::engine::Owner;
@@ -83,7 +84,7 @@ impl Shared {
             owner: client.name,
             interrupter,
         };
-        connection.object_server().at(path.clone(), request).await?;
+        introspection::serve(connection, &self.clients, &path, request).await?;
         let (limit, connection) = (self.parts.spool_bytes, connection.clone());
         tokio::spawn(async move {
             pump(generation, ours, limit, client.presence, place).await;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use gptoss::client::Options;
+use gptoss::client::{Client, Options};
 
 use crate::harness::{Daemon, ask, outcome, wait_for_start};
 
@@ -73,6 +73,50 @@ async fn the_shipped_description_is_the_daemons() {
         interface(&live, admin),
         "{live}"
     );
+}
+
+/// Every path that introspection shows to this connection.
+async fn tree(connection: &zbus::Connection) -> Vec<String> {
+    let (mut found, mut todo) = (Vec::new(), vec![String::from("/")]);
+    while let Some(path) = todo.pop() {
+        let xml = introspect(connection, "org.gptoss.Daemon1", &path).await;
+        for name in xml.split("<node name=\"").skip(1) {
+            let name = name.split('"').next().unwrap();
+            todo.push(format!("{}/{name}", path.trim_end_matches('/')));
+        }
+        found.push(path);
+    }
+    found
+}
+
+#[tokio::test]
+async fn introspection_shows_each_their_own() {
+    let daemon = Daemon::start("[[answers]]\nprefill-delay-ms = 3600000");
+    let connection = daemon.bus.connect().await;
+    let client = Client::over(connection.clone()).await.unwrap();
+    let mut answer = ask(&client, "x", Options::default()).await;
+    wait_for_start(&mut answer).await;
+    let options = Options::default().set("handle-token", "diary");
+    let session = client.create_session(&options).await.unwrap();
+    let session = session.proxy().inner().path().to_string();
+    let request = answer.request().inner().path().to_string();
+
+    let own = tree(&connection).await;
+    for path in ["/org/gptoss/Daemon1", &session, &request] {
+        assert!(own.iter().any(|shown| shown == path), "{path}: {own:?}");
+    }
+    let stranger = daemon.bus.connect().await;
+    let manager = ["/", "/org", "/org/gptoss", "/org/gptoss/Daemon1"];
+    assert_eq!(tree(&stranger).await, manager);
+    for path in [&session, &request] {
+        // Nor do the nodes that lead there, to whoever guesses them.
+        let sender = path.rsplit_once('/').unwrap().0;
+        let kind = sender.rsplit_once('/').unwrap().0;
+        for node in [kind, sender] {
+            let shown = introspect(&stranger, "org.gptoss.Daemon1", node).await;
+            assert!(!shown.contains("<node name="), "{node}: {shown}");
+        }
+    }
 }
 
 /// `busctl` and `gdbus`, where they are installed.

@@ -2,6 +2,7 @@
 //! everything is as it was.
 
 use gptoss::client::{Client, Options};
+use zbus::OwnedVariant;
 
 use crate::harness::{Daemon, LONG, Setup, all, ask, finish, text};
 
@@ -70,21 +71,12 @@ async fn ask_until_answered(client: &Client) {
     assert_eq!(text(&events, "final"), "You said: next");
 }
 
-async fn objects(daemon: &Daemon) -> String {
-    let reply = daemon
-        .bus
-        .connect()
-        .await
-        .call_method(
-            Some("org.gptoss.Daemon1"),
-            "/org/gptoss/Daemon1",
-            Some("org.freedesktop.DBus.Introspectable"),
-            "Introspect",
-            &(),
-        )
-        .await
-        .unwrap();
-    reply.body().deserialize().unwrap()
+/// Nobody has anything.
+async fn idle(daemon: &Daemon) -> bool {
+    let client = daemon.client().await;
+    let stats = client.admin().await.unwrap().stats().await.unwrap();
+    let none = OwnedVariant::from(0u64);
+    stats["requests"] == none && stats["sessions"] == none
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -119,10 +111,7 @@ async fn nothing_is_left_behind() {
 pub async fn quiet(daemon: &Daemon, expected: Option<usize>) -> usize {
     let settled = async {
         loop {
-            let objects = objects(daemon).await;
-            let idle = !["request", "session"]
-                .iter()
-                .any(|kind| objects.contains(&format!("<node name=\"{kind}\"")));
+            let idle = idle(daemon).await;
             let open = descriptors(daemon);
             if idle && expected.is_none_or(|n| open == n) {
                 return open;
