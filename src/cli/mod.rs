@@ -1,10 +1,12 @@
-//! `gptoss-ctl`: one file a subcommand.
+//! `gptoss-ctl`: one file or folder a subcommand.
 
+mod attachment;
 mod bench;
 mod daemon;
 mod error;
 mod eval;
 mod export;
+mod generation;
 mod import;
 mod in_process;
 mod install;
@@ -19,6 +21,7 @@ mod run;
 mod runtime;
 mod show;
 mod status;
+mod terminal;
 mod verify;
 
 use std::path::PathBuf;
