@@ -14,6 +14,7 @@ mod interrupt;
 mod list;
 mod load;
 mod locate;
+mod markdown;
 mod progress;
 mod pull;
 mod rm;

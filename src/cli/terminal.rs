@@ -10,7 +10,7 @@ pub(super) fn printable(text: &str, neutralise: bool) -> String {
 
 /// Control characters other than line feed and tab, and those that reorder
 /// text, become visible.
-fn visible(c: char) -> char {
+pub(super) fn visible(c: char) -> char {
     match c {
         '\n' | '\t' => c,
         // The pictures of the control characters.
