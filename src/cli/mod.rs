@@ -2,6 +2,7 @@
 
 mod attachment;
 mod bench;
+mod chat;
 mod daemon;
 mod error;
 mod eval;
@@ -71,6 +72,8 @@ enum Command {
     Export(export::Args),
     /// Ask a model one question through the daemon.
     Run(run::Args),
+    /// Converse with a model at the terminal.
+    Chat(chat::Args),
     /// Have the daemon load a model.
     Load(load::LoadArgs),
     /// Have the daemon unload its model.
@@ -97,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => rm::run(&global, args),
         Command::Export(args) => export::run(&global, args),
         Command::Run(args) => run::run(&global, args),
+        Command::Chat(args) => chat::run(&global, args),
         Command::Load(args) => load::load(args),
         Command::Unload(args) => load::unload(args),
         Command::Status(args) => status::run(&global, args),

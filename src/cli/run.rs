@@ -128,7 +128,7 @@ async fn follow(answer: Answer, json: bool, bus: BusName) -> Result<(), CliError
     Ok(())
 }
 
-fn unwritable(error: std::io::Error) -> CliError {
+pub(super) fn unwritable(error: std::io::Error) -> CliError {
     CliError::new(
         ExitStatus::Failed,
         format!("cannot write the answer: {error}"),

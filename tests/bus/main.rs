@@ -3,6 +3,7 @@
 
 mod admin;
 mod cancel;
+mod chat;
 mod command;
 mod examples;
 mod generate;
@@ -16,3 +17,4 @@ mod session;
 mod stress;
 mod structured;
 mod system;
+mod terminal;
