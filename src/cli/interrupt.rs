@@ -7,6 +7,11 @@ use std::process;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::client::{Answer, ClientError};
+
+/// Exit code after Ctrl-C, as shells expect it: 128 and SIGINT.
+pub(super) const INTERRUPTED: i32 = 130;
+
 /// Ends the process at the first SIGINT or SIGTERM with the shell's code for it,
 /// after telling `advice`.
 pub(super) fn watch(advice: &'static str) {
@@ -36,4 +41,41 @@ pub(super) fn watch(advice: &'static str) {
     let _ = std::thread::Builder::new()
         .name("signals".into())
         .spawn(listen);
+}
+
+/// An answer that Ctrl-C cancels.
+pub(super) struct Interruptible {
+    answer: Answer,
+    interrupted: bool,
+}
+
+impl Interruptible {
+    pub(super) fn new(answer: Answer) -> Self {
+        Self {
+            answer,
+            interrupted: false,
+        }
+    }
+
+    /// The next event's line; `None` after the last, or after an interrupt that
+    /// the daemon does not heed: the second, or where it does not answer.
+    /// Dropping the answer cancels it as well.
+    pub(super) async fn next_line(&mut self) -> Result<Option<String>, ClientError> {
+        loop {
+            tokio::select! {
+                line = self.answer.next_line() => return line,
+                _ = tokio::signal::ctrl_c() => {
+                    let again = std::mem::replace(&mut self.interrupted, true);
+                    if again || self.answer.cancel().await.is_err() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether Ctrl-C came.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.interrupted
+    }
 }

@@ -1,10 +1,13 @@
-//! `gptoss-ctl`: one file a subcommand.
+//! `gptoss-ctl`: one file or folder a subcommand.
 
+mod attachment;
 mod bench;
+mod chat;
 mod daemon;
 mod error;
 mod eval;
 mod export;
+mod generation;
 mod import;
 mod in_process;
 mod install;
@@ -12,6 +15,7 @@ mod interrupt;
 mod list;
 mod load;
 mod locate;
+mod markdown;
 mod progress;
 mod pull;
 mod rm;
@@ -19,6 +23,7 @@ mod run;
 mod runtime;
 mod show;
 mod status;
+mod terminal;
 mod verify;
 
 use std::path::PathBuf;
@@ -67,6 +72,8 @@ enum Command {
     Export(export::Args),
     /// Ask a model one question through the daemon.
     Run(run::Args),
+    /// Converse with a model at the terminal.
+    Chat(chat::Args),
     /// Have the daemon load a model.
     Load(load::LoadArgs),
     /// Have the daemon unload its model.
@@ -93,6 +100,7 @@ pub fn main() -> ExitCode {
         Command::Rm(args) => rm::run(&global, args),
         Command::Export(args) => export::run(&global, args),
         Command::Run(args) => run::run(&global, args),
+        Command::Chat(args) => chat::run(&global, args),
         Command::Load(args) => load::load(args),
         Command::Unload(args) => load::unload(args),
         Command::Status(args) => status::run(&global, args),

@@ -56,7 +56,8 @@ fn with(key: &str, value: String, details: &HashMap<String, OwnedVariant>) -> Va
     all.into()
 }
 
-fn object(entries: &HashMap<String, OwnedVariant>) -> Value {
+/// A dictionary of the daemon's as a JSON object.
+pub(super) fn object(entries: &HashMap<String, OwnedVariant>) -> Value {
     let mut keys: Vec<_> = entries.keys().collect();
     keys.sort();
     let entry = |key: &&String| Some(((*key).clone(), plain(entries.get(*key)?)));

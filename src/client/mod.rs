@@ -275,6 +275,14 @@ impl Client {
         Session::new(&self.connection, path).await
     }
 
+    /// Has the model loaded, without waiting for it.
+    ///
+    /// # Errors
+    /// The daemon's, by name.
+    pub async fn prewarm(&self, options: &Options) -> Result<(), ClientError> {
+        Ok(self.manager.prewarm(&options.dictionary()).await?)
+    }
+
     /// Tokens of the prompt that these messages make.
     ///
     /// # Errors

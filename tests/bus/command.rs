@@ -53,6 +53,30 @@ async fn run_reads_standard_input() {
 }
 
 #[tokio::test]
+async fn run_takes_files() {
+    let daemon = Daemon::start("");
+    let file = |name: &str, text: &str| {
+        let path = daemon.bus.folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let (one, two) = (file("one", "1\n"), file("two", "2"));
+    let run = |arguments: &[&str]| {
+        let mut command = daemon.bus.ctl(["run", "simulated"]);
+        outcome(&command.args(arguments).output().unwrap())
+    };
+    let (code, stdout, _) = run(&["add", "--file", &one, "--file", &two]);
+    assert_eq!(code, 0);
+    let files = format!("{one}:\n```\n1\n```\n\n{two}:\n```\n2\n```\n");
+    assert_eq!(stdout, format!("You said: add\n\n{files}"));
+    assert_eq!(
+        run(&["--file", &one]).1,
+        format!("You said: {one}:\n```\n1\n```\n")
+    );
+    assert_eq!(run(&["x", "--file", "/nowhere"]).0, 3);
+}
+
+#[tokio::test]
 async fn run_prints_events_as_json() {
     let daemon = Daemon::start("");
     let output = daemon.bus.ctl(["run", "simulated", "x", "--json"]).output();

@@ -3,6 +3,7 @@
 
 mod admin;
 mod cancel;
+mod chat;
 mod command;
 mod examples;
 mod generate;
@@ -22,4 +23,5 @@ mod soak;
 mod stress;
 mod structured;
 mod system;
+mod terminal;
 mod upstream;
