@@ -100,6 +100,15 @@ pub(super) struct ControlToken {
     pub content: String,
 }
 
+/// Left to itself, the library keeps the first ten thousand words that each
+/// thread meets, for as long as the thread lives: what was said in conversations
+/// that are over, and megabytes a thread where words are long.
+fn forget_words(tokenizer: &mut tokenizers::Tokenizer) {
+    let mut model = tokenizer.get_model().clone();
+    model.resize_cache(0);
+    tokenizer.with_model(model);
+}
+
 /// Encodes text and decodes tokens with the model's own vocabulary.
 ///
 /// [`Tokenizer::encode`] knows no control tokens: what reads `<|start|>` in a
@@ -154,6 +163,7 @@ impl Tokenizer {
         inner.set_encode_special_tokens(true);
         inner.with_truncation(None).map_err(invalid)?;
         inner.with_padding(None);
+        forget_words(&mut inner);
         let pieces = Pieces::new(&inner, &control)?;
         let byte_ids = pieces.byte_ids()?;
         let tokenizer = Self {
