@@ -214,7 +214,8 @@ fn built_in_tools_are_called_as_the_model_learnt_it() {
         });
         call.unwrap()
     };
-    let code = "<|channel|>analysis to=python code<|message|>print(1)<|return|>";
+    let code = "<|channel|>analysis to=python code<|message|>print(1)<|call|>";
+    let wrong_end = "<|channel|>analysis to=python code<|message|>print(1)<|return|>";
     let search = "<|channel|>analysis to=browser.search code<|message|>{\"question\": \"Ada\"}";
     let answer = "<|channel|>final<|message|>no<|return|>";
     let must = |names: &[&str]| Guidance {
@@ -224,6 +225,7 @@ fn built_in_tools_are_called_as_the_model_learnt_it() {
     for (guidance, form, wish, expected) in [
         (must(&[]), None, code, "python"),
         (must(&[]), Some(PERSON), code, "python"),
+        (must(&[]), Some(PERSON), wrong_end, "python"),
         (must(&[]), None, search, "browser.search"),
         (must(&[]), Some(PERSON), search, "browser.search"),
         (must(&["python"]), None, answer, "python"),
@@ -233,7 +235,7 @@ fn built_in_tools_are_called_as_the_model_learnt_it() {
         let (name, arguments) = call(&heard.events);
         assert_eq!(name, expected, "{wish}");
         match name.as_str() {
-            "python" if wish == code => assert_eq!(arguments, "print(1)"),
+            "python" if wish != answer => assert_eq!(arguments, "print(1)"),
             "python" => {}
             _ => {
                 let arguments: Value = serde_json::from_str(&arguments).unwrap();
