@@ -66,8 +66,9 @@ impl Plan {
         let seconds = seconds.map_or(1800, |s| s.parse().expect("GPTOSS_SOAK_SECONDS: a number"));
         let part = |share: f64| Duration::from_secs(seconds).mul_f64(share);
         Plan {
-            warm_up: part(0.1),
-            mixed: part(0.8),
+            // Until the prefix cache is full and the allocator has its pieces.
+            warm_up: part(0.3),
+            mixed: part(0.6),
             fair: part(0.1),
         }
     }
