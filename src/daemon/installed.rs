@@ -205,6 +205,23 @@ impl Loader for StoreLoader {
     }
 
     fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable> {
+        // ONNX Runtime's threads inherit the name of the thread that makes them.
+        let name = rustix::thread::name();
+        let _ = rustix::thread::set_name(c"model");
+        let loaded = self.load_named(model, progress);
+        if let Ok(name) = name {
+            let _ = rustix::thread::set_name(&name);
+        }
+        loaded
+    }
+}
+
+impl StoreLoader {
+    fn load_named(
+        &self,
+        model: &str,
+        progress: &mut dyn FnMut(f64),
+    ) -> Result<LoadedModel, Unavailable> {
         let installed = self.find(model)?;
         let target = target(&installed)?;
         let library = runtime::find(self.library.as_deref()).map_err(unavailable)?;
