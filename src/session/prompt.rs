@@ -265,26 +265,26 @@ fn guidance(options: &Options, settings: &Settings) -> Result<Guidance, Failure>
     let builtin = settings.builtin.iter();
     let builtin =
         builtin.flat_map(|tool| tool.calls().into_iter().map(|call| (tool.as_str(), call.0)));
-    let mut tools = functions.chain(builtin);
+    let tools = functions.chain(builtin);
     let must_call: Vec<String> = match options.tool_choice.as_deref() {
         None | Some("auto" | "none") => Vec::new(),
-        Some("required") => tools.map(|(_, call)| call).collect(),
-        Some(name) => {
-            let named = tools.by_ref().filter(|(tool, _)| *tool == name);
-            named.map(|(_, call)| call).collect()
+        Some(choice) => {
+            let chosen = |tool: &str| choice == "required" || choice == tool;
+            let calls: Vec<_> = tools
+                .filter(|(tool, _)| chosen(tool))
+                .map(|(_, call)| call)
+                .collect();
+            if calls.is_empty() {
+                return Err(invalid(match choice {
+                    "required" => "tool-choice is required, and there are no tools".to_owned(),
+                    name => format!(
+                        "tool-choice {name:?} is none of the tools, nor auto, none or required"
+                    ),
+                }));
+            }
+            calls
         }
     };
-    match options.tool_choice.as_deref() {
-        Some("required") if must_call.is_empty() => {
-            return Err(invalid("tool-choice is required, and there are no tools"));
-        }
-        Some(name) if must_call.is_empty() && !matches!(name, "auto" | "none") => {
-            return Err(invalid(format!(
-                "tool-choice {name:?} is none of the tools, nor auto, none or required"
-            )));
-        }
-        _ => {}
-    }
     if let Some(format) = &settings.response_format {
         grammar::check(&format.schema)?;
     }

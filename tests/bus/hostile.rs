@@ -122,13 +122,18 @@ fn message() -> Dictionary {
     HashMap::from([("role", "user".into()), ("content", "x".into())])
 }
 
+/// The path of a new session of this connection's.
+async fn open_session(connection: &Connection) -> String {
+    let client = Client::over(connection.clone()).await.unwrap();
+    let session = client.create_session(&Options::default()).await.unwrap();
+    session.proxy().inner().path().to_string()
+}
+
 #[tokio::test]
 async fn every_wrong_type_everywhere() {
     let daemon = Daemon::start("");
     let raw = daemon.bus.connect().await;
-    let client = Client::over(raw.clone()).await.unwrap();
-    let session = client.create_session(&Options::default()).await.unwrap();
-    let path = session.proxy().inner().path().to_string();
+    let path = open_session(&raw).await;
     let session = (path.as_str(), "org.gptoss.Daemon1.Session");
     for (key, signature) in OPTIONS {
         for value in values() {
@@ -180,11 +185,8 @@ async fn every_wrong_type_everywhere() {
 async fn every_method_with_every_wrong_body() {
     let daemon = Daemon::start("");
     let raw = daemon.bus.connect().await;
-    let client = Client::over(raw.clone()).await.unwrap();
-    let session = client.create_session(&Options::default()).await.unwrap();
-    let path = session.proxy().inner().path().to_string();
+    let path = open_session(&raw).await;
     let session = (path.as_str(), "org.gptoss.Daemon1.Session");
-    // Close has no arguments; a body that it does not want is checked last.
     let methods = [
         (MANAGER, "Generate"),
         (MANAGER, "CreateSession"),

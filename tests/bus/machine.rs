@@ -162,35 +162,35 @@ async fn a_device_is_left_before_a_sleep() {
     assert_eq!(text(&again, "final"), "You said: again");
 }
 
-#[tokio::test]
-async fn a_model_that_is_kept_is_loaded_again_after_a_sleep() {
+/// A daemon that had its model loaded when the machine slept and woke, and what
+/// it has said of its state since.
+async fn slept(script: &str, config: &str) -> (Machine, Daemon, Changes) {
     let bus = Bus::start();
     let mut machine = Machine::on(&bus).await;
-    let daemon = start(bus, "on-device = true", "[model]\nload = 'start'");
+    let daemon = start(bus, script, config);
     let lock = machine.lock().await;
     let client = daemon.client().await;
     all(&mut ask(&client, "x", Options::default()).await).await;
-    let mut changes = Changes::of(&daemon).await;
+    let changes = Changes::of(&daemon).await;
     machine.announce(true).await;
     lock.released().await;
     machine.announce(false).await;
+    (machine, daemon, changes)
+}
+
+#[tokio::test]
+async fn a_model_that_is_kept_is_loaded_again_after_a_sleep() {
+    let (_machine, _daemon, mut changes) =
+        slept("on-device = true", "[model]\nload = 'start'").await;
     while changes.state().await != pair("ready", "") {}
 }
 
 #[tokio::test]
 async fn a_provider_that_did_not_survive_is_told() {
-    let bus = Bus::start();
-    let mut machine = Machine::on(&bus).await;
-    let daemon = start(bus, "fails-after-sleep = true", "");
-    let lock = machine.lock().await;
-    let client = daemon.client().await;
-    all(&mut ask(&client, "x", Options::default()).await).await;
-    let mut changes = Changes::of(&daemon).await;
-    machine.announce(true).await;
-    lock.released().await;
-    machine.announce(false).await;
+    let (_machine, daemon, mut changes) = slept("fails-after-sleep = true", "").await;
     let broken = pair("unavailable", "self-test-failed");
     while changes.state().await != broken {}
+    let client = daemon.client().await;
     assert_eq!(client.manager().execution_provider().await.unwrap().0, "");
 }
 

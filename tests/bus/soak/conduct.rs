@@ -232,11 +232,7 @@ impl Someone {
             self.tally.conversed += 1;
         }
         fork.close().await?;
-        // Now and then the daemon has to close it.
-        match self.random.bool() {
-            true => session.close().await,
-            false => session.close().await.or(Ok(())),
-        }
+        session.close().await
     }
 
     async fn cancel(&mut self, question: &str) -> Done {
