@@ -8,6 +8,8 @@
 //! `GPTOSS_BENCH_LAYERS` (default 4, 0.42 GB each) and `GPTOSS_BENCH_THREADS`
 //! (default: all processors) change the scale.
 
+mod paired;
+
 use std::hint::black_box;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -20,6 +22,7 @@ use gptoss_onnx::kernels::parallel::{Parallel, Threads};
 use gptoss_onnx::kernels::portable::SwiGlu;
 use gptoss_onnx::kernels::{Isa, KernelSet, kernel};
 use half::bf16;
+use paired::{Pairs, Random, read, scale};
 
 const WIDTH: usize = 2880;
 const EXPERTS: usize = 32;
@@ -28,38 +31,12 @@ const MODEL_LAYERS: f64 = 24.0;
 /// Bytes of one expert: three matrices, 17 bytes a block of 32.
 const EXPERT_BYTES: usize = 3 * WIDTH * WIDTH / 32 * 17;
 
-/// Numbers without a pattern (xorshift).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn bytes(&mut self, len: usize) -> Vec<u8> {
-        let mut bytes = vec![0; len];
-        for chunk in bytes.chunks_mut(8) {
-            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
-        }
-        bytes
-    }
-
-    fn scales(&mut self, len: usize) -> Vec<u8> {
-        let mut scales = self.bytes(len);
-        scales
-            .iter_mut()
-            .for_each(|scale| *scale = 118 + *scale % 8);
-        scales
-    }
-
-    fn floats(&mut self, len: usize) -> Vec<f32> {
-        (0..len)
-            .map(|_| (self.next() >> 40) as f32 / 8_388_608.0 - 1.0)
-            .collect()
-    }
+fn scales(random: &mut Random, len: usize) -> Vec<u8> {
+    let mut scales = random.bytes(len);
+    scales
+        .iter_mut()
+        .for_each(|scale| *scale = 118 + *scale % 8);
+    scales
 }
 
 /// The owned weights of a layer.
@@ -74,8 +51,8 @@ impl Weights {
     fn new(random: &mut Random) -> Self {
         let blocks = EXPERTS * WIDTH * WIDTH / 32;
         Self {
-            gate_up: (random.bytes(2 * blocks * 16), random.scales(2 * blocks)),
-            down: (random.bytes(blocks * 16), random.scales(blocks)),
+            gate_up: (random.bytes(2 * blocks * 16), scales(random, 2 * blocks)),
+            down: (random.bytes(blocks * 16), scales(random, blocks)),
             gate_up_bias: vec![bf16::from_f32(0.1); EXPERTS * 2 * WIDTH],
             down_bias: vec![bf16::from_f32(0.1); EXPERTS * WIDTH],
         }
@@ -104,7 +81,7 @@ impl Weights {
                 let begin = (index % runs) * run;
                 let end = each.min(begin + run);
                 let start = experts[index / runs] * each;
-                black_box(sum(&bytes[start + begin..start + end]));
+                read(&bytes[start + begin..start + end]);
             };
             let task = |index: usize| {
                 part(bytes, index);
@@ -116,44 +93,12 @@ impl Weights {
     }
 }
 
-/// Reads all bytes as fast as memory gives them.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 32];
-    let (lines, rest) = bytes.as_chunks::<256>();
-    for line in lines {
-        for (sum, bytes) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_ne_bytes(*bytes));
-        }
-    }
-    let rest: u64 = rest.iter().map(|&byte| u64::from(byte)).sum();
-    sums.iter().fold(rest, |a, &b| a.wrapping_add(b))
-}
-
-/// Times of calls, each beside that of a read of the same bytes.
-#[derive(Default)]
-struct Pairs {
-    ours: Vec<f64>,
-    read: Vec<f64>,
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-impl Pairs {
-    fn print(&mut self, name: &str, tokens: usize, bytes: usize) {
-        let (ours, read) = (median(&mut self.ours), median(&mut self.read));
-        println!(
-            "{name}: {:.2} ms a layer, {:.1} GB/s of weights ({:.0} % of plain reading at {:.1} GB/s), \
-             {:.1} tokens/s for the experts of {MODEL_LAYERS} layers",
-            ours * 1e3,
-            bytes as f64 / ours / 1e9,
-            100.0 * read / ours,
-            bytes as f64 / read / 1e9,
-            tokens as f64 / ours / MODEL_LAYERS,
-        );
-    }
+fn print(pairs: &mut Pairs, name: &str, tokens: usize, bytes: usize) {
+    println!(
+        "{name}: {}, {:.1} tokens/s for the experts of {MODEL_LAYERS} layers",
+        pairs.summary(bytes),
+        tokens as f64 / pairs.median() / MODEL_LAYERS,
+    );
 }
 
 struct Bench {
@@ -166,13 +111,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let number = |name: &str| std::env::var(name).ok()?.parse::<usize>().ok();
-        let layers = number("GPTOSS_BENCH_LAYERS").unwrap_or(4).max(1);
-        let threads = number("GPTOSS_BENCH_THREADS")
-            .or_else(|| std::thread::available_parallelism().ok().map(usize::from))
-            .unwrap_or(1);
-        println!("{layers} layers, {threads} threads");
-        let mut random = Random(88_172_645_463_325_252);
+        let (layers, threads) = scale(4);
+        let mut random = Random::default();
         Self {
             layers: (0..layers).map(|_| Weights::new(&mut random)).collect(),
             pool: Threads::new(threads),
@@ -290,6 +230,6 @@ fn main() {
     }
     criterion.final_summary();
     for (name, tokens, bytes, mut pairs) in summary.into_inner().expect("no panics") {
-        pairs.print(&name, tokens, bytes);
+        print(&mut pairs, &name, tokens, bytes);
     }
 }

@@ -132,7 +132,7 @@ impl<P: Products> KernelSet for Avx2<P> {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
     // SAFETY: this function has the features that these lanes stand for.
-    unsafe { part.run::<[__m256; 2], 4>(scratch) }
+    unsafe { part.run::<[__m256; 2], 4, 1>(scratch) }
 }
 
 /// Low and high nibbles of 32 bytes as offset codes.

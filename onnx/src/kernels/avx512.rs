@@ -143,7 +143,7 @@ impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
 fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
     // SAFETY: this function has the features that these lanes stand for.
-    unsafe { part.run::<__m512, { attention::MOST_ROWS }>(scratch) }
+    unsafe { part.run::<__m512, { attention::MOST_ROWS }, 2>(scratch) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma")]

@@ -48,6 +48,16 @@ pub(crate) trait Lanes: Copy {
     /// # Safety
     /// The trait's.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// Both added.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn plus(self, other: Self) -> Self;
+    /// The larger of both; any of both where one is no number.
+    ///
+    /// # Safety
+    /// The trait's.
+    unsafe fn larger(self, other: Self) -> Self;
 }
 
 /// For every processor.
@@ -83,6 +93,22 @@ impl Lanes for [f32; LANES] {
     unsafe fn plus_product(mut self, a: Self, b: Self) -> Self {
         for ((sum, a), b) in self.iter_mut().zip(a).zip(b) {
             *sum = mul_add::<false>(a, b, *sum);
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn plus(mut self, other: Self) -> Self {
+        for (sum, x) in self.iter_mut().zip(other) {
+            *sum += x;
+        }
+        self
+    }
+
+    #[inline(always)]
+    unsafe fn larger(mut self, other: Self) -> Self {
+        for (largest, x) in self.iter_mut().zip(other) {
+            *largest = if *largest > x { *largest } else { x };
         }
         self
     }
@@ -135,6 +161,18 @@ mod x86 {
         unsafe fn plus_product(self, a: Self, b: Self) -> Self {
             // SAFETY: the caller's promise.
             unsafe { _mm512_fmadd_ps(a, b, self) }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, other: Self) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_add_ps(self, other) }
+        }
+
+        #[inline(always)]
+        unsafe fn larger(self, other: Self) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { _mm512_max_ps(self, other) }
         }
     }
 
@@ -193,6 +231,18 @@ mod x86 {
                     _mm256_fmadd_ps(a[1], b[1], self[1]),
                 ]
             }
+        }
+
+        #[inline(always)]
+        unsafe fn plus(self, [a, b]: Self) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { [_mm256_add_ps(self[0], a), _mm256_add_ps(self[1], b)] }
+        }
+
+        #[inline(always)]
+        unsafe fn larger(self, [a, b]: Self) -> Self {
+            // SAFETY: the caller's promise.
+            unsafe { [_mm256_max_ps(self[0], a), _mm256_max_ps(self[1], b)] }
         }
     }
 }
@@ -256,6 +306,24 @@ mod aarch64 {
             for (sum, (a, b)) in self.iter_mut().zip(a.into_iter().zip(b)) {
                 // SAFETY: the caller's promise.
                 *sum = unsafe { vfmaq_f32(*sum, a, b) };
+            }
+            self
+        }
+
+        #[inline(always)]
+        unsafe fn plus(mut self, other: Self) -> Self {
+            for (sum, x) in self.iter_mut().zip(other) {
+                // SAFETY: the caller's promise.
+                *sum = unsafe { vaddq_f32(*sum, x) };
+            }
+            self
+        }
+
+        #[inline(always)]
+        unsafe fn larger(mut self, other: Self) -> Self {
+            for (largest, x) in self.iter_mut().zip(other) {
+                // SAFETY: the caller's promise.
+                *largest = unsafe { vmaxq_f32(*largest, x) };
             }
             self
         }

@@ -215,7 +215,7 @@ pub trait KernelSet: Send + Sync {
     /// [`attention`].
     fn attend(&self, part: &attention::Part<'_>, scratch: &mut [f32]) {
         // SAFETY: every processor has arrays.
-        unsafe { part.run::<[f32; lanes::LANES], 4>(scratch) }
+        unsafe { part.run::<[f32; lanes::LANES], 4, 1>(scratch) }
     }
 }
 

@@ -85,7 +85,7 @@ impl KernelSet for Neon {
 #[target_feature(enable = "neon")]
 fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
     // SAFETY: every processor of this architecture has NEON.
-    unsafe { part.run::<[float32x4_t; 4], 4>(scratch) }
+    unsafe { part.run::<[float32x4_t; 4], 4, 1>(scratch) }
 }
 
 #[target_feature(enable = "neon")]

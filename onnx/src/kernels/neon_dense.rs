@@ -7,9 +7,9 @@ use std::arch::aarch64::*;
 use std::ops::Range;
 
 use super::dense::{BLOCK, DenseRows, FEW_TOKENS, Int8Matrix, ZERO_POINT};
-use super::neon_dot::{dot, prefetch, transpose};
+use super::neon_dot::{dot, transpose};
 use super::neon_tile::{BYTES, LANES, Product, Tile, Token, many};
-use super::tile::Ahead;
+use super::tile::{Ahead, prefetch};
 
 /// How far ahead of their use weights are fetched, in bytes.
 const PREFETCH: usize = 8192;
@@ -98,7 +98,7 @@ unsafe fn rows_times_tokens<const R: usize, const T: usize>(
         // may point anywhere.
         unsafe {
             for r in 0..R {
-                prefetch(weights[0].wrapping_add(PREFETCH + (block * R + r) * BLOCK));
+                prefetch::<1>(weights[0].wrapping_add(PREFETCH + (block * R + r) * BLOCK));
             }
             for part in 0..PARTS {
                 let at = block * BLOCK + part * BYTES;

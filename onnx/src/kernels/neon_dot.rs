@@ -64,15 +64,6 @@ pub(super) fn widen(halves: uint16x8_t) -> [float32x4_t; 2] {
     [low, high]
 }
 
-/// Asks for the cache line at `at`, which may be any address.
-#[inline(always)]
-pub(super) fn prefetch(at: *const u8) {
-    // SAFETY: a prefetch may point anywhere.
-    unsafe {
-        asm!("prfm pldl1keep, [{}]", in(reg) at.addr(), options(nomem, nostack, preserves_flags));
-    }
-}
-
 /// Low and high nibbles of 16 bytes as doubled codes.
 #[inline]
 #[target_feature(enable = "neon")]

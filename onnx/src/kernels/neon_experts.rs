@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Rows, block_offset};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, Matrix};
-use super::neon_dot::{decode, dot, load_bytes, prefetch, scale_values, transpose};
+use super::neon_dot::{decode, dot, load_bytes, scale_values, transpose};
 use super::neon_tile::{BYTES, LANES, Product, Tile, Token, many};
-use super::tile::Ahead;
+use super::tile::{Ahead, prefetch};
 
 /// How far ahead of their use weights and scales are fetched, in bytes.
 const PREFETCH: usize = 8192;
@@ -136,7 +136,7 @@ unsafe fn add_step<const R: usize, const T: usize>(
     // SAFETY: the caller's promise; a group that is not whole is copied first.
     // Prefetches may point anywhere.
     unsafe {
-        prefetch(operands.scales[0].wrapping_add(PREFETCH_SCALES + block * R));
+        prefetch::<1>(operands.scales[0].wrapping_add(PREFETCH_SCALES + block * R));
         let scales: [_; R] =
             std::array::from_fn(|r| scale_values(load_bytes(operands.scales[r].add(block), len)));
         for group in 0..GROUPS {
@@ -154,7 +154,7 @@ unsafe fn add_step<const R: usize, const T: usize>(
             }
             for r in 0..R {
                 let line = at * BLOCK_BYTES * R + r * GROUP_BLOCKS * BLOCK_BYTES;
-                prefetch(operands.weights[0].wrapping_add(PREFETCH + line));
+                prefetch::<1>(operands.weights[0].wrapping_add(PREFETCH + line));
             }
             let mut codes = operands.weights.map(|row| row.add(at * BLOCK_BYTES));
             let mut copies = [[0u8; GROUP_BLOCKS * BLOCK_BYTES]; R];

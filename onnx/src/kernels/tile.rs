@@ -1,7 +1,7 @@
 //! What the tiles of all instruction sets share.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use std::arch::x86_64::{_MM_HINT_T0, _MM_HINT_T1, _mm_prefetch};
 use std::ops::Range;
 
 use super::mxfp4::{BLOCK_BYTES, Matrix};
@@ -46,29 +46,34 @@ impl Ahead {
     pub(super) fn fetch(&mut self) {
         let end = self.lines.min(self.next + self.each);
         for line in self.next..end {
-            prefetch(self.blocks.wrapping_add(line * 64));
+            prefetch::<2>(self.blocks.wrapping_add(line * 64));
             if line % 16 == 0 {
-                prefetch(self.scales.wrapping_add(line * 4));
+                prefetch::<2>(self.scales.wrapping_add(line * 4));
             }
         }
         self.next = end;
     }
 }
 
-/// Asks for the cache line at `at` in the second-level cache.
+/// Asks for the cache line at `at` in the cache of the first or of the second `LEVEL`.
 #[inline(always)]
-pub(super) fn prefetch(at: *const u8) {
+pub(super) fn prefetch<const LEVEL: usize>(at: *const u8) {
+    const { assert!(LEVEL == 1 || LEVEL == 2) };
     // SAFETY: a prefetch may point anywhere, and SSE is always there.
     #[cfg(target_arch = "x86_64")]
     unsafe {
-        _mm_prefetch::<_MM_HINT_T1>(at.cast());
+        match LEVEL {
+            1 => _mm_prefetch::<_MM_HINT_T0>(at.cast()),
+            _ => _mm_prefetch::<_MM_HINT_T1>(at.cast()),
+        }
     }
     // SAFETY: a prefetch may point anywhere.
     #[cfg(target_arch = "aarch64")]
     unsafe {
         std::arch::asm!(
-            "prfm pldl2keep, [{}]",
-            in(reg) at.addr(),
+            "prfm pldl{level}keep, [{at}]",
+            level = const LEVEL,
+            at = in(reg) at.addr(),
             options(nomem, nostack, preserves_flags)
         );
     }

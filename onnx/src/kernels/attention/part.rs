@@ -37,33 +37,53 @@ impl Part<'_> {
         self.queries.len() / self.shape.head_dim
     }
 
-    /// Floats that [`run`](Self::run) needs: results, keys, values, lines, scores.
+    /// Floats that [`run`](Self::run) needs: results, queries, lines, keys, values,
+    /// scores.
     pub(super) fn scratch_len(&self) -> usize {
         let dim = self.shape.head_dim;
-        self.rows() * (dim + 2) + (2 * dim + 4 * (dim / LINE_GROUP) + MOST_ROWS) * BLOCK
+        self.rows() * (2 * dim + 2) + (2 * dim + 4 * (dim / LINE_GROUP) + MOST_ROWS) * BLOCK
     }
 
-    /// The positions of the block from `start` on that `row` sees, relative to it.
+    /// The positions of the block from `start` on that `token` sees, relative to it.
     #[inline(always)]
-    fn seen(&self, row: usize, start: usize) -> Range<usize> {
-        let position = self.first_position + row / self.shape.group();
-        let first = (position + 1).saturating_sub(self.window).max(start);
+    fn seen(&self, token: usize, start: usize) -> Range<usize> {
+        let position = self.first_position + token;
+        let first = (position + 1).saturating_sub(self.window);
+        let first = first.clamp(start, start + BLOCK);
         let end = (position + 1).min(self.positions.end).min(start + BLOCK);
         first - start..end.max(first) - start
     }
 
+    /// The tokens of the rows from `first` on, at the price of one division.
+    #[inline(always)]
+    fn tokens(&self, first: usize) -> impl Iterator<Item = usize> {
+        let group = self.shape.group();
+        let (mut token, mut head) = (first / group, first % group);
+        std::iter::repeat_with(move || {
+            let of_row = token;
+            head += 1;
+            if head == group {
+                (token, head) = (token + 1, 0);
+            }
+            of_row
+        })
+    }
+
     /// Computes the first `rows * (head_dim + 2)` floats of `scratch`: for each
     /// row the weighted sum of values, its largest score, and the sum of
-    /// weights. `R` rows, at most `MOST_ROWS`, are computed together.
+    /// weights. `R` rows, at most `MOST_ROWS`, meet `V` vectors at a time: their
+    /// `R * V` sums should fit the registers.
     ///
     /// # Safety
     /// The processor has what `L` stands for.
     #[inline(always)]
-    pub(crate) unsafe fn run<L: Lanes, const R: usize>(&self, scratch: &mut [f32]) {
+    pub(crate) unsafe fn run<L: Lanes, const R: usize, const V: usize>(&self, scratch: &mut [f32]) {
         let (dim, group) = (self.shape.head_dim, self.shape.group());
         let (results, scratch) = scratch.split_at_mut(self.rows() * (dim + 2));
+        let (queries, scratch) = scratch.split_at_mut(self.rows() * dim);
         let (lines, scratch) = scratch.split_at_mut(4 * (dim / LINE_GROUP) * BLOCK);
         let (key_lines, value_lines) = lines.split_at_mut(lines.len() / 2);
+        interleave::<R>(self.queries, dim, queries);
         for (row, result) in results.chunks_exact_mut(dim + 2).enumerate() {
             result[..dim].fill(0.0);
             let sink = self.sinks[row % group];
@@ -72,6 +92,7 @@ impl Part<'_> {
                 false => (f32::NEG_INFINITY, 0.0),
             };
         }
+        let mut rows = Rows { queries, results };
         let values = dim / LANES;
         for start in self.positions.clone().step_by(BLOCK) {
             let place = self.place(start);
@@ -82,19 +103,19 @@ impl Part<'_> {
                     Elements::F16([key, value]) => {
                         let key = Plain::new(&key[place.clone()], dim);
                         let value = Plain::new(&value[place], values);
-                        self.block::<L, R>(start, key, value, ahead, scratch, results);
+                        self.block::<L, R, V>(start, key, value, ahead, scratch, &mut rows);
                     }
                     Elements::F32([key, value]) => {
                         let key = Plain::new(&key[place.clone()], dim);
                         let value = Plain::new(&value[place], values);
-                        self.block::<L, R>(start, key, value, ahead, scratch, results);
+                        self.block::<L, R, V>(start, key, value, ahead, scratch, &mut rows);
                     }
                     Elements::Int8([key, value]) => {
                         let (key, key_lines) = unpack(&key[place.clone()], dim, key_lines);
                         let (value, value_lines) = unpack(&value[place], dim, value_lines);
                         let key = Lined::<true>::new(key, key_lines, dim);
                         let value = Lined::<false>::new(value, value_lines, values);
-                        self.block::<L, R>(start, key, value, ahead, scratch, results);
+                        self.block::<L, R, V>(start, key, value, ahead, scratch, &mut rows);
                     }
                 }
             }
@@ -126,14 +147,14 @@ impl Part<'_> {
     /// # Safety
     /// The processor has what `L` stands for.
     #[inline(always)]
-    unsafe fn block<L: Lanes, const R: usize>(
+    unsafe fn block<L: Lanes, const R: usize, const V: usize>(
         &self,
         start: usize,
         key: impl Source<L>,
         value: impl Source<L>,
         ahead: [Ahead; 2],
         scratch: &mut [f32],
-        results: &mut [f32],
+        rows: &mut Rows<'_>,
     ) {
         let dim = self.shape.head_dim;
         let count = BLOCK.min(self.positions.end - start);
@@ -141,9 +162,9 @@ impl Part<'_> {
         let (values, scores) = scratch.split_at_mut(dim * BLOCK);
         // SAFETY: the caller's promise.
         unsafe {
-            if self.rows() == R {
-                // All rows meet a vector while it is in a register.
-                return self.meet::<L, R>(start, key, value, ahead, scores, results);
+            if self.rows() <= 2 * R {
+                // Widening again is less than storing and loading what was widened.
+                return self.meet::<L, R, V>(start, key, value, ahead, scores, rows);
             }
             let keys = &mut keys[..count.next_multiple_of(KEY_GROUP) * dim];
             let values = &mut values[..count * dim];
@@ -151,7 +172,7 @@ impl Part<'_> {
             widen(value, dim / LANES, values);
             let (keys, values) = (Plain::new(keys, dim), Plain::new(values, dim / LANES));
             let ahead = [Ahead::NOTHING; 2];
-            self.meet::<L, R>(start, keys, values, ahead, scores, results);
+            self.meet::<L, R, V>(start, keys, values, ahead, scores, rows);
         }
     }
 
@@ -160,21 +181,24 @@ impl Part<'_> {
     /// # Safety
     /// The processor has what `L` stands for.
     #[inline(always)]
-    unsafe fn meet<L: Lanes, const R: usize>(
+    unsafe fn meet<L: Lanes, const R: usize, const V: usize>(
         &self,
         start: usize,
         key: impl Source<L>,
         value: impl Source<L>,
-        [values_ahead, keys_ahead]: [Ahead; 2],
+        ahead: [Ahead; 2],
         scores: &mut [f32],
-        results: &mut [f32],
+        rows: &mut Rows<'_>,
     ) {
         let dim = self.shape.head_dim;
-        let queries = self.queries.chunks(R * dim);
-        for (i, (queries, results)) in queries.zip(results.chunks_mut(R * (dim + 2))).enumerate() {
+        let results = rows.results.chunks_mut(R * (dim + 2));
+        for (i, (queries, results)) in rows.queries.chunks(R * dim).zip(results).enumerate() {
+            // The first to look at a block is the one to wait for it.
+            let [values_ahead, keys_ahead] = if i == 0 { ahead } else { [Ahead::NOTHING; 2] };
             let rows = queries.len() / dim;
-            let seen = (0..rows).map(|r| self.seen(i * R + r, start));
-            let all = seen
+            let tokens = self.tokens(i * R).take(rows);
+            let all = tokens
+                .map(|token| self.seen(token, start))
                 .filter(|seen| !seen.is_empty())
                 .reduce(|a, b| a.start.min(b.start)..a.end.max(b.end))
                 .unwrap_or_default();
@@ -185,27 +209,30 @@ impl Part<'_> {
             // SAFETY: the caller's promise.
             unsafe {
                 if rows == R {
-                    score::<L, R>(queries, key, dim, groups, scores, values_ahead);
+                    let queries = queries.as_chunks().0;
+                    score::<L, R, V>(queries, key, groups, scores, values_ahead);
                 } else {
                     for (query, scores) in queries.chunks(dim).zip(scores.chunks_mut(BLOCK)) {
-                        let ahead = Ahead::NOTHING;
-                        score::<L, 1>(query, key, dim, groups.clone(), scores, ahead);
+                        let (query, groups) = (query.as_chunks().0, groups.clone());
+                        score::<L, 1, V>(query, key, groups, scores, Ahead::NOTHING);
                     }
                 }
             }
-            for (r, result) in results.chunks_exact_mut(dim + 2).enumerate() {
-                let scores = &mut scores[r * BLOCK..][..BLOCK];
-                soften::<L>(scores, self.seen(i * R + r, start), &all, result);
+            let weights = scores.as_chunks_mut::<BLOCK>().0;
+            let of_tokens = self.tokens(i * R).map(|token| self.seen(token, start));
+            let results_of = results.chunks_exact_mut(dim + 2);
+            for ((scores, result), seen) in weights.iter_mut().zip(results_of).zip(of_tokens) {
+                // SAFETY: the caller's promise.
+                unsafe { soften::<L>(scores, seen, result) };
             }
             // SAFETY: the caller's promise.
             unsafe {
                 if rows == R {
-                    mix::<L, R>(scores, value, dim, all, results, keys_ahead);
+                    mix::<L, R, V>(scores, value, dim, all, results, keys_ahead);
                 } else {
                     let scores = scores.chunks(BLOCK);
                     for (scores, result) in scores.zip(results.chunks_mut(dim + 2)) {
-                        let ahead = Ahead::NOTHING;
-                        mix::<L, 1>(scores, value, dim, all.clone(), result, ahead);
+                        mix::<L, 1, V>(scores, value, dim, all.clone(), result, Ahead::NOTHING);
                     }
                 }
             }
@@ -215,6 +242,32 @@ impl Part<'_> {
 
 /// Most rows that are computed together.
 pub const MOST_ROWS: usize = 8;
+
+/// What there is of each row besides scores.
+struct Rows<'a> {
+    /// `R` rows' after another, [interleaved](interleave).
+    queries: &'a [f32],
+    /// `[rows, head_dim + 2]`, see [`Part::run`].
+    results: &'a mut [f32],
+}
+
+/// Puts what `R` rows of `dim` have in the same place side by side, so that one
+/// address leads to all of them: `[rows / R, dim, R]`, and what rows remain as they
+/// are.
+#[inline(always)]
+fn interleave<const R: usize>(rows: &[f32], dim: usize, into: &mut [f32]) {
+    for (rows, into) in rows.chunks(R * dim).zip(into.chunks_mut(R * dim)) {
+        if rows.len() < R * dim {
+            into.copy_from_slice(rows);
+            continue;
+        }
+        for (i, into) in into.as_chunks_mut::<R>().0.iter_mut().enumerate() {
+            for (r, into) in into.iter_mut().enumerate() {
+                *into = rows[r * dim + i];
+            }
+        }
+    }
+}
 
 /// Stores the first vectors of `source`, `width` of them in a row.
 ///
@@ -235,84 +288,146 @@ unsafe fn widen<L: Lanes>(source: impl Source<L>, width: usize, into: &mut [f32]
 /// `scores[r, key] = queries[r] . keys[key]` for whole groups of keys.
 ///
 /// # Safety
-/// The processor has what `L` stands for; a row of `keys` has `dim` vectors.
+/// The processor has what `L` stands for; a row of `keys` has as many vectors as
+/// there are `queries`, interleaved.
 #[inline(always)]
-unsafe fn score<L: Lanes, const R: usize>(
-    queries: &[f32],
+unsafe fn score<L: Lanes, const R: usize, const V: usize>(
+    queries: &[[f32; R]],
     keys: impl Source<L>,
-    dim: usize,
     groups: Range<usize>,
     scores: &mut [f32],
     ahead: Ahead,
 ) {
-    assert!(queries.len() >= R * dim && groups.end <= keys.rows());
-    for group in groups {
-        // SAFETY: the caller's promise; `i` is below `dim`, and there are `R` rows.
-        unsafe {
-            let mut sums = [L::splat(0.0); R];
-            for i in 0..dim {
-                let keys = keys.vector(group, i);
-                ahead.fetch(group * dim + i);
-                for r in 0..R {
-                    let q = L::splat(*queries.get_unchecked(r * dim + i));
-                    sums[r] = sums[r].plus_product(q, keys);
-                }
-            }
-            for r in 0..R {
-                let scores = &mut scores[r * BLOCK + group * KEY_GROUP..];
-                if let Some(scores) = scores.first_chunk_mut() {
-                    sums[r].store(scores);
-                }
-            }
+    let together = groups.len() / V * V;
+    let rest = groups.start + together;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for group in (groups.start..rest).step_by(V) {
+            score_groups::<L, R, V>(queries, keys, group, scores, ahead);
+        }
+        for group in rest..groups.end {
+            score_groups::<L, R, 1>(queries, keys, group, scores, ahead);
         }
     }
 }
 
-/// Turns the scores that are `seen` into weights against the largest so far,
-/// and those of `all` that are not into zeros.
+/// The same for `V` groups from `group` on.
+///
+/// # Safety
+/// That of [`score`].
 #[inline(always)]
-fn soften<L: Lanes>(
+unsafe fn score_groups<L: Lanes, const R: usize, const V: usize>(
+    queries: &[[f32; R]],
+    keys: impl Source<L>,
+    group: usize,
     scores: &mut [f32],
-    seen: Range<usize>,
-    all: &Range<usize>,
-    result: &mut [f32],
+    ahead: Ahead,
 ) {
+    assert!(group + V <= keys.rows());
+    let dim = queries.len();
+    // SAFETY: the caller's promise; there are `V` groups.
+    let mut sums = unsafe { [[L::splat(0.0); V]; R] };
+    for (chunk, queries) in queries.as_chunks::<STEPS>().0.iter().enumerate() {
+        ahead.fetch((group * dim + chunk * STEPS * V) / 2, STEPS * V / 2);
+        for i in 0..STEPS {
+            // SAFETY: the same.
+            unsafe {
+                let mut vectors = [L::splat(0.0); V];
+                for v in 0..V {
+                    vectors[v] = keys.vector(group + v, chunk * STEPS + i);
+                }
+                for r in 0..R {
+                    let query = L::splat(queries[i][r]);
+                    for v in 0..V {
+                        sums[r][v] = sums[r][v].plus_product(query, vectors[v]);
+                    }
+                }
+            }
+        }
+    }
+    for r in 0..R {
+        let scores = &mut scores[r * BLOCK + group * KEY_GROUP..].as_chunks_mut().0[..V];
+        for v in 0..V {
+            // SAFETY: the same.
+            unsafe { sums[r][v].store(&mut scores[v]) };
+        }
+    }
+}
+
+/// Steps between two looks ahead.
+const STEPS: usize = 4;
+
+/// Turns the scores that are `seen` into weights against the largest so far, and
+/// all others into zeros.
+///
+/// # Safety
+/// The processor has what `L` stands for.
+#[inline(always)]
+unsafe fn soften<L: Lanes>(scores: &mut [f32; BLOCK], seen: Range<usize>, result: &mut [f32]) {
     let dim = result.len() - 2;
-    if seen.is_empty() {
-        scores[all.clone()].fill(0.0);
-        return;
-    }
-    // Whole vectors from here on: what is not seen gets the weight zero.
-    let first = all.start / KEY_GROUP * KEY_GROUP;
-    let scores = &mut scores[first..all.end.next_multiple_of(KEY_GROUP)];
-    scores[..seen.start - first].fill(f32::NEG_INFINITY);
-    scores[seen.end - first..].fill(f32::NEG_INFINITY);
-    let blocks = scores.as_chunks_mut::<KEY_GROUP>().0;
+    // Vectors from here on: what is not seen gets the weight zero.
+    scores[..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..].fill(f32::NEG_INFINITY);
     let before = result[dim];
-    let mut lanes = [before; KEY_GROUP];
-    for block in blocks.iter() {
-        for (largest, &score) in lanes.iter_mut().zip(block) {
-            *largest = if *largest > score { *largest } else { score };
-        }
-    }
-    let larger = |a: f32, b: f32| if a > b { a } else { b };
-    let largest = lanes.into_iter().fold(before, larger);
-    let mut sums = [0.0; KEY_GROUP];
-    for block in blocks.iter_mut() {
-        for (score, sum) in block.iter_mut().zip(&mut sums) {
-            let weight = exp_of::<L>(*score - largest);
-            let unseen = *score == f32::NEG_INFINITY;
-            *score = if unseen { 0.0 } else { weight };
-            *sum += *score;
-        }
-    }
-    let sum: f32 = sums.iter().sum();
-    let shrink = exp_of::<L>(before - largest);
-    result[dim] = largest;
-    result[dim + 1] = result[dim + 1] * shrink + sum;
-    if before != largest {
+    // SAFETY: the caller's promise.
+    let lanes = unsafe {
+        let [a, b, c, d] = quarters::<L>(scores);
+        a.larger(b).larger(c.larger(d))
+    };
+    let mut largest = before;
+    // SAFETY: the same.
+    let here = unsafe { halve(lanes, |a, b| if a > b { a } else { b }) };
+    // Mostly it is not.
+    if here > before {
+        largest = here;
+        let shrink = exp_of::<L>(before - largest);
         result[..dim].iter_mut().for_each(|x| *x *= shrink);
+        (result[dim], result[dim + 1]) = (largest, result[dim + 1] * shrink);
     }
+    for score in scores.iter_mut() {
+        let weight = exp_of::<L>(*score - largest);
+        let unseen = *score == f32::NEG_INFINITY;
+        *score = if unseen { 0.0 } else { weight };
+    }
+    // SAFETY: the same.
+    unsafe {
+        let [a, b, c, d] = quarters::<L>(scores);
+        result[dim + 1] += halve(a.plus(b).plus(c.plus(d)), |a, b| a + b);
+    }
+}
+
+/// A row's scores in a block.
+///
+/// # Safety
+/// The processor has what `L` stands for.
+#[inline(always)]
+unsafe fn quarters<L: Lanes>(scores: &[f32; BLOCK]) -> [L; BLOCK / LANES] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut quarters = [L::splat(0.0); BLOCK / LANES];
+        for (quarter, scores) in quarters.iter_mut().zip(scores.as_chunks().0) {
+            *quarter = L::load(scores);
+        }
+        quarters
+    }
+}
+
+/// One number of sixteen: eight of pairs, then four, two, one.
+///
+/// # Safety
+/// The processor has what `L` stands for.
+#[inline(always)]
+unsafe fn halve<L: Lanes>(vector: L, of: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [0.0; LANES];
+    // SAFETY: the caller's promise.
+    unsafe { vector.store(&mut lanes) };
+    for i in 0..8 {
+        lanes[i] = of(lanes[i], lanes[i + 8]);
+    }
+    for i in 0..4 {
+        lanes[i] = of(lanes[i], lanes[i + 4]);
+    }
+    of(of(lanes[0], lanes[2]), of(lanes[1], lanes[3]))
 }
 
 #[inline(always)]
@@ -329,7 +444,7 @@ fn exp_of<L: Lanes>(x: f32) -> f32 {
 /// The processor has what `L` stands for; a row of `values` has `dim / LANES`
 /// vectors.
 #[inline(always)]
-unsafe fn mix<L: Lanes, const R: usize>(
+unsafe fn mix<L: Lanes, const R: usize, const V: usize>(
     weights: &[f32],
     values: impl Source<L>,
     dim: usize,
@@ -337,27 +452,83 @@ unsafe fn mix<L: Lanes, const R: usize>(
     results: &mut [f32],
     ahead: Ahead,
 ) {
+    let vectors = dim / LANES;
+    let together = vectors / V * V;
+    // SAFETY: the caller's promise.
+    unsafe {
+        for vector in (0..together).step_by(V) {
+            mix_vectors::<L, R, V>(weights, values, vector, range.clone(), results, ahead);
+        }
+        for vector in together..vectors {
+            mix_vectors::<L, R, 1>(weights, values, vector, range.clone(), results, ahead);
+        }
+    }
+}
+
+/// The same for `V` vectors from `vector` on.
+///
+/// # Safety
+/// That of [`mix`], and there are such vectors.
+#[inline(always)]
+unsafe fn mix_vectors<L: Lanes, const R: usize, const V: usize>(
+    weights: &[f32],
+    values: impl Source<L>,
+    vector: usize,
+    range: Range<usize>,
+    results: &mut [f32],
+    ahead: Ahead,
+) {
     assert!(weights.len() >= R * BLOCK && range.end <= BLOCK);
     assert!(range.end <= values.rows());
-    for vector in 0..dim / LANES {
-        // SAFETY: the caller's promise; `key` is below `BLOCK`, and there are
-        // `R` rows.
-        unsafe {
-            let mut sums = [L::splat(0.0); R];
-            for key in range.clone() {
-                let value = values.vector(key, vector);
-                ahead.fetch(vector * BLOCK + key);
-                for r in 0..R {
-                    let weight = L::splat(*weights.get_unchecked(r * BLOCK + key));
-                    sums[r] = sums[r].plus_product(weight, value);
-                }
-            }
-            for r in 0..R {
-                let result = &mut results[r * (dim + 2) + vector * LANES..];
-                if let Some(result) = result.first_chunk_mut() {
-                    let one = L::splat(1.0);
-                    sums[r].plus_product(L::load(result), one).store(result);
-                }
+    // SAFETY: the caller's promise; `key` is below `BLOCK`, and there are `R` rows.
+    let mut sums = unsafe { [[L::splat(0.0); V]; R] };
+    let rest = range.end - range.len() % STEPS;
+    for start in (range.start..rest).step_by(STEPS) {
+        ahead.fetch((vector * BLOCK + start * V) / 2, STEPS * V / 2);
+        for key in 0..STEPS {
+            // SAFETY: the same.
+            unsafe { mix_key(&mut sums, weights, values, vector, start + key) };
+        }
+    }
+    for key in rest..range.end {
+        // SAFETY: the same.
+        unsafe { mix_key(&mut sums, weights, values, vector, key) };
+    }
+    let each = results.len() / R;
+    for (sums, result) in sums.into_iter().zip(results.chunks_exact_mut(each)) {
+        let result = &mut result[vector * LANES..].as_chunks_mut().0[..V];
+        for (sum, result) in sums.into_iter().zip(result) {
+            // SAFETY: the same.
+            unsafe {
+                sum.plus_product(L::load(result), L::splat(1.0))
+                    .store(result)
+            };
+        }
+    }
+}
+
+/// `sums[r, v] += weights[r, key] . values[key, vector + v]`.
+///
+/// # Safety
+/// That of [`mix`], and there are such vectors, and `R` rows of weights.
+#[inline(always)]
+unsafe fn mix_key<L: Lanes, const R: usize, const V: usize>(
+    sums: &mut [[L; V]; R],
+    weights: &[f32],
+    values: impl Source<L>,
+    vector: usize,
+    key: usize,
+) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let mut vectors = [L::splat(0.0); V];
+        for v in 0..V {
+            vectors[v] = values.vector(key, vector + v);
+        }
+        for r in 0..R {
+            let weight = L::splat(*weights.get_unchecked(r * BLOCK + key));
+            for v in 0..V {
+                sums[r][v] = sums[r][v].plus_product(weight, vectors[v]);
             }
         }
     }

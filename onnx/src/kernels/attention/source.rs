@@ -172,13 +172,14 @@ impl Ahead {
         }
     }
 
-    /// Asks for a line at every second `step`, of which a block has as many as
-    /// lines of half precision times two.
+    /// Asks for some lines from the `first` on, of those there are. A block of half
+    /// precision has half as many as there are steps.
     #[inline(always)]
-    pub fn fetch(self, step: usize) {
-        let line = step / 2;
-        if step.is_multiple_of(2) && line < self.lines {
-            prefetch(self.from.wrapping_add(line * CACHE_LINE));
+    pub fn fetch(self, first: usize, count: usize) {
+        if first + count <= self.lines {
+            for line in first..first + count {
+                prefetch::<1>(self.from.wrapping_add(line * CACHE_LINE));
+            }
         }
     }
 }
