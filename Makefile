@@ -11,7 +11,7 @@ FULL := $(BUILD)/fullsize
 COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help build runtime notices demo test test-rust test-python test-isolation lint install package deb rpm \
+.PHONY: help build runtime runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda notices demo test test-rust test-python test-isolation lint install package deb rpm \
 	clean test-fullsize test-fresh test-boot test-aarch64 test-soak test-fuzz perf compare
 
 help: ## this list
@@ -90,7 +90,7 @@ install: build runtime notices ## install under $(DESTDIR)$(PREFIX)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install
 
 # The same source makes the same bytes.
-package deb rpm: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+package deb rpm package-cuda deb-cuda rpm-cuda: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
 package: build runtime notices
 	rm -rf $(BUILD)/package
@@ -103,6 +103,24 @@ deb: package ## build/gptoss_VERSION_ARCH.deb; needs cargo-deb
 rpm: package ## build/gptoss-VERSION.ARCH.rpm; needs cargo-generate-rpm
 	rm -f $(BUILD)/gptoss-*.rpm
 	$(CARGO) generate-rpm --output $(BUILD)/
+
+runtime-cuda: ## fetch the pinned ONNX Runtime for CUDA into build/runtime-cuda; 0.6 GB
+	packaging/runtime/fetch $(BUILD)/runtime-cuda cuda
+
+install-cuda: runtime-cuda ## what gptoss-cuda holds, under $(DESTDIR)$(PREFIX)
+	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/cuda/install
+
+package-cuda: runtime-cuda
+	rm -rf $(BUILD)/package-cuda
+	DESTDIR=$(BUILD)/package-cuda PREFIX=/usr packaging/cuda/install
+
+deb-cuda: package-cuda ## build/gptoss-cuda_VERSION_ARCH.deb; needs cargo-deb
+	rm -f $(BUILD)/gptoss-cuda_*.deb
+	$(CARGO) deb --locked --no-build --no-strip --variant cuda --output $(BUILD)/
+
+rpm-cuda: package-cuda ## build/gptoss-cuda-VERSION.ARCH.rpm; needs cargo-generate-rpm
+	rm -f $(BUILD)/gptoss-cuda-*.rpm
+	$(CARGO) generate-rpm --variant cuda --output $(BUILD)/
 
 clean: ## remove what make and cargo built
 	rm -rf $(BUILD)

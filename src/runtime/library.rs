@@ -31,6 +31,10 @@ const LOADER_NAME: &str = "libonnxruntime.dylib";
 /// Where the package puts its private copy.
 const PACKAGE_FOLDER: &str = "/usr/lib/gptoss";
 
+/// Beside a private copy, where the package `gptoss-cuda` puts the build for CUDA. It
+/// has the same CPU provider, and is as good without a GPU.
+const CUDA_FOLDER: &str = "cuda";
+
 const TELEMETRY_SWITCH: &str = "ORT_DISABLE_TELEMETRY";
 
 /// Switches ONNX Runtime's telemetry off before `main`.
@@ -75,7 +79,8 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 ///
 /// Order: `configured` (the setting `runtime.library`), `ORT_DYLIB_PATH`, the
 /// package's private folder, the folder `../lib/gptoss` of the running program
-/// (an installation under another prefix), the system loader's search path.
+/// (an installation under another prefix), the system loader's search path. In
+/// each folder the build for CUDA comes first, where it is installed.
 /// A place named by a person is not skipped silently: if nothing is there, that
 /// is the error.
 pub fn find(configured: Option<&Path>) -> Result<PathBuf, RuntimeError> {
@@ -105,9 +110,11 @@ fn find_among(
     let beside = program
         .and_then(Path::parent)
         .and_then(Path::parent)
-        .map(|prefix| prefix.join("lib/gptoss").join(FILE_NAME));
-    let places: Vec<PathBuf> = std::iter::once(package.join(FILE_NAME))
-        .chain(beside)
+        .map(|prefix| prefix.join("lib/gptoss"));
+    let folders = std::iter::once(package.to_owned()).chain(beside);
+    let places: Vec<PathBuf> = folders
+        .flat_map(|folder| [folder.join(CUDA_FOLDER), folder])
+        .map(|folder| folder.join(FILE_NAME))
         .collect();
     match places.iter().find(|place| place.is_file()) {
         Some(place) => Ok(place.clone()),
@@ -331,6 +338,18 @@ mod tests {
             find_among(None, &package, Some(&program)).unwrap(),
             package.join(FILE_NAME)
         );
+    }
+
+    #[test]
+    fn the_build_for_cuda_comes_first() {
+        let root = tempfile::tempdir().unwrap();
+        let cuda = root.path().join("cuda");
+        std::fs::create_dir_all(&cuda).unwrap();
+        for folder in [root.path(), &cuda] {
+            std::fs::write(folder.join(FILE_NAME), b"x").unwrap();
+            let found = find_among(None, root.path(), None).unwrap();
+            assert_eq!(found, folder.join(FILE_NAME));
+        }
     }
 
     #[test]
