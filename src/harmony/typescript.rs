@@ -16,6 +16,9 @@ use super::settings::FunctionTool;
 /// Local references can otherwise repeat each other without end.
 const NODE_LIMIT: usize = 4000;
 
+/// References that are followed from one into the next; what is behind reads `any`.
+const REFERENCE_LIMIT: usize = 32;
+
 /// The declaration of one tool, with its description above it.
 pub(super) fn declaration(tool: &FunctionTool) -> String {
     let mut out = String::new();
@@ -123,8 +126,9 @@ impl<'a> Writer<'a> {
             .strip_prefix('#')
             .and_then(|pointer| self.root.pointer(pointer));
         let recursive = self.open.borrow().iter().any(|open| open == reference);
+        let deep = self.open.borrow().len() >= REFERENCE_LIMIT;
         match target {
-            Some(target) if !recursive => {
+            Some(target) if !recursive && !deep => {
                 self.open.borrow_mut().push(reference.to_owned());
                 let name = self.type_of(target, indent);
                 self.open.borrow_mut().pop();

@@ -22,6 +22,15 @@ const BLANKS: &str = r"([ ]|\n[ ]{0,32})?";
 /// Most states of a grammar's lexer: about 2 kB each.
 const MOST_STATES: usize = 20_000;
 
+/// Most objects of a schema, and most of its `patternProperties`: the library follows
+/// references from one definition into the next, as deep as there are any, and
+/// compares each pattern with each other.
+const MOST_OBJECTS: usize = 4096;
+const MOST_PATTERNS: usize = 32;
+
+/// Stack of the thread that the library follows them on: room for all objects.
+const STACK: usize = 64 << 20;
+
 /// Makes grammars for one vocabulary.
 pub struct Grammars(ParserFactory);
 
@@ -81,6 +90,7 @@ impl Grammars {
         let refused = |reason: String| {
             Failure::SchemaNotSupported(format!("the schema cannot be enforced: {reason}"))
         };
+        bound(schema).map_err(refused)?;
         let mut schema = schema.clone();
         tighten(&mut schema);
         if let Value::Object(entries) = &mut schema {
@@ -89,10 +99,17 @@ impl Grammars {
             let settings = json!({"whitespace_pattern": BLANKS, "lenient": false});
             entries.insert("x-guidance".into(), settings);
         }
-        let parser = self
-            .0
-            .create_parser(TopLevelGrammar::from_json_schema(schema));
-        let matcher = Matcher::new(parser);
+        let make = || {
+            let grammar = TopLevelGrammar::from_json_schema(schema);
+            Matcher::new(self.0.create_parser(grammar))
+        };
+        let broken = || Failure::BackendFailure("no thread to read the schema on".into());
+        let matcher = std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new().name("schema".into());
+            let thread = thread.stack_size(STACK).spawn_scoped(scope, make);
+            thread.ok()?.join().ok()
+        });
+        let matcher = matcher.ok_or_else(broken)?;
         match matcher.get_error() {
             None => Ok(Grammar {
                 matcher,
@@ -143,7 +160,37 @@ fn tighten(schema: &mut Value) {
     }
 }
 
-/// Whether `schema` can be enforced, before there is a vocabulary.
+/// Whether a schema is small enough to be read.
+fn bound(schema: &Value) -> Result<(), String> {
+    let (mut objects, mut patterns) = (0, 0);
+    let mut left = vec![schema];
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Object(entries) => {
+                objects += 1;
+                let of_keys = entries.get("patternProperties");
+                patterns += of_keys.and_then(Value::as_object).map_or(0, |of| of.len());
+                left.extend(entries.values());
+            }
+            Value::Array(values) => left.extend(values),
+            _ => {}
+        }
+    }
+    if objects > MOST_OBJECTS {
+        return Err(format!(
+            "it has {objects} objects, at most {MOST_OBJECTS} are read"
+        ));
+    }
+    if patterns > MOST_PATTERNS {
+        return Err(format!(
+            "it has {patterns} patternProperties, at most {MOST_PATTERNS} are read"
+        ));
+    }
+    Ok(())
+}
+
+/// Whether `schema` can be enforced, before there is a vocabulary. May take seconds:
+/// a caller that serves others must see to it that they need not wait.
 ///
 /// # Errors
 /// As [`Grammars::json`].

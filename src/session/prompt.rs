@@ -286,12 +286,23 @@ fn guidance(options: &Options, settings: &Settings) -> Result<Guidance, Failure>
         }
     };
     if let Some(format) = &settings.response_format {
-        grammar::check(&format.schema)?;
+        aside(|| grammar::check(&format.schema))?;
     }
     Ok(Guidance {
         reasoning: options.max_reasoning_tokens.map(|n| n as usize),
         must_call,
     })
+}
+
+/// Does what may take a while; on a runtime with several threads others take over
+/// what this one would have done meanwhile.
+fn aside<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    let runtime = Handle::try_current().map(|handle| handle.runtime_flavor());
+    match runtime {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 fn sampling(options: &Options) -> Result<Sampling, Failure> {
@@ -365,6 +376,8 @@ fn date(days: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::harmony::{Channel, Role};
 
@@ -485,6 +498,44 @@ mod tests {
             choose("required", None),
             Err(Failure::InvalidArgs(_))
         ));
+    }
+
+    /// A chain of references is as deep for the library as it is long; it took the
+    /// stack of the thread, and the daemon with it.
+    #[test]
+    fn a_long_chain_of_references_is_read_or_refused() {
+        let chain = |links: usize| {
+            let link = |n: usize| {
+                (
+                    format!("d{n}"),
+                    json!({"$ref": format!("#/$defs/d{}", n + 1)}),
+                )
+            };
+            let mut definitions: serde_json::Map<_, _> = (0..links).map(link).collect();
+            definitions.insert(format!("d{links}"), json!({"type": "string"}));
+            let schema = json!({"$ref": "#/$defs/d0", "$defs": definitions});
+            let options = Options {
+                tools: Some(
+                    json!([{"type": "function", "name": "f", "parameters": schema}]).to_string(),
+                ),
+                response_schema: Some(schema.to_string()),
+                ..Options::default()
+            };
+            Prompt::new(vec![user("hi")], &options, 4 << 20)
+        };
+        chain(4000).unwrap();
+        let Err(Failure::SchemaNotSupported(message)) = chain(5000) else {
+            panic!("read");
+        };
+        assert!(message.contains("5003 objects"), "{message}");
+        let patterns: serde_json::Map<_, _> =
+            (0..33).map(|n| (format!("^a{n}$"), json!({}))).collect();
+        let schema = json!({"type": "object", "patternProperties": patterns});
+        let refused = check(Options {
+            response_schema: Some(schema.to_string()),
+            ..Options::default()
+        });
+        assert!(matches!(refused, Err(Failure::SchemaNotSupported(_))));
     }
 
     #[test]
