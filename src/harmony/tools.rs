@@ -30,6 +30,10 @@ pub enum ToolsError {
     /// A name harmony's headers cannot carry.
     #[error("tool name {0:?} is not 1 to 64 letters, digits, _ or -")]
     Name(String),
+    /// A name that a recipient has a meaning of its own for: a call of it could not be
+    /// told from a message to the model itself.
+    #[error("tool name {0:?} is harmony's own; choose another")]
+    Reserved(String),
     /// Two tools with one name.
     #[error("tool {0:?} is defined twice")]
     Duplicate(String),
@@ -43,6 +47,9 @@ pub fn validate_tool_name(name: &str) -> Result<(), ToolsError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if name.is_empty() || name.len() > NAME_LIMIT || !name.bytes().all(allowed) {
         return Err(ToolsError::Name(name.to_owned()));
+    }
+    if ["assistant", "functions"].contains(&name) {
+        return Err(ToolsError::Reserved(name.to_owned()));
     }
     Ok(())
 }
@@ -147,6 +154,17 @@ fn parse_function(index: usize, entry: Value) -> Result<FunctionTool, ToolsError
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn harmonys_own_names_are_no_tools() {
+        for name in ["assistant", "functions"] {
+            assert!(matches!(
+                validate_tool_name(name),
+                Err(ToolsError::Reserved(_))
+            ));
+        }
+        assert_eq!(validate_tool_name("function"), Ok(()));
+    }
 
     #[test]
     fn both_forms() {

@@ -139,7 +139,10 @@ impl Session {
 
     /// The messages so far; with those of the analysis channel if `analysis`.
     pub fn history(&self, analysis: bool) -> Vec<MessageParts> {
-        let shown = |m: &&Message| analysis || m.channel != Some(Channel::Analysis);
+        // A call of a tool that the model was trained with is on this channel, too; its
+        // result would make no sense without it.
+        let thought = |m: &Message| m.channel == Some(Channel::Analysis) && m.recipient.is_none();
+        let shown = |m: &&Message| analysis || !thought(m);
         let state = self.state();
         let messages = state.messages.iter().filter(shown).cloned();
         messages.map(MessageParts::from).collect()
@@ -213,13 +216,16 @@ impl Session {
             return Err(Failure::SessionBusy);
         }
         check(&state)?;
-        let messages = state.messages.iter().chain(&new).cloned().collect();
+        let messages: Vec<Message> = state.messages.iter().chain(&new).cloned().collect();
+        // Where the application gave calls of an earlier session, theirs are taken.
+        let taken = new.iter().filter_map(call_number).max();
+        let first_call = taken.map_or(state.next_call, |n| state.next_call.max(n + 1));
         state.busy = true;
         let turn = Turn {
             session: Arc::clone(self),
             forgotten: 0..0,
             new,
-            first_call: state.next_call,
+            first_call,
         };
         Ok((messages, turn))
     }
@@ -313,6 +319,12 @@ impl State {
             .filter(|id| !answered.contains(id))
             .collect()
     }
+}
+
+/// The number in the id of a call that a session of ours gave out.
+fn call_number(message: &Message) -> Option<usize> {
+    let number = message.call_id.as_deref()?.strip_prefix("call_")?;
+    number.parse::<u32>().ok().map(|n| n as usize)
 }
 
 /// A turn at work. Dropped without a commit, it never was.

@@ -487,6 +487,11 @@ fn clean_recipient(word: &str, faults: &mut Vec<(Recovery, String)>) -> Option<S
         return None;
     }
     let recipient = format!("functions.{function}");
+    // Longer, it could not stand in the next prompt.
+    if recipient.len() > WORD_LIMIT {
+        faults.push((Recovery::UnusableRecipient, word.to_owned()));
+        return None;
+    }
     if recipient != word {
         faults.push((Recovery::RepairedRecipient, word.to_owned()));
     }

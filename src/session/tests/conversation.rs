@@ -169,3 +169,40 @@ async fn no_turn_begins_once_it_is_closed() {
     let late = session.prompt(vec![user("x")], Options::default());
     assert!(matches!(late, Err(Failure::Cancelled(_))), "{late:?}");
 }
+
+/// An application that lost its session gives the next one all that was said.
+#[test]
+fn calls_of_an_earlier_session_keep_their_ids() {
+    let before = calling();
+    let history = before.history(true);
+    let session = session();
+    let (_, turn) = session.prompt(history, Options::default()).unwrap();
+    assert_eq!(turn.first_call(), 4);
+    drop(turn);
+    let mut odd = user("x");
+    odd.call_id = Some(format!("call_{}", u64::MAX));
+    let (_, turn) = session.prompt(vec![odd], Options::default()).unwrap();
+    assert_eq!(turn.first_call(), 1);
+}
+
+/// The call of a tool that the model was trained with is on the channel of its
+/// thoughts; the history without them can still be given back.
+#[test]
+fn a_history_without_thoughts_has_its_calls() {
+    let session = session();
+    let (_, turn) = session
+        .prompt(vec![user("2 + 2?")], Options::default())
+        .unwrap();
+    let mut call = Message::function_call("call_1", "f", "print(2 + 2)");
+    call.recipient = Some("python".into());
+    call.channel = Some(Channel::Analysis);
+    let thought = Message::assistant(Channel::Analysis, "I compute.");
+    turn.commit(Said {
+        messages: vec![thought, call],
+        calls: vec!["call_1".into()],
+        next_call: 2,
+    });
+    let history = session.history(false);
+    let recipients: Vec<_> = history.iter().map(|m| m.recipient.as_deref()).collect();
+    assert_eq!(recipients, [None, Some("python")]);
+}
