@@ -12,7 +12,8 @@ use super::event::{Finish, LogprobEntry, STREAM_VERSION, StreamEvent, UsageNumbe
 use super::failure::Failure;
 use super::guide::{Forms, Guidance, HarmonyGuide};
 use super::host::{Lease, ModelHost};
-use super::overflow::{Overflow, drop_oldest};
+use super::moments::{Moments, millis};
+use super::overflow::{Overflow, oldest_turns, without};
 use super::prompt::Prompt;
 use super::quota::Place;
 use super::stop::{Scan, StopStrings};
@@ -76,7 +77,8 @@ impl Generation {
                 model,
                 arrival,
                 owner: place.owner(),
-                begun: Instant::now(),
+                moments: Moments::begin(),
+                accounted: false,
                 turn,
                 usage: UsageNumbers::default(),
                 reader: None,
@@ -127,7 +129,9 @@ struct Work {
     /// Its place in the order of acceptance, and its name in the log.
     arrival: u64,
     owner: Owner,
-    begun: Instant,
+    moments: Moments,
+    /// Whether the engine has said how long it took.
+    accounted: bool,
     /// The session's turn, where it has one.
     turn: Option<Turn>,
     usage: UsageNumbers,
@@ -163,6 +167,17 @@ impl Work {
 
     /// The last events.
     fn close(mut self, result: Result<Finish, Failure>) {
+        let accepted = self.usage.prompt_tokens > 0;
+        let result = match result {
+            // Perhaps it could never have been said: then no later turn could be.
+            Ok(Finish::Cancelled) if self.turn.is_some() && !accepted => Err(Failure::Cancelled(
+                "cancelled before it was accepted; the session is as before".into(),
+            )),
+            result => result,
+        };
+        if !self.accounted {
+            self.moments.fill(&mut self.usage);
+        }
         if let Some(reader) = &mut self.reader {
             self.output.cancelled = matches!(result, Ok(Finish::Cancelled));
             reader.finish(&mut self.output);
@@ -173,7 +188,7 @@ impl Work {
             Some(turn) if result.is_ok() => turn.commit(std::mem::take(&mut self.output.said)),
             turn => drop(turn),
         }
-        if self.usage.prompt_tokens > 0 {
+        if accepted {
             self.send(StreamEvent::Usage(self.usage));
         }
         self.note(match &result {
@@ -195,7 +210,7 @@ impl Work {
         self.host.meters().ended(ended);
         let (usage, request) = (&self.usage, self.arrival);
         let (prompt_tokens, output_tokens) = (usage.prompt_tokens, usage.output_tokens);
-        let total_ms = millis(self.begun.elapsed());
+        let total_ms = millis(self.moments.elapsed());
         tracing::info!(
             request,
             uid = self.owner.0,
@@ -278,17 +293,28 @@ impl Work {
     ) -> Result<(Vec<u32>, Prompt), Failure> {
         let reserve = prompt.max_output_tokens.unwrap_or(usize::MAX);
         let room = window - reserve.min(window / 4);
-        let (mut ids, mut prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
+        let (ids, mut prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
         let used = ids.len();
-        let mut dropped = 0..0;
-        while ids.len() > room
-            && prompt.overflow == Overflow::DropOldest
-            && let Some(turn) = drop_oldest(&mut prompt.conversation.messages)
-        {
-            // Each begins where the one before it did.
-            dropped = turn.start..turn.end + dropped.len();
-            (ids, prompt) = rendered(Arc::clone(&tokenizer), prompt).await?;
+        if used <= room || prompt.overflow != Overflow::DropOldest {
+            return Ok((ids, prompt));
         }
+        let all = std::mem::take(&mut prompt.conversation.messages);
+        let turns = oldest_turns(&all);
+        // The fewest that make room, else all of them: halved, as a text takes time.
+        let (mut few, mut many) = (0, turns.len().saturating_sub(1));
+        while few < many {
+            let middle = few.midpoint(many);
+            prompt.conversation.messages = without(&all, turns.get(middle));
+            let (ids, same) = rendered(Arc::clone(&tokenizer), prompt).await?;
+            prompt = same;
+            match ids.len() <= room {
+                true => many = middle,
+                false => few = middle + 1,
+            }
+        }
+        let dropped = turns.get(few).cloned().unwrap_or_default();
+        prompt.conversation.messages = without(&all, Some(&dropped));
+        let (ids, prompt) = rendered(tokenizer, prompt).await?;
         if !dropped.is_empty() {
             self.send(StreamEvent::Overflow {
                 used,
@@ -358,6 +384,7 @@ impl Work {
                     });
                 }
                 EngineEvent::Started { cached } => {
+                    self.moments.started();
                     self.usage.cached_tokens = cached;
                     output.send(StreamEvent::Start {
                         version: STREAM_VERSION,
@@ -370,8 +397,9 @@ impl Work {
                 }
                 EngineEvent::Token { id, logprobs } => {
                     if self.usage.output_tokens == 0 {
-                        self.host.meters().first_token(self.begun.elapsed());
+                        self.host.meters().first_token(self.moments.elapsed());
                     }
+                    self.moments.token();
                     self.usage.output_tokens += 1;
                     let in_analysis =
                         |parser: &Parser| parser.position() == Position::Text(Channel::Analysis);
@@ -404,14 +432,11 @@ impl Work {
     }
 
     fn account(&mut self, usage: &Usage, waited: Duration) {
+        self.accounted = true;
         self.usage.queue_ms = millis(waited + usage.queued);
         self.usage.prefill_ms = millis(usage.prefill);
         self.usage.decode_ms = millis(usage.decode);
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Tokens of the prompt that `prompt` makes for an installed model.

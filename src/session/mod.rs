@@ -17,6 +17,7 @@ mod guide;
 mod host;
 mod loader;
 mod meters;
+mod moments;
 mod overflow;
 mod prompt;
 mod quota;

@@ -30,20 +30,28 @@ impl FromStr for Overflow {
     }
 }
 
-/// Forgets the oldest turn: what stands between the instructions at the
-/// beginning and the second thing that the user said. Says which messages that
-/// were; `None` if there is one turn alone, which is the present one.
-pub fn drop_oldest(messages: &mut Vec<Message>) -> Option<Range<usize>> {
+/// What may be forgotten: which messages the first of the oldest turns are, the first
+/// two, and so on, all but the present one. Instructions at the beginning stay, and
+/// several things that the user said in a row are one turn's.
+pub fn oldest_turns(messages: &[Message]) -> Vec<Range<usize>> {
     let instruction = |m: &&Message| matches!(m.role, Role::System | Role::Developer);
     let first = messages.iter().take_while(instruction).count();
-    // Several user messages in a row are one turn's.
-    let turn = messages.get(first..)?;
-    let asked = turn.iter().take_while(|m| m.role == Role::User).count();
-    let answer = turn.get(asked..)?;
-    let next = answer.iter().position(|m| m.role == Role::User)?;
-    let turn = first..first + asked + next;
-    messages.drain(turn.clone());
-    Some(turn)
+    let user = |m: &Message| m.role == Role::User;
+    let pairs = messages.windows(2).enumerate().skip(first);
+    let begins = pairs.filter_map(|(index, pair)| match pair {
+        [before, after] if !user(before) && user(after) => Some(index + 1),
+        _ => None,
+    });
+    begins.map(|end| first..end).collect()
+}
+
+/// All messages but these.
+pub fn without(messages: &[Message], forgotten: Option<&Range<usize>>) -> Vec<Message> {
+    let forgotten = forgotten.cloned().unwrap_or_default();
+    let kept = |(index, message): (usize, &Message)| {
+        (!forgotten.contains(&index)).then(|| message.clone())
+    };
+    messages.iter().enumerate().filter_map(kept).collect()
 }
 
 #[cfg(test)]
@@ -64,16 +72,10 @@ mod tests {
             Message::assistant(Channel::Final, "2"),
             Message::user("three"),
         ];
-        assert_eq!(drop_oldest(&mut messages), Some(1..6));
-        let texts = |messages: &[Message]| -> Vec<String> {
-            messages.iter().map(|m| m.content.clone()).collect()
-        };
-        assert_eq!(texts(&messages), ["be kind", "two", "2", "three"]);
-        assert_eq!(drop_oldest(&mut messages), Some(1..3));
-        assert_eq!(texts(&messages), ["be kind", "three"]);
-        assert_eq!(drop_oldest(&mut messages), None, "the present turn stays");
-        assert_eq!(messages.len(), 2);
-        assert_eq!(drop_oldest(&mut Vec::new()), None);
+        assert_eq!(oldest_turns(&messages), [1..6, 1..8]);
+        messages.drain(1..8);
+        assert!(oldest_turns(&messages).is_empty(), "the present turn stays");
+        assert!(oldest_turns(&[]).is_empty());
     }
 
     #[test]
