@@ -16,6 +16,9 @@ use super::PATH;
 use super::error::Error;
 use crate::session::{Interrupt, Interrupter};
 
+/// How long the bus may take to say who calls.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// A caller on the bus.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -105,6 +108,25 @@ impl Clients {
         if let Some(entry) = self.entries().get(&name) {
             return Ok(entry.client.clone());
         }
+        // Who is asked about while a property is being served holds up every other
+        // call meanwhile, the bus' answer perhaps among them.
+        let asked = tokio::time::timeout(PATIENCE, self.ask(name.clone(), connection));
+        asked.await.unwrap_or_else(|_| {
+            let mut entries = self.entries();
+            if entries.get(&name).is_some_and(|e| e.objects.is_empty()) {
+                entries.remove(&name);
+            }
+            Err(Error::AccessDenied(
+                "who calls? The bus does not say".into(),
+            ))
+        })
+    }
+
+    async fn ask(
+        self: &Arc<Self>,
+        name: OwnedUniqueName,
+        connection: &Connection,
+    ) -> Result<Client, Error> {
         let bus = DBusProxy::new(connection).await?;
         let uid = bus.get_connection_unix_user(name.clone().into()).await;
         let uid = uid.map_err(|e| Error::AccessDenied(format!("who calls? {e}")))?;

@@ -159,9 +159,17 @@ impl Manager {
         let options = decode::options(&options)?;
         let model = self.0.resolve(&options).await?;
         let host = Arc::clone(&self.0.parts.host);
+        let place = Arc::new(self.0.parts.quota.request(Owner(client.uid))?);
+        let mut presence = client.presence;
         let Some(messages) = messages else {
-            // What goes wrong is in `Availability`.
-            tokio::spawn(async move { drop(host.acquire(&model).await) });
+            tokio::spawn(async move {
+                let _place = place;
+                tokio::select! {
+                    _ = presence.changed() => {}
+                    // What goes wrong is in `Availability`.
+                    _ = host.acquire(&model) => {}
+                }
+            });
             return Ok(());
         };
         let options = Options {
@@ -170,9 +178,7 @@ impl Manager {
             ..options
         };
         let prompt = Prompt::new(messages, &options, self.0.parts.prompt_bytes)?;
-        let place = Arc::new(self.0.parts.quota.request(Owner(client.uid))?);
         let mut generation = Generation::start(host, model, prompt, place, None);
-        let mut presence = client.presence;
         tokio::spawn(async move {
             // The one token that must be asked for is nobody's.
             let computed = async { while generation.next().await.is_some() {} };

@@ -158,7 +158,8 @@ async fn announce(connection: Connection, host: Arc<ModelHost>) {
         Availability::Unavailable(Unavailable::Paused(pause)) => (a.state(), pause.why()),
         _ => (a.state(), a.reason()),
     };
-    let mut last = shown(&availability.borrow_and_update());
+    let seen = |a: &Availability| (shown(a), host.loaded_model());
+    let mut last = seen(&availability.borrow_and_update());
     let server = connection.object_server();
     let Ok(manager) = server.interface::<_, Manager>(PATH).await else {
         return;
@@ -167,7 +168,7 @@ async fn announce(connection: Connection, host: Arc<ModelHost>) {
     loop {
         let sent = tokio::select! {
             changed = availability.changed() => {
-                let now = shown(&availability.borrow_and_update());
+                let now = seen(&availability.borrow_and_update());
                 match changed {
                     Err(_) => return,
                     Ok(()) if now == last => continue,
