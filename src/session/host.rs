@@ -15,7 +15,7 @@ use super::grammar::Grammars;
 use super::loader::{Availability, Loader, ModelSummary, ProviderInfo, Unavailable, Unloaded};
 use super::meters::{Meters, Outcomes};
 use super::standing::Standing;
-use crate::engine::{Engine, EngineSettings, Numbers, Statistics};
+use crate::engine::{Engine, EngineSettings, Numbers, Pace, Statistics};
 use crate::harmony::Tokenizer;
 
 /// A model in memory.
@@ -176,9 +176,7 @@ impl ModelHost {
         if let Availability::Idle(_) | Availability::Unavailable(_) = now {
             let found = self.probe(now.clone()).await;
             // A load that began meanwhile knows better.
-            if self.standing.own() == now {
-                self.standing.publish(found);
-            }
+            self.standing.publish_after(&now, found);
         }
         self.standing.shown()
     }
@@ -349,21 +347,21 @@ impl ModelHost {
         turn: OwnedMutexGuard<()>,
         model: String,
     ) -> Result<Lease, Unavailable> {
-        let old = {
+        let (old, sleeps) = {
             let mut slot = self.slot();
             if slot.stopped {
                 return Err(Unavailable::Failed("the daemon is stopping".into()));
             }
-            slot.resident.take()
+            (slot.resident.take(), slot.sleeps)
         };
         self.standing.publish(Availability::Loading {
             model: model.clone(),
             progress: 0.0,
         });
         if let Some(old) = old {
-            dismiss(old).await;
+            self.dismiss(old).await;
         }
-        let result = match self.load_awake(&model).await {
+        let result = match self.load_awake(&model, sleeps).await {
             Ok(resident) => Ok(self.install(resident)),
             Err(error) => {
                 tracing::error!(model, reason = error.reason(), "loading failed: {error}");
@@ -392,7 +390,7 @@ impl ModelHost {
         why: Unloaded,
         condition: impl FnOnce(&Resident) -> bool,
     ) -> bool {
-        let _turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = Arc::clone(&self.turn).lock_owned().await;
         let old = self.slot().resident.take_if(|resident| condition(resident));
         let Some(old) = old else {
             return false;
@@ -402,10 +400,34 @@ impl ModelHost {
             reason = why.reason(),
             "unloading the model"
         );
-        dismiss(old).await;
-        self.provider.send_replace(ProviderInfo::default());
-        self.standing.publish(Availability::Idle(Some(why)));
+        if why == Unloaded::Sleep {
+            old.engine.suspend();
+        }
+        // To its end, even where nobody waits for it any more: half of it would say
+        // that a model is ready that is not there.
+        let host = Arc::clone(self);
+        let rest = tokio::spawn(async move {
+            let _turn = turn;
+            host.dismiss(old).await;
+            // Another model may be installed under its name by the time it is needed.
+            *host.grammars.lock().await = None;
+            *host.tokenizer.lock().await = None;
+            host.provider.send_replace(ProviderInfo::default());
+            host.standing.publish(Availability::Idle(Some(why)));
+        });
+        if let Err(error) = rest.await {
+            tracing::error!("unloading broke: {error}");
+        }
         true
+    }
+
+    /// Waits until nobody uses the model any more, and drops it.
+    async fn dismiss(&self, old: Arc<Resident>) {
+        // What waits for mains power would keep it for as long as that takes.
+        if self.standing.conditions().pace() == Pace::Slow {
+            old.engine.set_pace(Pace::Full);
+        }
+        dismiss(old).await;
     }
 
     /// Unloads whatever nobody has used for `after`, for ever.
@@ -455,16 +477,20 @@ impl ModelHost {
     }
 
     /// Loads, again where the machine slept meanwhile: what a device had been
-    /// given by then is lost.
-    async fn load_awake(self: &Arc<Self>, model: &str) -> Result<Loaded, Unavailable> {
+    /// given by then is lost. `sleeps` is how often it had slept when this began.
+    async fn load_awake(
+        self: &Arc<Self>,
+        model: &str,
+        mut sleeps: u64,
+    ) -> Result<Loaded, Unavailable> {
         loop {
-            let sleeps = self.slot().sleeps;
             let loaded = self.load(model).await?;
             if !loaded.on_device || self.slot().sleeps == sleeps {
                 return Ok(loaded);
             }
             dismiss(Arc::new(loaded.resident)).await;
             self.standing.awake().await;
+            sleeps = self.slot().sleeps;
         }
     }
 
@@ -540,8 +566,15 @@ impl ModelHost {
 async fn dismiss(old: Arc<Resident>) {
     // The sender is in `old`, so this ends by the count alone.
     let _ = old.users.subscribe().wait_for(|n| *n == 0).await;
-    // Joins the model's thread.
-    let dropped = tokio::task::spawn_blocking(move || drop(old)).await;
+    // Joins the model's thread. Whoever used it last may not have let go of it quite.
+    let drop_alone = move || {
+        let mut left = old;
+        while let Err(shared) = Arc::try_unwrap(left) {
+            left = shared;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let dropped = tokio::task::spawn_blocking(drop_alone).await;
     if let Err(error) = dropped {
         tracing::error!("unloading broke: {error}");
     }

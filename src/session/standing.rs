@@ -103,6 +103,15 @@ impl Standing {
         self.show();
     }
 
+    /// The same, unless the state is another than it `was` by now.
+    pub fn publish_after(&self, was: &Availability, own: Availability) {
+        let _changing = self.changing();
+        if *self.own.borrow() == *was {
+            replace(&self.own, own);
+            self.show();
+        }
+    }
+
     /// The conditions are others.
     pub fn change(&self, change: impl FnOnce(&mut Conditions)) {
         let _changing = self.changing();

@@ -71,7 +71,12 @@ impl ModelHost {
         if let Some(engine) = self.engine() {
             engine.suspend();
         }
-        self.unload_if(Unloaded::Sleep, |_| true).await;
+        // Where none is there, one may be on its way: that load keeps the turn until
+        // the machine is awake, and begins again then.
+        let there = self.slot().resident.is_some();
+        if there {
+            self.unload_if(Unloaded::Sleep, |_| true).await;
+        }
     }
 
     /// Gives up what is kept for prompts to come, and the memory it takes.
@@ -84,13 +89,8 @@ impl ModelHost {
     /// Unloads the model, if nobody uses it, and what was made for it. `false`
     /// where there is nothing to unload, or it is in use.
     pub async fn unload_unused(self: &Arc<Self>) -> bool {
-        let unused = self.unload_if(Unloaded::MemoryPressure, |r| r.idle().is_some());
-        let unloaded = unused.await;
-        if unloaded {
-            *self.grammars.lock().await = None;
-            *self.tokenizer.lock().await = None;
-        }
-        unloaded
+        self.unload_if(Unloaded::MemoryPressure, |r| r.idle().is_some())
+            .await
     }
 }
 
