@@ -6,7 +6,9 @@
 use std::process;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 
+use super::terminal::tell;
 use crate::client::{Answer, ClientError};
 
 /// Exit code after Ctrl-C, as shells expect it: 128 and SIGINT.
@@ -33,7 +35,7 @@ pub(super) fn watch(advice: &'static str) {
             }
         });
         if let Some(number) = number {
-            eprintln!("\ngptoss-ctl: interrupted; {advice}");
+            tell(format_args!("\ngptoss-ctl: interrupted; {advice}\n"));
             process::exit(128 + number);
         }
     };
@@ -47,6 +49,8 @@ pub(super) fn watch(advice: &'static str) {
 pub(super) struct Interruptible {
     answer: Answer,
     interrupted: bool,
+    /// What the daemon says to the first interrupt.
+    cancelling: Option<JoinHandle<Result<(), ClientError>>>,
 }
 
 impl Interruptible {
@@ -54,21 +58,38 @@ impl Interruptible {
         Self {
             answer,
             interrupted: false,
+            cancelling: None,
         }
     }
 
     /// The next event's line; `None` after the last, or after an interrupt that
-    /// the daemon does not heed: the second, or where it does not answer.
+    /// the daemon does not heed: the second, or where nobody is there to heed it.
     /// Dropping the answer cancels it as well.
     pub(super) async fn next_line(&mut self) -> Result<Option<String>, ClientError> {
         loop {
+            let cancelled = async {
+                match &mut self.cancelling {
+                    Some(cancelling) => cancelling.await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 line = self.answer.next_line() => return line,
+                cancelled = cancelled => {
+                    self.cancelling = None;
+                    match cancelled {
+                        // It had ended already: what is left of it is on its way.
+                        Ok(Ok(()) | Err(ClientError::Refused { .. })) => {}
+                        Ok(Err(_)) | Err(_) => return Ok(None),
+                    }
+                }
                 _ = tokio::signal::ctrl_c() => {
-                    let again = std::mem::replace(&mut self.interrupted, true);
-                    if again || self.answer.cancel().await.is_err() {
+                    if std::mem::replace(&mut self.interrupted, true) {
                         return Ok(None);
                     }
+                    let request = self.answer.request().clone();
+                    let cancel = async move { Ok(request.cancel().await?) };
+                    self.cancelling = Some(tokio::spawn(cancel));
                 }
             }
         }

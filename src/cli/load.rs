@@ -1,12 +1,14 @@
 //! `gptoss-ctl load` and `unload`: what the daemon keeps in memory.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 use std::time::Duration;
 
 use zbus::Variant;
 
 use super::CliError;
 use super::daemon::{BusName, block_on, explain, refusal};
+use super::run::unwritable;
 use crate::client::{Client, ClientError};
 
 /// How often the daemon is asked how far it is.
@@ -14,6 +16,9 @@ const POLL: Duration = Duration::from_millis(100);
 
 /// Answers after which the state is that of the load that was asked for.
 const SETTLED: usize = 10;
+
+/// Answers after which the load that was asked for is at work.
+const AT_WORK: usize = 1;
 
 /// Arguments of `gptoss-ctl load`.
 #[derive(Debug, clap::Args)]
@@ -51,9 +56,18 @@ pub fn load(args: LoadArgs) -> Result<(), CliError> {
             };
             match state.as_str() {
                 // Another model may be on its way out.
-                "ready" if model.is_empty() || text("model") == model => {
-                    println!("{} is loaded", text("model"));
-                    break;
+                "ready" if polled >= AT_WORK && is_named(&text("model"), model) => {
+                    let loaded = format!("{} is loaded\n", text("model"));
+                    return io::stdout()
+                        .write_all(loaded.as_bytes())
+                        .map_err(unwritable);
+                }
+                "idle" | "ready" if polled > SETTLED => {
+                    return Err(refusal(
+                        "org.gptoss.Daemon1.Error.ModelNotReady",
+                        "the model was loaded and made room again, or another was asked for \
+                         meanwhile; `gptoss-ctl status` says what is there",
+                    ));
                 }
                 // What an earlier load left may still be said.
                 "unavailable" if polled > SETTLED => {
@@ -64,11 +78,23 @@ pub fn load(args: LoadArgs) -> Result<(), CliError> {
                         &format!("the model is not available ({reason}): {message}"),
                     ));
                 }
-                _ => tokio::time::sleep(POLL).await,
+                _ => {}
             }
+            tokio::time::sleep(POLL).await;
         }
         Ok(())
     })
+}
+
+/// Whether the model that is `loaded` is the one that was asked for: by its name,
+/// with some or all of its revision, or not at all.
+fn is_named(loaded: &str, asked: &str) -> bool {
+    let (name, revision) = asked.split_once('@').unwrap_or((asked, ""));
+    let (loaded_name, loaded_revision) = loaded.split_once('@').unwrap_or((loaded, ""));
+    // The newest revision is said without.
+    asked.is_empty()
+        || name == loaded_name
+            && (loaded_revision.is_empty() || loaded_revision.starts_with(revision))
 }
 
 /// Runs `unload`: returns once the memory is free.
@@ -88,4 +114,24 @@ pub fn unload(args: UnloadArgs) -> Result<(), CliError> {
             tokio::time::sleep(POLL).await;
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_named;
+
+    #[test]
+    fn a_model_goes_by_its_name_and_revision() {
+        for (loaded, asked) in [
+            ("nano", ""),
+            ("nano", "nano"),
+            ("nano", "nano@sha256-f6"),
+            ("nano@sha256-f643", "nano@sha256-f6"),
+        ] {
+            assert!(is_named(loaded, asked), "{loaded} {asked}");
+        }
+        for (loaded, asked) in [("nano", "20b"), ("nano@sha256-f643", "nano@sha256-0")] {
+            assert!(!is_named(loaded, asked), "{loaded} {asked}");
+        }
+    }
 }

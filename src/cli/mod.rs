@@ -111,7 +111,7 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gptoss-ctl: {error}");
+            terminal::tell(format_args!("gptoss-ctl: {error}\n"));
             error.status.into()
         }
     }

@@ -7,7 +7,7 @@ use super::attachment::{Attachment, with_files};
 use super::daemon::{BusName, block_on, explain};
 use super::generation::GenerationArgs;
 use super::interrupt::{INTERRUPTED, Interruptible};
-use super::terminal::printable;
+use super::terminal::{printable, printable_json, tell};
 use super::{CliError, ExitStatus, Global};
 use crate::client::{Answer, Client, Message, StreamEvent};
 
@@ -160,7 +160,7 @@ impl Printer {
     fn print(&mut self, line: &str, event: &StreamEvent) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         if self.json {
-            writeln!(out, "{line}")?;
+            writeln!(out, "{}", printable_json(line, self.neutralise))?;
             return out.flush();
         }
         match event {
@@ -173,7 +173,7 @@ impl Printer {
             }
             StreamEvent::Delta { text, .. } => {
                 if std::mem::take(&mut self.reasoning) {
-                    eprintln!("\n");
+                    tell("\n\n");
                 }
                 let text = printable(text, self.neutralise);
                 self.open_line = !text.ends_with('\n');
@@ -201,7 +201,7 @@ impl Printer {
             let _ = writeln!(std::io::stdout());
         }
         if self.truncated && !self.json {
-            eprintln!("gptoss-ctl: the answer was cut: the limit of tokens is reached");
+            tell("gptoss-ctl: the answer was cut: the limit of tokens is reached\n");
         }
     }
 }

@@ -1,11 +1,13 @@
 //! `gptoss-ctl status`: what the daemon says about itself.
 
 use std::collections::HashMap;
+use std::io::{self, Write};
 
 use serde_json::{Map, Value, json};
 use zbus::{OwnedVariant, Variant};
 
 use super::daemon::{BusName, block_on, explain};
+use super::run::unwritable;
 use super::{CliError, Global};
 use crate::client::{Client, ClientError};
 
@@ -26,11 +28,11 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         };
         status.await.map_err(|e| explain(e, args.bus))
     })?;
-    match global.json {
-        true => println!("{status:#}"),
-        false => print!("{}", for_people(&status)),
-    }
-    Ok(())
+    let text = match global.json {
+        true => format!("{status:#}\n"),
+        false => for_people(&status),
+    };
+    io::stdout().write_all(text.as_bytes()).map_err(unwritable)
 }
 
 async fn gather(client: &Client) -> Result<Value, ClientError> {

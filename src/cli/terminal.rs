@@ -1,6 +1,6 @@
 //! The terminal: what may reach it, how wide it is, when it is quiet.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
@@ -10,6 +10,11 @@ pub(super) fn takes_styles(stream: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let dumb = set("TERM").is_none_or(|term| term == "dumb");
     stream.is_terminal() && !dumb && set("NO_COLOR").is_none()
+}
+
+/// Writes to standard error, unless nobody is there to read it any more.
+pub(super) fn tell(text: impl std::fmt::Display) {
+    let _ = write!(io::stderr(), "{text}");
 }
 
 /// Its columns, where it is one and says so.
@@ -24,6 +29,16 @@ pub(super) fn printable(text: &str, neutralise: bool) -> String {
         true => text.chars().map(visible).collect(),
         false => text.to_owned(),
     }
+}
+
+/// A line of JSON that a terminal shows and does not obey, if it is for one: the same
+/// JSON, as such characters stand in its strings alone.
+pub(super) fn printable_json(line: &str, neutralise: bool) -> String {
+    let escaped = |c: char| match neutralise && visible(c) != c {
+        true => format!("\\u{:04x}", u32::from(c)),
+        false => c.to_string(),
+    };
+    line.chars().map(escaped).collect()
 }
 
 /// Control characters other than line feed and tab, and those that reorder
@@ -75,7 +90,7 @@ pub(super) fn restore_at_end() {
             stream.recv().await;
             settings.restore();
             // What is pasted is no longer marked.
-            eprintln!("\x1b[?2004l");
+            tell("\x1b[?2004l\n");
             std::process::exit(128 + kind.as_raw_value());
         });
     }
@@ -116,5 +131,11 @@ mod tests {
             "a␛]0;title␇b␍\n\tc\u{fffd}31m\u{fffd}é␡"
         );
         assert_eq!(printable(text, false), text);
+        let json = "{\"text\":\"a\u{9b}31m\u{202e}é\u{7f}\"}";
+        let shown = printable_json(json, true);
+        assert_eq!(shown, r#"{"text":"a\u009b31m\u202eé\u007f"}"#);
+        let read = |json| serde_json::from_str::<serde_json::Value>(json).unwrap();
+        assert_eq!(read(&shown), read(json));
+        assert_eq!(printable_json(json, false), json);
     }
 }

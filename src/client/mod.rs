@@ -97,9 +97,14 @@ fn answered(name: &str, message: Option<&str>) -> ClientError {
             "NameHasNoOwner",
             "NoReply",
             "Disconnected",
+            // A unit that was started, and did not come.
+            "TimedOut",
+            "Timeout",
         ];
         names.contains(&name) || name.starts_with("Spawn.")
     });
+    // A unit that is masked, or not there.
+    let absent = absent || name.starts_with("org.freedesktop.systemd1.");
     match absent {
         true => ClientError::Unreachable(message),
         false => ClientError::Refused {
@@ -303,7 +308,7 @@ impl Client {
 pub struct Answer {
     request: RequestProxy<'static>,
     lines: BufReader<UnixStream>,
-    line: String,
+    line: Vec<u8>,
     ended: bool,
 }
 
@@ -325,7 +330,7 @@ impl Answer {
         Ok(Self {
             request,
             lines: BufReader::new(socket),
-            line: String::new(),
+            line: Vec::new(),
             ended: false,
         })
     }
@@ -354,15 +359,16 @@ impl Answer {
         if self.ended {
             return Ok(None);
         }
-        let read = self.lines.read_line(&mut self.line).await;
+        // What was read stays in `line` if this is dropped.
+        let read = self.lines.read_until(b'\n', &mut self.line).await;
         let read = read.map_err(|e| ClientError::Malformed(e.to_string()))?;
         // A line that is not whole is no event.
-        if read == 0 || !self.line.ends_with('\n') {
+        if read == 0 || self.line.pop() != Some(b'\n') {
             self.ended = true;
             return Err(ClientError::Died);
         }
-        self.line.pop();
-        let line = std::mem::take(&mut self.line);
+        let line = String::from_utf8(std::mem::take(&mut self.line));
+        let line = line.map_err(|e| ClientError::Malformed(e.to_string()))?;
         self.ended = StreamEvent::parse(&line)?.is_last();
         Ok(Some(line))
     }

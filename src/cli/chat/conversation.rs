@@ -207,32 +207,42 @@ impl Conversation {
         }
     }
 
-    /// Takes the last thing the user said back, and what came after it.
-    pub(super) fn undo(&mut self) -> Option<String> {
+    /// Takes the last thing the user said back, and what came after it: at least one
+    /// message.
+    pub(super) fn undo(&mut self) -> Option<Vec<Message>> {
         let messages = &mut self.branch.messages;
         let last = messages
             .iter()
             .rposition(|message| message.role == "user")?;
-        let taken = messages.drain(last..).next();
+        let taken = messages.split_off(last);
         self.renew();
-        taken.map(|message| message.content)
+        Some(taken)
+    }
+
+    /// What was taken back is said again, as it was.
+    pub(super) fn redo(&mut self, taken: Vec<Message>) {
+        self.branch.messages.extend(taken);
+        self.renew();
     }
 
     /// Goes on with another model, if there is one of this name.
     pub(super) async fn change_model(&mut self, name: &str) -> Result<(String, u32), ClientError> {
-        let old = self.model.replace(name.to_owned());
-        let session = self.branch.session.take();
-        let told = std::mem::take(&mut self.branch.told);
-        let begun = self.begin().await;
-        match begun.is_ok() {
-            true => close(session),
-            false => {
-                self.model = old;
-                self.branch.session = session;
-                self.branch.told = told;
+        let client = self.client().await?;
+        let options = self.options().set("model", name);
+        let session = client.create_session(&options).await?;
+        let proxy = session.proxy();
+        let begun = match (proxy.model().await, proxy.context_window().await) {
+            (Ok(model), Ok(window)) => (model, window),
+            (Err(error), _) | (_, Err(error)) => {
+                close(Some(session));
+                return Err(error.into());
             }
-        }
-        begun
+        };
+        // Nothing is awaited from here on: whoever gives up waiting leaves all as it was.
+        close(self.branch.session.replace(session));
+        self.branch.told = 0;
+        self.model = Some(name.to_owned());
+        Ok(begun)
     }
 
     /// Goes on in a copy; returns how many there are now.

@@ -27,7 +27,7 @@ use super::interrupt::Interruptible;
 use super::run::unwritable;
 use super::terminal::{Quiet, restore_at_end};
 use super::{CliError, ExitStatus, Global};
-use crate::client::{ClientError, StreamEvent};
+use crate::client::{ClientError, Message, StreamEvent};
 
 /// Arguments of `gptoss-ctl chat`.
 #[derive(Debug, clap::Args)]
@@ -83,13 +83,15 @@ struct Chat {
     files: Vec<Attachment>,
     /// Of the last answer.
     last: Option<Outcome>,
+    /// The last message, where it became no part of the conversation.
+    unsaid: Option<String>,
 }
 
 /// What follows a command.
 enum Next {
     Prompt,
-    /// This is said once more.
-    Say(String),
+    /// This is said once more. What it takes the place of comes back where it fails.
+    Say(String, Vec<Message>),
     Leave,
 }
 
@@ -115,6 +117,7 @@ impl Chat {
             editor,
             files: Vec::new(),
             last: None,
+            unsaid: None,
         })
     }
 
@@ -143,8 +146,12 @@ impl Chat {
                     };
                     match next {
                         Next::Prompt => {}
-                        Next::Say(text) => {
-                            self.say(&text).await?;
+                        Next::Say(text, instead_of) => {
+                            if !self.say(&text).await? && !instead_of.is_empty() {
+                                self.conversation.redo(instead_of);
+                                self.unsaid = None;
+                                notice("the earlier answer stays");
+                            }
                         }
                         Next::Leave => return Ok(()),
                     }
@@ -157,6 +164,12 @@ impl Chat {
     /// Says something and shows the answer. Whether it is now part of the
     /// conversation.
     async fn say(&mut self, content: &str) -> Result<bool, CliError> {
+        let said = self.try_to_say(content).await?;
+        self.unsaid = (!said).then(|| content.to_owned());
+        Ok(said)
+    }
+
+    async fn try_to_say(&mut self, content: &str) -> Result<bool, CliError> {
         let _quiet = Quiet::begin();
         let begun = tokio::select! {
             begun = self.conversation.prompt(content) => begun,
@@ -267,6 +280,7 @@ impl Chat {
                 self.conversation.restart();
                 self.files.clear();
                 self.last = None;
+                self.unsaid = None;
                 notice("another conversation");
             }
             Command::Model(name) => self.model(name).await,
@@ -275,12 +289,16 @@ impl Chat {
             Command::File(path) => self.file(path.as_deref()),
             Command::Save(path) => self.save(&path),
             Command::Undo => match self.conversation.undo() {
-                Some(taken) => notice(&format!("taken back: {}", beginning(&taken))),
+                Some(taken) => notice(&format!("taken back: {}", beginning(&asked(&taken)))),
                 None => notice("nothing was said"),
             },
-            Command::Retry => match self.conversation.undo() {
-                Some(taken) => return Next::Say(taken),
-                None => notice("nothing was said"),
+            Command::Retry => match self.unsaid.take() {
+                // The last message, which failed, is no part of the conversation.
+                Some(text) => return Next::Say(text, Vec::new()),
+                None => match self.conversation.undo() {
+                    Some(taken) => return Next::Say(asked(&taken), taken),
+                    None => notice("nothing was said"),
+                },
             },
             Command::Fork => match self.conversation.fork().await {
                 Ok(depth) => notice(&format!("a copy, the {depth}. deep; /back leaves it")),
@@ -417,6 +435,11 @@ fn help() {
          stay together.\nA message that begins with a slash is entered with two. Ctrl-C cancels \
          an answer.",
     );
+}
+
+/// What the user said in a turn.
+fn asked(turn: &[Message]) -> String {
+    turn.first().map(|m| m.content.clone()).unwrap_or_default()
 }
 
 /// Enough of a text to know it again.

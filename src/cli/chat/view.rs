@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::markdown::Renderer;
-use super::super::terminal::{columns, printable, takes_styles};
+use super::super::terminal::{columns, printable, takes_styles, tell};
 use crate::client::{Message, StreamEvent, UsageNumbers};
 
 /// `--reasoning`
@@ -116,14 +116,14 @@ pub(super) fn notice(text: &str) {
         false => Style::new(),
     };
     let text = printable(text, io::stderr().is_terminal());
-    eprintln!("{style}{text}{style:#}");
+    tell(format_args!("{style}{text}{style:#}\n"));
 }
 
 /// The reasoning, as `--reasoning dim` shows it.
 pub(super) fn show_thought(thought: &Thought, plain: bool) {
     let mut text = Text::new(&io::stderr(), plain, Style::new().dimmed());
-    eprint!("{}", text.push(&thought.text));
-    eprint!("{}", text.finish());
+    tell(text.push(&thought.text));
+    tell(text.finish());
 }
 
 /// Shows one answer.
@@ -200,7 +200,7 @@ impl View {
             thought.text.push_str(text);
             thought.pieces += 1;
             if self.reasoning == Reasoning::Dim {
-                eprint!("{}", self.thinking.push(text));
+                tell(self.thinking.push(text));
             } else if let Some(wait) = &self.wait {
                 wait.set_message(format!("thinking, about {} tokens", thought.pieces));
             }
@@ -241,7 +241,7 @@ impl View {
                 self.stop_waiting();
                 self.outcome.thought.time += self.since.elapsed();
                 match self.reasoning {
-                    Reasoning::Dim => eprintln!("{}", self.thinking.finish()),
+                    Reasoning::Dim => tell(format_args!("{}\n", self.thinking.finish())),
                     Reasoning::Fold => notice(&format!(
                         "{}; /show shows it\n",
                         self.outcome.thought.summary(None)
