@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::watch;
 
 use super::conversation::{Said, Turn};
-use super::event::{Finish, LogprobEntry, STREAM_VERSION, StreamEvent, UsageNumbers, WaitingFor};
+use super::event::{Finish, STREAM_VERSION, StreamEvent, UsageNumbers, WaitingFor};
 use super::failure::Failure;
 use super::guide::{Forms, Guidance, HarmonyGuide};
 use super::host::{Lease, ModelHost};
@@ -16,14 +16,12 @@ use super::moments::{Moments, millis};
 use super::overflow::{Overflow, oldest_turns, without};
 use super::prompt::Prompt;
 use super::quota::Place;
-use super::stop::{Scan, StopStrings};
+use super::reader::{Output, Reader};
+use super::stop::StopStrings;
 use crate::engine::{
-    EngineEvent, FinishReason, GenerationRequest, Guide, Owner, TokenLogprobs, TokenStream, Usage,
+    EngineEvent, FinishReason, GenerationRequest, Guide, Owner, TokenStream, Usage,
 };
-use crate::harmony::{
-    Channel, Conversation, Event, Message, Parser, Position, Tokenizer, history, render,
-    render_history,
-};
+use crate::harmony::{Channel, Conversation, Parser, Position, Tokenizer, render, render_history};
 
 /// Ends a generation from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -138,26 +136,6 @@ struct Work {
     /// Once there are tokens to read.
     reader: Option<Reader>,
     output: Output,
-}
-
-/// What has been delivered, and how.
-struct Output {
-    events: UnboundedSender<StreamEvent>,
-    show_reasoning: bool,
-    said: Said,
-    /// Of the present final message, what was delivered.
-    shown: String,
-    /// Whether a stop string came.
-    stopped: bool,
-    /// Whether the application ended it: what is cut off is no fault.
-    cancelled: bool,
-}
-
-impl Output {
-    fn send(&self, event: StreamEvent) {
-        // Nobody reads: `closed` ends the task at its next await.
-        let _ = self.events.send(event);
-    }
 }
 
 impl Work {
@@ -366,13 +344,8 @@ impl Work {
     ) -> Result<Finish, Failure> {
         let mut queue_position = 0;
         let first_call = self.turn.as_ref().map_or(1, Turn::first_call);
-        let reader = self.reader.insert(Reader {
-            parser: Parser::new(Arc::clone(lease.tokenizer())).first_call(first_call),
-            tokenizer: Arc::clone(lease.tokenizer()),
-            parsed: Vec::new(),
-            stop,
-            logprobs: Vec::new(),
-        });
+        let reader = Reader::new(lease.tokenizer(), first_call, stop);
+        let reader = self.reader.insert(reader);
         let output = &mut self.output;
         while let Some(event) = stream.next().await {
             match event {
@@ -483,137 +456,6 @@ async fn rendered(
         Ok((ids, prompt))
     })
     .await
-}
-
-/// Makes events of tokens.
-struct Reader {
-    parser: Parser,
-    tokenizer: Arc<Tokenizer>,
-    /// Scratch.
-    parsed: Vec<Event>,
-    stop: StopStrings,
-    /// Of tokens whose text has not been delivered yet.
-    logprobs: Vec<LogprobEntry>,
-}
-
-impl Reader {
-    fn token(&mut self, output: &mut Output, id: u32, logprobs: Option<&TokenLogprobs>) {
-        match logprobs {
-            // A control token is no part of any text.
-            Some(_) if self.tokenizer.is_special(id) => self.logprobs.clear(),
-            Some(logprobs) => {
-                let entry = self.entry(id, logprobs);
-                self.logprobs.push(entry);
-            }
-            None => {}
-        }
-        let mut parsed = std::mem::take(&mut self.parsed);
-        self.parser.push_into(id, &mut parsed);
-        self.deliver(output, &mut parsed);
-        self.parsed = parsed;
-    }
-
-    /// Delivers what is left. Without effect a second time.
-    fn finish(&mut self, output: &mut Output) {
-        let mut parsed = self.parser.finish();
-        self.deliver(output, &mut parsed);
-        self.flush(output);
-    }
-
-    fn deliver(&mut self, output: &mut Output, parsed: &mut Vec<Event>) {
-        for event in parsed.drain(..) {
-            if output.stopped {
-                continue;
-            }
-            match event {
-                Event::Delta { channel, text } => self.delta(output, channel, &text),
-                // The complete call follows, repaired where necessary.
-                Event::ToolCallDelta { .. } => self.logprobs.clear(),
-                Event::ToolCall {
-                    id,
-                    name,
-                    arguments,
-                } => {
-                    output.said.calls.push(id.clone());
-                    output.send(StreamEvent::ToolCall {
-                        id,
-                        name,
-                        arguments,
-                    });
-                }
-                Event::MessageEnd(message) => {
-                    self.flush(output);
-                    output.shown.clear();
-                    output
-                        .said
-                        .messages
-                        .extend(history([Event::MessageEnd(message)]));
-                }
-                Event::Recovered { .. } if output.cancelled => {}
-                Event::Recovered { kind, raw } => {
-                    output.send(StreamEvent::Recovered { kind, raw });
-                }
-                Event::Stop(_) => {}
-            }
-        }
-    }
-
-    fn delta(&mut self, output: &mut Output, channel: Channel, text: &str) {
-        let text = match channel {
-            Channel::Analysis if !output.show_reasoning => {
-                self.logprobs.clear();
-                return;
-            }
-            Channel::Final => match self.stop.push(text) {
-                Scan::Text(text) => {
-                    output.shown.push_str(&text);
-                    text
-                }
-                Scan::Stopped(text) => {
-                    output.stopped = true;
-                    // What stood before the stop string is all that was said.
-                    let said = std::mem::take(&mut output.shown) + &text;
-                    let said = Message::assistant(Channel::Final, said);
-                    output.said.messages.push(said);
-                    text
-                }
-            },
-            _ => text.to_owned(),
-        };
-        if !text.is_empty() {
-            output.send(StreamEvent::Delta {
-                channel: channel.as_str(),
-                text,
-                logprobs: std::mem::take(&mut self.logprobs),
-            });
-        }
-    }
-
-    /// Delivers what might have become a stop string.
-    fn flush(&mut self, output: &Output) {
-        let text = self.stop.finish();
-        if !text.is_empty() && !output.stopped {
-            output.send(StreamEvent::Delta {
-                channel: Channel::Final.as_str(),
-                text,
-                logprobs: std::mem::take(&mut self.logprobs),
-            });
-        }
-    }
-
-    fn entry(&self, id: u32, logprobs: &TokenLogprobs) -> LogprobEntry {
-        let entry = |id: u32, logprob: f32| LogprobEntry {
-            id,
-            text: Some(self.tokenizer.decode(&[id])),
-            // JSON has no infinity.
-            logprob: logprob.max(-1e9),
-            top: Vec::new(),
-        };
-        LogprobEntry {
-            top: logprobs.top.iter().map(|(id, l)| entry(*id, *l)).collect(),
-            ..entry(id, logprobs.chosen)
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! when a request names another one.
 
 mod power;
+mod waiting;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{OwnedMutexGuard, watch};
 
+use self::waiting::Waiting;
 use super::failure::Failure;
 use super::generation::blocking;
 use super::grammar::Grammars;
@@ -577,27 +579,6 @@ async fn dismiss(old: Arc<Resident>) {
     let dropped = tokio::task::spawn_blocking(drop_alone).await;
     if let Err(error) = dropped {
         tracing::error!("unloading broke: {error}");
-    }
-}
-
-/// Counts a request among those that wait for a model.
-struct Waiting(watch::Sender<usize>);
-
-impl Waiting {
-    /// Joins the line; says how many were in it before.
-    fn join(count: &watch::Sender<usize>) -> (Self, usize) {
-        let mut before = 0;
-        count.send_modify(|n| {
-            before = *n;
-            *n += 1;
-        });
-        (Waiting(count.clone()), before)
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.0.send_modify(|n| *n -= 1);
     }
 }
 

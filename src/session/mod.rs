@@ -21,6 +21,7 @@ mod moments;
 mod overflow;
 mod prompt;
 mod quota;
+mod reader;
 mod standing;
 mod stop;
 
