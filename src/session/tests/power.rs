@@ -2,6 +2,7 @@
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use super::*;
 use crate::engine::{
@@ -214,4 +215,28 @@ async fn what_was_loaded_into_a_device_before_a_sleep_is_loaded_again() {
     host.wake().await;
     asked.await.unwrap().unwrap();
     assert_eq!(*machine.loads.lock().unwrap(), 2);
+}
+
+/// A device that was in use before holds nothing of the load that is on its way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_after_an_unload_and_a_wake_do_not_wait_for_one_another() {
+    let (machine, host) = host(true);
+    drop(host.acquire("m").await.unwrap());
+    assert!(host.unload().await);
+    let (begun, go) = (machine.begun.clone(), machine.go.clone());
+    machine.gated.store(true, Ordering::Relaxed);
+    let asked = {
+        let host = Arc::clone(&host);
+        tokio::spawn(async move { host.acquire("m").await.map(drop) })
+    };
+    begun.notified().await;
+    let soon = Duration::from_secs(20);
+    let slept = tokio::time::timeout(soon, host.sleep()).await;
+    slept.expect("the load is none of the device's yet");
+    machine.gated.store(false, Ordering::Relaxed);
+    go.notify_one();
+    let woken = tokio::time::timeout(soon, host.wake()).await;
+    woken.expect("the load waits for the machine to be awake");
+    asked.await.unwrap().unwrap();
+    assert_eq!(*machine.loads.lock().unwrap(), 3);
 }
