@@ -86,7 +86,7 @@ impl Generation {
                     said: Said::default(),
                     shown: String::new(),
                     stopped: false,
-                    cancelled: false,
+                    cut_off: false,
                 },
             };
             let result = tokio::select! {
@@ -157,7 +157,7 @@ impl Work {
             self.moments.fill(&mut self.usage);
         }
         if let Some(reader) = &mut self.reader {
-            self.output.cancelled = matches!(result, Ok(Finish::Cancelled));
+            self.output.cut_off = matches!(result, Ok(Finish::Cancelled) | Err(_));
             reader.finish(&mut self.output);
             self.output.said.next_call = reader.parser.next_call();
         }

@@ -19,8 +19,9 @@ pub(super) struct Output {
     pub shown: String,
     /// Whether a stop string came.
     pub stopped: bool,
-    /// Whether the application ended it: what is cut off is no fault.
-    pub cancelled: bool,
+    /// Whether it was cancelled, or failed: what is cut off is no fault, and no call
+    /// for anybody to execute.
+    pub cut_off: bool,
 }
 
 impl Output {
@@ -85,6 +86,8 @@ impl Reader {
                 Event::Delta { channel, text } => self.delta(output, channel, &text),
                 // The complete call follows, repaired where necessary.
                 Event::ToolCallDelta { .. } => self.logprobs.clear(),
+                Event::ToolCall { .. } if output.cut_off => {}
+                Event::MessageEnd(message) if output.cut_off && message.recipient.is_some() => {}
                 Event::ToolCall {
                     id,
                     name,
@@ -105,7 +108,7 @@ impl Reader {
                         .messages
                         .extend(history([Event::MessageEnd(message)]));
                 }
-                Event::Recovered { .. } if output.cancelled => {}
+                Event::Recovered { .. } if output.cut_off => {}
                 Event::Recovered { kind, raw } => {
                     output.send(StreamEvent::Recovered { kind, raw });
                 }
