@@ -56,6 +56,7 @@ impl Logging {
         if let Err(error) = registry.try_init() {
             eprintln!("gptossd: no log: {error}");
         }
+        log_panics();
         Arc::new(Logging {
             now: Mutex::new((level, target)),
             output,
@@ -97,6 +98,18 @@ impl LogControl for Logging {
     fn identifier(&self) -> &'static str {
         IDENTIFIER
     }
+}
+
+/// Has panics logged by their place alone: their words may quote what was said.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or("unnamed");
+        match panic.location() {
+            Some(place) => tracing::error!("thread {thread} panicked at {place}"),
+            None => tracing::error!("thread {thread} panicked"),
+        }
+    }));
 }
 
 /// What passes at a level. Below information, ourselves alone: what libraries

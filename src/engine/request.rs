@@ -108,9 +108,10 @@ pub enum EngineFailure {
     /// The backend returned an error; the engine goes on.
     #[error("{0}")]
     Backend(String),
-    /// The backend panicked; the engine takes no more requests.
-    #[error("the backend panicked: {0}")]
-    Panicked(String),
+    /// The backend panicked; the engine takes no more requests. With what words is
+    /// not said: they may quote another's request.
+    #[error("the backend panicked; the daemon's log says where")]
+    Panicked,
     /// The engine was told to stop.
     #[error("the engine is stopping")]
     Stopped,

@@ -35,8 +35,8 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
         if next == Next::End {
             break;
         }
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| worker.proceed(next))) {
-            let failure = EngineFailure::Panicked(panic_message(payload.as_ref()));
+        if catch_unwind(AssertUnwindSafe(|| worker.proceed(next))).is_err() {
+            let failure = EngineFailure::Panicked;
             tracing::error!("{failure}");
             shared.fail(failure.clone());
             let running = worker.active.drain(..).chain(worker.parked.drain(..));
@@ -48,16 +48,9 @@ pub(super) fn run(backend: Box<dyn Backend>, shared: &Shared, speculate: bool) {
     }
     shared.counters.note_cache(CacheUse::default());
     // A backend that panicked may do so again while it is taken down.
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(worker))) {
-        let reason = panic_message(payload.as_ref());
-        tracing::error!("the backend panicked while it was dropped: {reason}");
+    if catch_unwind(AssertUnwindSafe(|| drop(worker))).is_err() {
+        tracing::error!("the backend panicked while it was dropped");
     }
-}
-
-fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    let text = text.or_else(|| payload.downcast_ref::<String>().cloned());
-    text.unwrap_or_else(|| "no message".into())
 }
 
 struct Worker<'a> {

@@ -537,13 +537,13 @@ fn a_panic_fails_everything_and_says_so() {
     for events in [drain(panicking), drain(waiting)] {
         let last = events.last();
         assert!(
-            matches!(last, Some(EngineEvent::Failed(EngineFailure::Panicked(m))) if m.contains("token 61")),
+            matches!(last, Some(EngineEvent::Failed(EngineFailure::Panicked))),
             "{last:?}"
         );
     }
     assert!(matches!(
         engine.submit(request(&[1], 1)),
-        Err(SubmitError::Unavailable(EngineFailure::Panicked(_)))
+        Err(SubmitError::Unavailable(EngineFailure::Panicked))
     ));
     assert!(engine.failure().is_some());
 }

@@ -107,11 +107,10 @@ fn failures_are_scripted() {
         let Some(EngineEvent::Failed(failure)) = events.last() else {
             panic!("{events:?}");
         };
-        assert_eq!(
-            how == "panic",
-            matches!(failure, EngineFailure::Panicked(_))
-        );
-        assert!(failure.to_string().contains("the script says so"));
+        assert_eq!(how == "panic", matches!(failure, EngineFailure::Panicked));
+        // The words of a panic may quote anybody's request.
+        let quoted = failure.to_string().contains("the script says so");
+        assert_eq!(quoted, how == "error");
     }
 }
 
