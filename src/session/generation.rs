@@ -276,10 +276,13 @@ impl Work {
         if used <= room || prompt.overflow != Overflow::DropOldest {
             return Ok((ids, prompt));
         }
+        let turns = oldest_turns(&prompt.conversation.messages);
+        if turns.is_empty() {
+            return Ok((ids, prompt));
+        }
         let all = std::mem::take(&mut prompt.conversation.messages);
-        let turns = oldest_turns(&all);
         // The fewest that make room, else all of them: halved, as a text takes time.
-        let (mut few, mut many) = (0, turns.len().saturating_sub(1));
+        let (mut few, mut many) = (0, turns.len() - 1);
         while few < many {
             let middle = few.midpoint(many);
             prompt.conversation.messages = without(&all, turns.get(middle));
@@ -293,15 +296,13 @@ impl Work {
         let dropped = turns.get(few).cloned().unwrap_or_default();
         prompt.conversation.messages = without(&all, Some(&dropped));
         let (ids, prompt) = rendered(tokenizer, prompt).await?;
-        if !dropped.is_empty() {
-            self.send(StreamEvent::Overflow {
-                used,
-                window,
-                dropped_messages: dropped.len(),
-            });
-            if let Some(turn) = &mut self.turn {
-                turn.forget(dropped);
-            }
+        self.send(StreamEvent::Overflow {
+            used,
+            window,
+            dropped_messages: dropped.len(),
+        });
+        if let Some(turn) = &mut self.turn {
+            turn.forget(dropped);
         }
         Ok((ids, prompt))
     }

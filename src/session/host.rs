@@ -429,7 +429,20 @@ impl ModelHost {
         if self.standing.conditions().pace() == Pace::Slow {
             old.engine.set_pace(Pace::Full);
         }
-        dismiss(old).await;
+        // The sender is in `old`, so this ends by the count alone.
+        let _ = old.users.subscribe().wait_for(|n| *n == 0).await;
+        // Joins the model's thread. Whoever used it last may not have let go of it quite.
+        let drop_alone = move || {
+            let mut left = old;
+            while let Err(shared) = Arc::try_unwrap(left) {
+                left = shared;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let dropped = tokio::task::spawn_blocking(drop_alone).await;
+        if let Err(error) = dropped {
+            tracing::error!("unloading broke: {error}");
+        }
     }
 
     /// Unloads whatever nobody has used for `after`, for ever.
@@ -490,7 +503,7 @@ impl ModelHost {
             if !loaded.on_device || self.slot().sleeps == sleeps {
                 return Ok(loaded);
             }
-            dismiss(Arc::new(loaded.resident)).await;
+            self.dismiss(Arc::new(loaded.resident)).await;
             self.standing.awake().await;
             sleeps = self.slot().sleeps;
         }
@@ -561,24 +574,6 @@ impl ModelHost {
         if let Some(engine) = slot.engine.upgrade() {
             engine.stop();
         }
-    }
-}
-
-/// Waits until nobody uses the model any more, and drops it.
-async fn dismiss(old: Arc<Resident>) {
-    // The sender is in `old`, so this ends by the count alone.
-    let _ = old.users.subscribe().wait_for(|n| *n == 0).await;
-    // Joins the model's thread. Whoever used it last may not have let go of it quite.
-    let drop_alone = move || {
-        let mut left = old;
-        while let Err(shared) = Arc::try_unwrap(left) {
-            left = shared;
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    };
-    let dropped = tokio::task::spawn_blocking(drop_alone).await;
-    if let Err(error) = dropped {
-        tracing::error!("unloading broke: {error}");
     }
 }
 

@@ -22,8 +22,27 @@ struct Machine {
     loads: Mutex<usize>,
     /// Whether a load waits for `go`, once it has said that it has `begun`.
     gated: AtomicBool,
-    begun: Arc<tokio::sync::Notify>,
-    go: Arc<tokio::sync::Notify>,
+    begun: tokio::sync::Notify,
+    go: tokio::sync::Notify,
+}
+
+impl Machine {
+    /// Has a load begin, and stay at its beginning.
+    async fn begin_load(
+        &self,
+        host: &Arc<ModelHost>,
+    ) -> tokio::task::JoinHandle<Result<(), Unavailable>> {
+        self.gated.store(true, Ordering::Relaxed);
+        let host = Arc::clone(host);
+        let asked = tokio::spawn(async move { host.acquire("m").await.map(drop) });
+        self.begun.notified().await;
+        asked
+    }
+
+    fn go_on(&self) {
+        self.gated.store(false, Ordering::Relaxed);
+        self.go.notify_one();
+    }
 }
 
 impl Loader for Machine {
@@ -202,16 +221,9 @@ async fn what_is_in_use_is_not_unloaded_for_its_memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_loaded_into_a_device_before_a_sleep_is_loaded_again() {
     let (machine, host) = host(true);
-    let (begun, go) = (machine.begun.clone(), machine.go.clone());
-    machine.gated.store(true, Ordering::Relaxed);
-    let asked = {
-        let host = Arc::clone(&host);
-        tokio::spawn(async move { host.acquire("m").await.map(drop) })
-    };
-    begun.notified().await;
+    let asked = machine.begin_load(&host).await;
     host.sleep().await;
-    machine.gated.store(false, Ordering::Relaxed);
-    go.notify_one();
+    machine.go_on();
     host.wake().await;
     asked.await.unwrap().unwrap();
     assert_eq!(*machine.loads.lock().unwrap(), 2);
@@ -223,18 +235,11 @@ async fn a_load_after_an_unload_and_a_wake_do_not_wait_for_one_another() {
     let (machine, host) = host(true);
     drop(host.acquire("m").await.unwrap());
     assert!(host.unload().await);
-    let (begun, go) = (machine.begun.clone(), machine.go.clone());
-    machine.gated.store(true, Ordering::Relaxed);
-    let asked = {
-        let host = Arc::clone(&host);
-        tokio::spawn(async move { host.acquire("m").await.map(drop) })
-    };
-    begun.notified().await;
+    let asked = machine.begin_load(&host).await;
     let soon = Duration::from_secs(20);
     let slept = tokio::time::timeout(soon, host.sleep()).await;
     slept.expect("the load is none of the device's yet");
-    machine.gated.store(false, Ordering::Relaxed);
-    go.notify_one();
+    machine.go_on();
     let woken = tokio::time::timeout(soon, host.wake()).await;
     woken.expect("the load waits for the machine to be awake");
     asked.await.unwrap().unwrap();
