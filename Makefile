@@ -11,7 +11,8 @@ FULL := $(BUILD)/fullsize
 COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help build runtime runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda notices demo test test-rust test-python test-isolation lint install package deb rpm \
+.PHONY: help build runtime notices demo test test-rust test-python test-isolation lint install package deb rpm \
+	runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda \
 	clean test-fullsize test-fresh test-boot test-aarch64 test-soak test-fuzz perf compare
 
 help: ## this list

@@ -13,15 +13,15 @@ mod paired;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Throughput};
+use gptoss_onnx::kernels::KernelSet;
 use gptoss_onnx::kernels::attention::{
     BLOCK, Cache, Inputs, Precision, Sequence, Shape, Workspace, attention,
 };
 use gptoss_onnx::kernels::parallel::{Parallel, Threads};
-use gptoss_onnx::kernels::{Isa, KernelSet, kernel};
 use half::f16;
 use memmap2::{Advice, MmapMut};
-use paired::{Pairs, Random, read, scale};
+use paired::{Pairs, Random, begin, read, scale};
 
 const HEADS: usize = 64;
 const KV_HEADS: usize = 8;
@@ -141,17 +141,10 @@ impl Bench {
 }
 
 fn main() {
-    if !std::env::args().any(|argument| argument == "--bench") {
-        println!("skipped: too large for a test, run it with cargo bench");
+    let Some((mut criterion, kernels)) = begin() else {
         return;
-    }
-    let mut criterion = Criterion::default().configure_from_args();
+    };
     let scale = scale(4);
-    let kernels: Vec<_> = Isa::ALL
-        .into_iter()
-        .filter(|&isa| isa != Isa::Scalar)
-        .filter_map(kernel)
-        .collect();
     let mut summary = Vec::new();
     for (depth, precision) in [
         (8192, Precision::F16),

@@ -15,14 +15,14 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use criterion::{BenchmarkId, Criterion, Throughput};
+use criterion::{BenchmarkId, Throughput};
+use gptoss_onnx::kernels::KernelSet;
 use gptoss_onnx::kernels::experts::{Activations, Layer, Options, Workspace, mixture};
 use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
 use gptoss_onnx::kernels::parallel::{Parallel, Threads};
 use gptoss_onnx::kernels::portable::SwiGlu;
-use gptoss_onnx::kernels::{Isa, KernelSet, kernel};
 use half::bf16;
-use paired::{Pairs, Random, read, scale};
+use paired::{Pairs, Random, begin, read, scale};
 
 const WIDTH: usize = 2880;
 const EXPERTS: usize = 32;
@@ -183,17 +183,10 @@ impl Bench {
 }
 
 fn main() {
-    if !std::env::args().any(|argument| argument == "--bench") {
-        println!("skipped: too large for a test, run it with cargo bench");
+    let Some((mut criterion, kernels)) = begin() else {
         return;
-    }
-    let mut criterion = Criterion::default().configure_from_args();
+    };
     let mut bench = Bench::new();
-    let kernels: Vec<_> = Isa::ALL
-        .into_iter()
-        .filter(|&isa| isa != Isa::Scalar)
-        .filter_map(kernel)
-        .collect();
     let summary = Mutex::new(Vec::new());
     for (name, tokens, same, samples) in [
         ("decode", 1, true, 50),

@@ -2,6 +2,9 @@
 
 use std::hint::black_box;
 
+use criterion::Criterion;
+use gptoss_onnx::kernels::{Isa, KernelSet, kernel};
+
 /// Numbers without a pattern (xorshift).
 pub struct Random(u64);
 
@@ -92,4 +95,16 @@ pub fn scale(layers: usize) -> (usize, usize) {
         .unwrap_or(1);
     println!("{layers} layers, {threads} threads");
     (layers, threads)
+}
+
+/// What to measure with, and all kernels that this processor has but the scalar one;
+/// `None` where this runs among the tests.
+pub fn begin() -> Option<(Criterion, Vec<&'static dyn KernelSet>)> {
+    if !std::env::args().any(|argument| argument == "--bench") {
+        println!("skipped: too large for a test, run it with cargo bench");
+        return None;
+    }
+    let vector = Isa::ALL.into_iter().filter(|&isa| isa != Isa::Scalar);
+    let kernels = vector.filter_map(kernel).collect();
+    Some((Criterion::default().configure_from_args(), kernels))
 }
