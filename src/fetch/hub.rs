@@ -11,7 +11,8 @@ use reqwest::redirect::Policy;
 
 use super::client::{authorized, build, file_url, token};
 use super::error::chain;
-use super::{Expected, FetchError, Settings, Wanted};
+use super::{FetchError, Settings};
+use crate::model::incoming::{Expected, Wanted};
 use crate::model::{check_file_name, check_repo};
 
 /// Files of a checkpoint, besides its shards.

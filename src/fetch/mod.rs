@@ -10,11 +10,9 @@
 //!
 //! [`Hub`] resolves `OWNER/NAME` and a revision into such a list.
 
-mod checksum;
 mod client;
 mod error;
 mod hub;
-mod partial;
 mod retry;
 mod transfer;
 
@@ -29,38 +27,8 @@ pub use client::{Source, endpoint};
 pub use error::FetchError;
 pub use hub::{Hub, Resolved, is_checkpoint_file};
 
+use crate::model::incoming::{Progress, Wanted, prove};
 use crate::model::{FileEntry, StoreError};
-
-/// What a file's bytes must be.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Expected {
-    /// SHA-256, lower-case hexadecimal.
-    Sha256(String),
-    /// Git's object id: SHA-1 over `blob SIZE\0` and the bytes. The hub gives
-    /// this one for small files; the SHA-256 is recorded after it was checked.
-    GitBlob(String),
-}
-
-/// A file to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Its name, a plain path component.
-    pub path: String,
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its digest.
-    pub expected: Expected,
-}
-
-impl From<&FileEntry> for Wanted {
-    fn from(entry: &FileEntry) -> Self {
-        Self {
-            path: entry.path.clone(),
-            size: entry.size,
-            expected: Expected::Sha256(entry.sha256.clone()),
-        }
-    }
-}
 
 /// How to fetch.
 #[derive(Debug, Clone)]
@@ -81,34 +49,6 @@ impl Default for Settings {
             stall: Duration::from_secs(30),
         }
     }
-}
-
-/// What happens while files are fetched. Called from several threads.
-pub trait Progress: Send + Sync {
-    /// `bytes` of a file are there now, of its whole size.
-    fn position(&self, path: &str, bytes: u64);
-    /// `bytes` from an earlier attempt are read to be proven, which may take long.
-    fn checking(&self, path: &str, bytes: u64);
-    /// A part from an earlier attempt of `bytes` is gone on with.
-    fn resumed(&self, path: &str, bytes: u64);
-    /// A file is complete and proven.
-    fn proven(&self, path: &str);
-    /// Something went wrong and is tried again.
-    fn retrying(&self, path: &str, why: &str);
-}
-
-/// Bytes still to be fetched into `dir`.
-pub fn remaining(dir: &Path, files: &[Wanted]) -> u64 {
-    let missing = |file: &Wanted| {
-        let length = |name: &str| dir.join(name).symlink_metadata().map_or(0, |m| m.len());
-        match length(&file.path) {
-            n if n == file.size => 0,
-            _ => file
-                .size
-                .saturating_sub(length(&partial::part_name(&file.path))),
-        }
-    };
-    files.iter().map(missing).sum()
 }
 
 /// Fetches files into an existing folder, several at once, and proves them.
@@ -159,7 +99,7 @@ pub fn prove_offline(dir: &Path, files: &[Wanted]) -> Result<Vec<FileEntry>, Fet
     let mut entries = Vec::new();
     let mut missing = Vec::new();
     for file in files {
-        match checksum::prove(&dir.join(&file.path), file) {
+        match prove(&dir.join(&file.path), file) {
             Ok(Some(entry)) => entries.push(entry),
             Ok(None) => missing.push(file.path.clone()),
             Err(e) => {

@@ -10,8 +10,8 @@ use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::chain;
-use super::partial::{Partial, part_name};
-use super::{FetchError, Progress, Settings, Source, Wanted, checksum, retry};
+use super::{FetchError, Settings, Source, retry};
+use crate::model::incoming::{Partial, Progress, Wanted, part_name, prove};
 use crate::model::{FileEntry, StoreError};
 
 /// A connection must bring this much in the stall time to count as alive, so
@@ -78,7 +78,7 @@ impl Transfer {
         }
         let look = move || {
             let path = dir.join(&wanted.path);
-            let entry = checksum::prove(&path, &wanted).map_err(StoreError::io("read", &path))?;
+            let entry = prove(&path, &wanted).map_err(StoreError::io("read", &path))?;
             if entry.is_none() && path.symlink_metadata().is_ok() {
                 std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
             }

@@ -13,6 +13,9 @@ mod catalog;
 mod digest;
 mod durable;
 mod error;
+mod garbage;
+#[cfg(feature = "ctl")]
+pub mod incoming;
 mod manifest;
 mod name;
 mod plan;
@@ -27,10 +30,11 @@ pub use durable::{
     DIRECTORY_MODE, FILE_MODE, create_file, fsync_directory, fsync_path, is_no_space,
 };
 pub use error::StoreError;
-pub use manifest::{FileEntry, Manifest, SCHEMA};
+pub use garbage::{Garbage, Reason};
+pub use manifest::{FileEntry, Manifest, SCHEMA, Signature};
 pub use name::{check_file_name, check_model_name, check_revision, sanitize_model_name};
 pub use plan::{Dimensions, available_space, human_size, require_space};
-pub use staging::Staging;
+pub use staging::{InUse, Staging};
 pub use store::{Installed, Store};
 pub use timestamp::now_rfc3339;
 pub use verify::{FileState, Report, VerifiedFile, verify, verify_with};

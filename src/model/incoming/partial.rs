@@ -1,20 +1,32 @@
 //! A file that is not complete yet: `NAME.part` and the digest of what it holds.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::Wanted;
-use super::checksum::Checksum;
+use super::{Checksum, CopyError, Wanted, copy_hashed};
 use crate::model::{FileEntry, StoreError, create_file};
 
 /// Name of a file's part.
-pub(super) fn part_name(path: &str) -> String {
+pub fn part_name(path: &str) -> String {
     format!("{path}.part")
 }
 
+/// Bytes still to be brought into `dir`.
+pub fn remaining(dir: &Path, files: &[Wanted]) -> u64 {
+    let missing = |file: &Wanted| {
+        let length = |name: &str| dir.join(name).symlink_metadata().map_or(0, |m| m.len());
+        match length(&file.path) {
+            n if n == file.size => 0,
+            _ => file.size.saturating_sub(length(&part_name(&file.path))),
+        }
+    };
+    files.iter().map(missing).sum()
+}
+
 /// An open part; its digest covers exactly its `len` bytes.
-pub(super) struct Partial {
+#[derive(Debug)]
+pub struct Partial {
     wanted: Wanted,
     path: PathBuf,
     complete: PathBuf,
@@ -25,7 +37,10 @@ pub(super) struct Partial {
 
 impl Partial {
     /// Opens the part an earlier attempt left, or a new one. Reads all of it.
-    pub(super) fn open(dir: &Path, wanted: &Wanted) -> Result<Self, StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn open(dir: &Path, wanted: &Wanted) -> Result<Self, StoreError> {
         let path = dir.join(part_name(&wanted.path));
         let error = |action| StoreError::io(action, &path);
         let mut file = create_file(&path).map_err(error("open"))?;
@@ -50,17 +65,20 @@ impl Partial {
     }
 
     /// Bytes there are.
-    pub(super) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.len
     }
 
     /// Bytes missing.
-    pub(super) fn missing(&self) -> u64 {
+    pub fn missing(&self) -> u64 {
         self.wanted.size - self.len
     }
 
     /// Appends bytes; the caller sees to it that they fit.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn append(&mut self, bytes: &[u8]) -> Result<(), StoreError> {
         debug_assert!(bytes.len() as u64 <= self.missing());
         let written = self
             .file
@@ -73,7 +91,10 @@ impl Partial {
     }
 
     /// Forgets everything.
-    pub(super) fn restart(&mut self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn restart(&mut self) -> Result<(), StoreError> {
         self.file
             .set_len(0)
             .map_err(StoreError::io("shorten", &self.path))?;
@@ -83,12 +104,18 @@ impl Partial {
     }
 
     /// Deletes the part.
-    pub(super) fn delete(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn delete(&self) -> Result<(), StoreError> {
         fs::remove_file(&self.path).map_err(StoreError::io("remove", &self.path))
     }
 
-    /// Compares the digest of the complete part; if it is wrong, says how.
-    pub(super) fn check(&mut self) -> Result<FileEntry, String> {
+    /// Compares the digest of the complete part.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn check(&mut self) -> Result<FileEntry, String> {
         let checksum = std::mem::replace(&mut self.checksum, Checksum::new(&self.wanted));
         let sha256 = checksum.finish(&self.wanted)?;
         Ok(FileEntry {
@@ -99,22 +126,51 @@ impl Partial {
     }
 
     /// Flushes a proven part and gives it the file's own name.
-    pub(super) fn complete(&self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn complete(&self) -> Result<(), StoreError> {
         self.file
             .sync_all()
             .and_then(|()| fs::rename(&self.path, &self.complete))
-            .or_else(|e| self.explain(e))
+            .map_err(StoreError::io("write", &self.complete))
     }
 
-    fn explain(&self, error: io::Error) -> Result<(), StoreError> {
-        Err(StoreError::io("write", &self.complete)(error))
+    /// Appends what is missing from `source`, which goes on where the part ends
+    /// and is never read beyond the file's size. `progress` hears of the part's
+    /// length. Afterwards [`Partial::missing`] tells whether the source was too
+    /// short; after an error the part keeps what was written.
+    ///
+    /// # Errors
+    /// Which side failed.
+    pub fn fill(
+        &mut self,
+        source: impl Read,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), CopyError<StoreError>> {
+        let mut source = source.take(self.missing());
+        self.file
+            .seek(SeekFrom::Start(self.len))
+            .map_err(StoreError::io("write", &self.path))
+            .map_err(CopyError::Write)?;
+        let (file, path) = (&mut self.file, &self.path);
+        let (checksum, len) = (&mut self.checksum, &mut self.len);
+        let mut write = |block: &[u8]| {
+            file.write_all(block)
+                .map_err(StoreError::io("write", path))?;
+            *len += block.len() as u64;
+            progress(*len);
+            Ok(())
+        };
+        copy_hashed(&mut source, &mut |block| checksum.update(block), &mut write)?;
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fetch::Expected;
+    use crate::model::incoming::Expected;
 
     fn wanted(size: u64) -> Wanted {
         Wanted {
@@ -164,5 +220,21 @@ mod tests {
         part.check().unwrap();
         part.complete().unwrap();
         assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"hello\n");
+    }
+
+    #[test]
+    fn it_is_filled_from_a_longer_source() {
+        for cut in 0..6 {
+            let dir = tempfile::tempdir().unwrap();
+            let mut part = Partial::open(dir.path(), &wanted(6)).unwrap();
+            part.append(&b"hello\n"[..cut]).unwrap();
+            let mut told = 0;
+            part.fill(&b"hello\nand more"[cut..], &mut |n| told = n)
+                .unwrap();
+            assert_eq!((told, part.missing()), (6, 0));
+            part.check().unwrap();
+            part.complete().unwrap();
+            assert_eq!(fs::read(dir.path().join("f")).unwrap(), b"hello\n");
+        }
     }
 }

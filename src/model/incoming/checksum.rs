@@ -12,13 +12,15 @@ use super::{Expected, Wanted};
 use crate::model::{FileEntry, to_hex};
 
 /// The digests of a file's bytes so far.
-pub(super) struct Checksum {
+#[derive(Debug)]
+pub struct Checksum {
     sha256: Sha256,
     git: Option<Sha1>,
 }
 
 impl Checksum {
-    pub(super) fn new(wanted: &Wanted) -> Self {
+    /// Of no bytes yet.
+    pub fn new(wanted: &Wanted) -> Self {
         let git = matches!(wanted.expected, Expected::GitBlob(_)).then(|| {
             let mut hash = <Sha1 as sha1::Digest>::new();
             sha1::Digest::update(&mut hash, format!("blob {}\0", wanted.size));
@@ -30,7 +32,8 @@ impl Checksum {
         }
     }
 
-    pub(super) fn update(&mut self, bytes: &[u8]) {
+    /// Takes in the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
         self.sha256.update(bytes);
         if let Some(git) = &mut self.git {
             sha1::Digest::update(git, bytes);
@@ -38,7 +41,10 @@ impl Checksum {
     }
 
     /// Reads `limit` bytes of a file; how many there were.
-    pub(super) fn update_from(&mut self, file: &mut File, limit: u64) -> io::Result<u64> {
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn update_from(&mut self, file: &mut File, limit: u64) -> io::Result<u64> {
         let (mut done, mut block) = (0, vec![0; 1 << 20]);
         while done < limit {
             let room = block
@@ -57,8 +63,11 @@ impl Checksum {
         Ok(done)
     }
 
-    /// The SHA-256, if the bytes are those wanted; else what is wrong with them.
-    pub(super) fn finish(self, wanted: &Wanted) -> Result<String, String> {
+    /// The SHA-256, if the bytes are those wanted.
+    ///
+    /// # Errors
+    /// What is wrong with them, in words.
+    pub fn finish(self, wanted: &Wanted) -> Result<String, String> {
         let sha256 = to_hex(&self.sha256.finalize());
         let (kind, expected, found) = match (&wanted.expected, self.git) {
             (Expected::GitBlob(id), Some(git)) => {
@@ -76,7 +85,10 @@ impl Checksum {
 }
 
 /// Proves a file that is there; none when it is missing or wrong.
-pub(super) fn prove(path: &Path, wanted: &Wanted) -> io::Result<Option<FileEntry>> {
+///
+/// # Errors
+/// The system's.
+pub fn prove(path: &Path, wanted: &Wanted) -> io::Result<Option<FileEntry>> {
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
