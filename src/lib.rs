@@ -19,6 +19,8 @@ pub mod dbus;
 pub mod session;
 
 #[cfg(feature = "ctl")]
+pub mod bundle;
+#[cfg(feature = "ctl")]
 pub mod cli;
 #[cfg(feature = "ctl")]
 pub mod fetch;

@@ -35,8 +35,14 @@ const RULES: &[Rule] = &[
     Rule::of("client", &[], &["ort", "gptoss_onnx"]),
     Rule::of("fetch", &["model"], &["zbus", "ort", "gptoss_onnx"]),
     Rule::of(
+        "bundle",
+        &["model"],
+        &["zbus", "ort", "reqwest", "gptoss_onnx"],
+    ),
+    Rule::of(
         "cli",
         &[
+            "bundle",
             "client",
             "config",
             "daemon",

@@ -6,6 +6,8 @@ use std::process::ExitCode;
 use gptoss_onnx::checkpoint::CheckpointError;
 use gptoss_onnx::export::ExportError;
 
+use crate::bundle::BundleError;
+use crate::config::ConfigError;
 use crate::fetch::FetchError;
 use crate::model::{StoreError, is_no_space};
 
@@ -67,6 +69,7 @@ impl From<StoreError> for CliError {
                 ExitStatus::NotFound
             }
             StoreError::Busy { .. }
+            | StoreError::InUse { .. }
             | StoreError::AlreadyInstalled { .. }
             | StoreError::BadCatalog { .. }
             | StoreError::Io { .. } => ExitStatus::Failed,
@@ -89,6 +92,30 @@ impl From<FetchError> for CliError {
             | FetchError::Client(_) => ExitStatus::Failed,
         };
         Self::new(status, error.to_string())
+    }
+}
+
+impl From<BundleError> for CliError {
+    fn from(error: BundleError) -> Self {
+        let status = match error {
+            BundleError::Store(error) => return error.into(),
+            BundleError::NotFound(_) => ExitStatus::NotFound,
+            BundleError::Occupied(_) | BundleError::Choose { .. } | BundleError::Pieces { .. } => {
+                ExitStatus::Usage
+            }
+            BundleError::Malformed(_)
+            | BundleError::Piece { .. }
+            | BundleError::WrongBytes { .. }
+            | BundleError::Signature(_)
+            | BundleError::Damaged { .. } => ExitStatus::Verification,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+impl From<ConfigError> for CliError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(ExitStatus::Failed, error.to_string())
     }
 }
 

@@ -7,21 +7,22 @@ use std::path::{Path, PathBuf};
 use gptoss_onnx::export::Target;
 use sha2::{Digest, Sha256};
 
+use super::identity::{Claim, describe, identify};
 use super::install::{self, Provenance, open_store};
 use super::progress::{Task, Ui};
-use super::pull::NANO;
-use super::{CliError, ExitStatus, Global, interrupt};
+use super::trust::Trust;
+use super::{CliError, ExitStatus, Global, bundle, interrupt};
+use crate::bundle::Bundle;
 use crate::fetch::is_checkpoint_file;
 use crate::model::{
-    Catalog, FileEntry, Installed, Published, Staging, Store, StoreError, check_model_name,
-    content_revision, create_file, human_size, require_space, sanitize_model_name, sha256_file,
-    to_hex,
+    FileEntry, Installed, Published, Staging, Store, StoreError, check_model_name, create_file,
+    human_size, require_space, sanitize_model_name, sha256_file, to_hex,
 };
 
 /// Arguments of `gptoss-ctl import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of a checkpoint in the published layout.
+    /// Folder of a checkpoint in the published layout, or a bundle.
     dir: PathBuf,
     /// Name in the store [default: the published model's, else the folder's].
     #[arg(long)]
@@ -31,8 +32,24 @@ pub struct Args {
     target: Vec<Target>,
 }
 
+impl From<Args> for bundle::import::Args {
+    fn from(args: Args) -> Self {
+        Self {
+            path: args.dir,
+            name: args.name,
+            target: args.target,
+            model: None,
+            key: Vec::new(),
+        }
+    }
+}
+
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    if Bundle::is_at(&args.dir) {
+        return bundle::import::run(global, args.into());
+    }
+    let trust = Trust::load(global, &[])?;
     let ui = Ui::new(global.json);
     let store = open_store(global)?;
     let provisional = provisional_name(&args)?;
@@ -43,7 +60,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let staging = store.stage(&provisional, "import")?;
     staging.clear()?;
     let result = copy_all(&staging, &sources, needed, &ui)
-        .and_then(|files| identify(&args, &provisional, &files).map(|found| (files, found)));
+        .and_then(|files| judge(&args, &provisional, &files, &trust).map(|found| (files, found)));
     let (files, (provenance, published)) = match result {
         Err(error) => {
             staging.discard()?;
@@ -53,7 +70,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     };
     if let Some(model) = store.get(&provenance.name, &provenance.revision)? {
         staging.discard()?;
-        return tell_installed(&store, model, &args, &ui);
+        return tell_installed(&store, model, &args.target, &ui);
     }
     let model = install::install(staging, files, provenance, &args.target, &ui)?;
     let people = format!(
@@ -66,35 +83,20 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-fn tell_installed(store: &Store, model: Installed, args: &Args, ui: &Ui) -> Result<(), CliError> {
+/// The model is there already: only what it was not exported for is left to do.
+pub(super) fn tell_installed(
+    store: &Store,
+    model: Installed,
+    targets: &[Target],
+    ui: &Ui,
+) -> Result<(), CliError> {
     let label = model.manifest.label();
     let people = format!("{label} is installed already, with the same bytes");
-    match install::add_targets(store, &model, &args.target, false, ui)? {
+    match install::add_targets(store, &model, targets, false, ui)? {
         Some(model) => install::tell(ui, "exported", &people, &model),
         None => install::tell(ui, "already-installed", &people, &model),
     }
     Ok(())
-}
-
-/// What published model these bytes are, in words.
-pub(super) fn describe(published: Option<&Published>) -> String {
-    match published {
-        None => "not a published model this version knows".into(),
-        Some(p) if p.complete() => format!(
-            "all {} files are the published bytes of {} at {}",
-            p.matching.len(),
-            p.repo,
-            p.revision
-        ),
-        Some(p) => format!(
-            "{} of {} files are the published bytes of {} at {}; not: {}",
-            p.matching.len(),
-            p.matching.len() + p.differing.len(),
-            p.repo,
-            p.revision,
-            p.differing.join(", ")
-        ),
-    }
 }
 
 /// The name asked for, or one made from the folder's.
@@ -229,49 +231,22 @@ fn copy(
     })
 }
 
-/// Name, revision and origin of the copied bytes. A published model's name is
-/// given to its bytes only.
-fn identify(
+/// Which model the copied bytes are, and whether the site takes it.
+fn judge(
     args: &Args,
     provisional: &str,
     files: &[FileEntry],
+    trust: &Trust,
 ) -> Result<(Provenance, Option<Published>), CliError> {
-    let catalog = Catalog::builtin();
-    let published = catalog.recognise(files);
-    let complete = published.as_ref().filter(|p| p.complete());
-    let name = match complete {
-        Some(published) if args.name.is_none() => published.name.clone(),
-        _ => provisional.to_owned(),
-    };
-    let reserved = catalog.get(&name).is_some() || name == NANO;
-    if reserved && complete.is_none_or(|p| p.name != name) {
-        return Err(CliError::new(
-            ExitStatus::Verification,
-            format!(
-                "{name} is the name of a published model and these are not its bytes ({}); \
-                 choose another name with --name. Nothing was installed",
-                describe(published.as_ref())
-            ),
-        ));
-    }
     let source = fs::canonicalize(&args.dir).unwrap_or_else(|_| args.dir.clone());
-    let source = format!("import of {}", source.display());
-    let provenance = match complete {
-        // The catalog pins exactly its files: another one makes another revision.
-        Some(p) if p.matching.len() == files.len() => Provenance {
-            name,
-            revision: p.revision.clone(),
-            source,
-            catalog: Some(Catalog::BUILTIN.into()),
-            license: catalog.get(&p.name).and_then(|m| m.license.clone()),
-        },
-        _ => Provenance {
-            name,
-            revision: content_revision(files),
-            source,
-            catalog: None,
-            license: None,
-        },
+    let claim = Claim {
+        asked: args.name.as_deref(),
+        fallback: provisional,
+        revision: None,
+        source: format!("import of {}", source.display()),
+        license: None,
     };
-    Ok((provenance, published))
+    let found = identify(claim, files)?;
+    trust.judge(&found.0)?;
+    Ok(found)
 }

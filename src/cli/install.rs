@@ -11,7 +11,8 @@ use serde::Serialize;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{
-    Dimensions, FileEntry, Installed, Manifest, SCHEMA, Staging, Store, now_rfc3339, require_space,
+    Dimensions, FileEntry, Installed, Manifest, SCHEMA, Signature, Staging, Store, now_rfc3339,
+    require_space,
 };
 
 /// Where a model comes from.
@@ -22,6 +23,7 @@ pub(super) struct Provenance {
     pub(super) source: String,
     pub(super) catalog: Option<String>,
     pub(super) license: Option<String>,
+    pub(super) signature: Option<Signature>,
 }
 
 /// What a command did to a model, for programs.
@@ -99,6 +101,7 @@ pub(super) fn install(
         source: provenance.source,
         catalog: provenance.catalog,
         license: provenance.license,
+        signature: provenance.signature,
         tool_version: env!("CARGO_PKG_VERSION").into(),
         installed_at: now.clone(),
         verified_at: now,
@@ -195,4 +198,18 @@ pub(super) fn add_targets(
     manifest.targets.extend(exported);
     manifest.tool_version = env!("CARGO_PKG_VERSION").into();
     Ok(Some(staging.replace(model, manifest)?))
+}
+
+/// A failed attempt that brought nothing leaves nothing.
+pub(super) fn discard_if_empty(staging: Staging) -> Result<(), CliError> {
+    let entries = std::fs::read_dir(&staging.dir);
+    let holds_bytes = entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.metadata().map_or(true, |m| m.is_dir() || m.len() > 0));
+    if !holds_bytes {
+        staging.discard()?;
+    }
+    Ok(())
 }

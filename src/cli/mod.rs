@@ -2,12 +2,17 @@
 
 mod attachment;
 mod bench;
+mod bundle;
 mod chat;
+mod completions;
 mod daemon;
+mod doctor;
 mod error;
 mod eval;
 mod export;
+mod gc;
 mod generation;
+mod identity;
 mod import;
 mod in_process;
 mod install;
@@ -15,15 +20,18 @@ mod interrupt;
 mod list;
 mod load;
 mod locate;
+mod man;
 mod markdown;
 mod progress;
 mod pull;
 mod rm;
 mod run;
 mod runtime;
+mod selftest;
 mod show;
 mod status;
 mod terminal;
+mod trust;
 mod verify;
 
 use std::path::PathBuf;
@@ -49,6 +57,12 @@ pub struct Global {
     /// Folder of the model store.
     #[arg(long, global = true, env = "GPTOSS_STORE", value_name = "DIR")]
     pub store: Option<PathBuf>,
+    /// The only file of settings [default: those of gptossd].
+    #[arg(long, global = true, env = "GPTOSS_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Open no connection but the bus': a pull uses only what was fetched before.
+    #[arg(long, global = true)]
+    pub offline: bool,
     /// Print JSON, for programs.
     #[arg(long, global = true)]
     pub json: bool,
@@ -58,8 +72,11 @@ pub struct Global {
 enum Command {
     /// Fetch a model, prove its bytes and export it.
     Pull(pull::Args),
-    /// Install a checkpoint that is already on this machine.
+    /// Install a checkpoint or a bundle that is already on this machine.
     Import(import::Args),
+    /// Carry models to machines without a network.
+    #[command(subcommand)]
+    Bundle(bundle::Command),
     /// List the installed models.
     List(list::Args),
     /// Show a model's files, digests and provenance.
@@ -68,6 +85,8 @@ enum Command {
     Verify(verify::Args),
     /// Remove a model.
     Rm(rm::Args),
+    /// Remove what nobody needs any more.
+    Gc(gc::Args),
     /// Export an installed model for another target.
     Export(export::Args),
     /// Ask a model one question through the daemon.
@@ -86,6 +105,14 @@ enum Command {
     Bench(bench::Args),
     /// Show which ONNX Runtime library is used.
     Runtime(runtime::Args),
+    /// Look for what is wrong on this machine, and say what to do about it.
+    Doctor(doctor::Args),
+    /// Run the embedded model on each provider and compare its logits.
+    Selftest(selftest::Args),
+    /// Write what a shell needs to complete the command line.
+    Completions(completions::Args),
+    /// Write the manual.
+    Man(man::Args),
 }
 
 /// Entry point of `gptoss-ctl`.
@@ -94,10 +121,12 @@ pub fn main() -> ExitCode {
     let result = match command {
         Command::Pull(args) => pull::run(&global, args),
         Command::Import(args) => import::run(&global, args),
+        Command::Bundle(command) => bundle::run(&global, command),
         Command::List(args) => list::run(&global, args),
         Command::Show(args) => show::run(&global, args),
         Command::Verify(args) => verify::run(&global, args),
         Command::Rm(args) => rm::run(&global, args),
+        Command::Gc(args) => gc::run(&global, args),
         Command::Export(args) => export::run(&global, args),
         Command::Run(args) => run::run(&global, args),
         Command::Chat(args) => chat::run(&global, args),
@@ -107,6 +136,10 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&global, args),
         Command::Bench(args) => bench::run(&global, args),
         Command::Runtime(args) => runtime::run(&global, args),
+        Command::Doctor(args) => doctor::run(&global, args),
+        Command::Selftest(args) => selftest::run(&global, args),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::fetch;
+use super::terminal::say;
 use crate::model::human_size;
+use crate::model::incoming::Progress;
 
 /// How often a long task tells about itself where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(10);
@@ -50,11 +51,11 @@ impl Ui {
     /// The result: `people` as text, or `program` as JSON.
     pub(super) fn result(&self, people: &str, program: &impl Serialize) {
         if !self.json {
-            println!("{people}");
+            say!("{people}");
             return;
         }
         match serde_json::to_string_pretty(program) {
-            Ok(text) => println!("{text}"),
+            Ok(text) => say!("{text}"),
             Err(error) => eprintln!("gptoss-ctl: cannot write JSON: {error}"),
         }
     }
@@ -69,8 +70,12 @@ impl Ui {
         }
     }
 
-    /// The display of a download of these files, name and size.
-    pub(super) fn download<'a>(&self, files: impl Iterator<Item = (&'a str, u64)>) -> Download {
+    /// The display of a transfer of these files, name and size.
+    pub(super) fn download<'a>(
+        &self,
+        label: &str,
+        files: impl Iterator<Item = (&'a str, u64)>,
+    ) -> Download {
         let sizes: HashMap<String, u64> = files.map(|(n, s)| (n.to_owned(), s)).collect();
         let total = sizes.values().sum();
         let sum = self
@@ -78,6 +83,7 @@ impl Ui {
             .as_ref()
             .map(|bars| bars.add(bar("all files", total)));
         Download {
+            label: label.to_owned(),
             ui: self.clone(),
             sizes,
             total,
@@ -196,6 +202,7 @@ impl Drop for Task {
 /// A download: a bar for each file at work and one for the whole.
 #[derive(Debug)]
 pub(super) struct Download {
+    label: String,
     ui: Ui,
     sizes: HashMap<String, u64>,
     total: u64,
@@ -218,14 +225,14 @@ impl Download {
     }
 }
 
-impl fetch::Progress for Download {
+impl Progress for Download {
     fn position(&self, path: &str, bytes: u64) {
         let mut state = lock(&self.state);
         let before = state.positions.insert(path.to_owned(), bytes).unwrap_or(0);
         state.done = (state.done + bytes).saturating_sub(before);
         let done = state.done;
         let (Some(bars), Some(sum)) = (&self.ui.bars, &self.sum) else {
-            if let Some(line) = state.pace.line("fetching", done, self.total) {
+            if let Some(line) = state.pace.line(&self.label, done, self.total) {
                 self.ui.note(&line);
             }
             return;
@@ -298,7 +305,6 @@ impl Drop for Download {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fetch::Progress;
 
     #[test]
     fn the_bars_template_is_valid() {
@@ -318,7 +324,7 @@ mod tests {
             json: true,
             bars: None,
         };
-        let download = ui.download([("a", 10), ("b", 20)].into_iter());
+        let download = ui.download("fetching", [("a", 10), ("b", 20)].into_iter());
         download.position("a", 6);
         download.position("b", 20);
         assert_eq!(lock(&download.state).done, 26);

@@ -8,18 +8,17 @@ use gptoss_onnx::export::Target;
 use gptoss_onnx::nano;
 use tokio::runtime::Runtime;
 
-use super::import::describe;
-use super::install::{self, Provenance, open_store};
+use super::identity::{NANO, embedded};
+use super::install::{self, Provenance, discard_if_empty, open_store};
 use super::progress::Ui;
+use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, interrupt};
-use crate::fetch::{self, Expected, Hub, Settings, Source, Wanted};
+use crate::fetch::{self, Hub, Settings, Source};
+use crate::model::incoming::{Expected, Progress, Wanted, remaining};
 use crate::model::{
-    Catalog, CatalogModel, FileEntry, Installed, Manifest, Published, Staging, Store,
-    check_model_name, check_repo, content_revision, human_size, require_space, sha256_bytes,
+    Catalog, CatalogModel, FileEntry, Installed, Staging, Store, check_model_name, check_repo,
+    human_size, require_space,
 };
-
-/// Name of the embedded model.
-pub(super) const NANO: &str = "nano";
 
 /// Files up to this size are fetched first: they tell whether the rest is of use.
 const SMALL: u64 = 64 << 20;
@@ -39,8 +38,7 @@ pub struct Args {
     /// What to export for, separated by commas: cpu, portable.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
-    /// Open no connection; use only what was fetched before.
-    #[arg(long)]
+    #[arg(skip)]
     offline: bool,
     /// Name in the store of a model pulled with hf: [default: OWNER--NAME].
     #[arg(long)]
@@ -69,19 +67,21 @@ struct Request {
 }
 
 /// Runs the command.
-pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
+    args.offline = global.offline || offline_by_environment();
     let ui = Ui::new(global.json);
     let store = open_store(global)?;
+    let trust = Trust::load(global, &[])?;
     interrupt::watch("what was fetched is kept: run the same command again to go on");
     let (status, model) = match args.model.strip_prefix("hf:") {
-        Some(reference) => pull_reference(&store, &args, reference, &ui)?,
+        Some(reference) => pull_reference(&store, &args, reference, &trust, &ui)?,
         None => match choose(&args)? {
             Choice::Embedded => pull_nano(&store, &args, &ui)?,
             Choice::Pinned { origin, model } => {
                 let name = args_name(&args);
                 refuse_shadow(&origin, name, &model)?;
                 let request = pinned_request(&args, name, &origin, &model)?;
-                pull(&store, &args, request, &ui)?
+                pull(&store, &args, request, &trust, &ui)?
             }
         },
     };
@@ -186,6 +186,7 @@ fn pinned_request(
             source: format!("{endpoint}/{}", model.repo),
             catalog: Some(origin.to_owned()),
             license: model.license.clone(),
+            signature: None,
         },
         endpoint,
         repo: model.repo.clone(),
@@ -214,6 +215,7 @@ fn pull_reference(
     store: &Store,
     args: &Args,
     reference: &str,
+    trust: &Trust,
     ui: &Ui,
 ) -> Result<(&'static str, Installed), CliError> {
     let (repo, revision) = match reference.split_once('@') {
@@ -237,7 +239,7 @@ fn pull_reference(
         }
         None => resolve(args, &name, repo, revision, &builtin)?,
     };
-    pull(store, args, request, ui)
+    pull(store, args, request, trust, ui)
 }
 
 /// Names of published models are for their bytes only.
@@ -273,6 +275,7 @@ fn resolve(
             source: format!("{endpoint}/{repo}"),
             catalog: None,
             license: resolved.license,
+            signature: None,
         },
         endpoint,
         repo: repo.to_owned(),
@@ -302,9 +305,11 @@ fn pull(
     store: &Store,
     args: &Args,
     request: Request,
+    trust: &Trust,
     ui: &Ui,
 ) -> Result<(&'static str, Installed), CliError> {
     let provenance = &request.provenance;
+    trust.judge(provenance)?;
     if let Some(model) = store.get(&provenance.name, &provenance.revision)? {
         refuse_other_bytes(&model, &request.files)?;
         return finish_installed(store, model, args, ui);
@@ -372,13 +377,13 @@ fn fetch_all(
     ui: &Ui,
 ) -> Result<Vec<FileEntry>, CliError> {
     let dir = &staging.dir;
-    if args.offline || offline_by_environment() {
+    if args.offline {
         let entries = fetch::prove_offline(dir, &request.files)?;
         let needed = install::check_config(dir, &args.target)?;
         require_space(dir, "the export", needed)?;
         return Ok(entries);
     }
-    require_space(dir, "the download", fetch::remaining(dir, &request.files))?;
+    require_space(dir, "the download", remaining(dir, &request.files))?;
     let provenance = &request.provenance;
     let source = Source::new(&request.endpoint, &request.repo, &provenance.revision)?;
     let (source, settings) = (Arc::new(source), settings(args));
@@ -398,7 +403,7 @@ fn fetch_all(
     }
     let runtime = runtime()?;
     let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
-    let display: Arc<dyn fetch::Progress> = Arc::new(ui.download(sizes));
+    let display: Arc<dyn Progress> = Arc::new(ui.download("fetching", sizes));
     let get = |files: &[Wanted]| {
         runtime.block_on(fetch::fetch(
             source.clone(),
@@ -417,7 +422,7 @@ fn fetch_all(
         }
         Ok(needed) => needed,
     };
-    let left = fetch::remaining(dir, &large);
+    let left = remaining(dir, &large);
     require_space(
         dir,
         "the download and the export",
@@ -431,42 +436,6 @@ fn fetch_all(
 /// What the hub's own tools obey, too.
 fn offline_by_environment() -> bool {
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false"))
-}
-
-/// A failed pull that brought nothing leaves nothing.
-fn discard_if_empty(staging: Staging) -> Result<(), CliError> {
-    let entries = std::fs::read_dir(&staging.dir);
-    let holds_bytes = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| entry.metadata().map_or(true, |m| m.is_dir() || m.len() > 0));
-    if !holds_bytes {
-        staging.discard()?;
-    }
-    Ok(())
-}
-
-/// The embedded model's files, and the revision made from them.
-fn embedded() -> (String, Vec<FileEntry>) {
-    let entry = |(path, bytes): &(&str, &[u8])| FileEntry {
-        path: (*path).to_owned(),
-        size: bytes.len() as u64,
-        sha256: sha256_bytes(bytes),
-    };
-    let files: Vec<FileEntry> = nano::files().iter().map(entry).collect();
-    (content_revision(&files), files)
-}
-
-/// What an installed model's bytes are, in words, by what this program knows.
-pub(super) fn describe_installed(manifest: &Manifest, published: Option<&Published>) -> String {
-    if manifest.name == NANO && content_revision(&manifest.files) == embedded().0 {
-        return format!(
-            "all {} files are those embedded in this program",
-            manifest.files.len()
-        );
-    }
-    describe(published)
 }
 
 /// Installs the model inside the program. No connection is opened.
@@ -486,6 +455,7 @@ fn pull_nano(store: &Store, args: &Args, ui: &Ui) -> Result<(&'static str, Insta
         source: "embedded in gptoss-ctl".into(),
         catalog: Some(Catalog::BUILTIN.into()),
         license: Some(env!("CARGO_PKG_LICENSE").into()),
+        signature: None,
     };
     let model = install::install(staging, files, provenance, &args.target, ui)?;
     Ok((INSTALLED, model))

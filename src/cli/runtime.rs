@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::terminal::say;
 use super::{CliError, Global, in_process};
 use crate::runtime::{self, ProviderChoice, ProviderReport, library::LibraryInfo};
 
@@ -19,7 +20,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let library = runtime::library::loaded().ok_or(runtime::RuntimeError::NotInitialised)?;
     let report = runtime::choose(args.provider)?;
     if global.json {
-        println!("{:#}", as_json(&library, &report));
+        say!("{:#}", as_json(&library, &report));
     } else {
         print(&library, &report);
     }
@@ -42,11 +43,11 @@ fn as_json(library: &LibraryInfo, report: &ProviderReport) -> serde_json::Value 
 }
 
 fn print(library: &LibraryInfo, report: &ProviderReport) {
-    println!("library    {}", library.path.display());
-    println!("version    {}", library.version);
-    println!("compiled   {}", library.providers.join(", "));
-    println!("provider   {} (passed its self-test)", report.provider);
+    say!("library    {}", library.path.display());
+    say!("version    {}", library.version);
+    say!("compiled   {}", library.providers.join(", "));
+    say!("provider   {} (passed its self-test)", report.provider);
     for (provider, reason) in &report.rejected {
-        println!("not {provider:<6} {reason}");
+        say!("not {provider:<6} {reason}");
     }
 }

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use super::identity::describe_installed;
 use super::install::open_store;
 use super::progress::Ui;
-use super::pull::describe_installed;
 use super::{CliError, Global};
 use crate::model::{Catalog, Installed, Manifest, human_size};
 
@@ -61,6 +61,13 @@ fn text(model: &Installed, published: &str) -> String {
         format!(
             "licence    {}",
             manifest.license.as_deref().unwrap_or("unknown")
+        ),
+        format!(
+            "signature  {}",
+            match &manifest.signature {
+                Some(signature) => format!("by key {} ({})", signature.key_id, signature.comment),
+                None => "none".into(),
+            }
         ),
         format!("targets    {}", targets.join(", ")),
         format!("size       {}", human_size(manifest.total_size())),

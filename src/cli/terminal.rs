@@ -17,6 +17,37 @@ pub(super) fn tell(text: impl std::fmt::Display) {
     let _ = write!(io::stderr(), "{text}");
 }
 
+/// Exit code of a program whose reader went away: 128 and SIGPIPE.
+const READER_GONE: i32 = 141;
+
+/// Writes to standard output. A reader that went away ends the program quietly, as
+/// it ends others; a full disk is told.
+pub(super) fn write_out(bytes: &[u8]) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => std::process::exit(READER_GONE),
+        result => result,
+    }
+}
+
+/// A line of the result.
+pub(super) fn say_line(text: std::fmt::Arguments<'_>) {
+    if let Err(error) = write_out(format!("{text}\n").as_bytes()) {
+        tell(format_args!(
+            "gptoss-ctl: cannot write the result: {error}\n"
+        ));
+        std::process::exit(1);
+    }
+}
+
+/// [`say_line`] with the arguments of `println!`, which would panic.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::cli::terminal::say_line(format_args!($($text)*))
+    };
+}
+pub(super) use say;
+
 /// Its columns, where it is one and says so.
 pub(super) fn columns(stream: &impl AsFd) -> Option<usize> {
     let size = tcgetwinsize(stream).ok()?;

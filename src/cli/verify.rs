@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
+use super::identity::describe_installed;
 use super::install::open_store;
 use super::progress::Ui;
-use super::pull::describe_installed;
 use super::{CliError, ExitStatus, Global};
-use crate::model::{FileState, Report, VerifiedFile, human_size, now_rfc3339, verify};
+use crate::model::{FileState, InUse, Report, VerifiedFile, human_size, now_rfc3339, verify};
 
 /// Arguments of `gptoss-ctl verify`.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let store = open_store(global)?;
     let model = store.find(&args.model)?;
+    let _in_use = InUse::hold(&model.dir)?;
     let total = model.manifest.total_size();
     let report = {
         let task = ui.task("proving", total);

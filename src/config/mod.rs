@@ -22,7 +22,8 @@ use toml::de::DeTable;
 
 use settings::OutOfRange;
 pub use settings::{
-    Config, Limits, Load, Memory, Metrics, Model, OnBattery, OnPressure, Power, Runtime,
+    Config, Limits, Load, Memory, Metrics, Model, OnBattery, OnPressure, Power, Runtime, Trust,
+    TrustedModels,
 };
 
 /// Why the settings cannot be used.

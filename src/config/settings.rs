@@ -20,6 +20,8 @@ pub struct Config {
     pub memory: Memory,
     /// Numbers for a monitoring system.
     pub metrics: Metrics,
+    /// Which models may be installed.
+    pub trust: Trust,
 }
 
 /// `[model]`
@@ -200,6 +202,38 @@ impl Default for Metrics {
     }
 }
 
+/// `[trust]`: read by `gptoss-ctl` when it installs a model.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Trust {
+    /// What a model needs to be installed.
+    pub models: TrustedModels,
+    /// Folder of the public keys (`*.pub`, minisign's format) whose signatures count.
+    pub keys: PathBuf,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self {
+            models: TrustedModels::Any,
+            keys: "/etc/gptoss/trusted-keys".into(),
+        }
+    }
+}
+
+/// `trust.models`
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrustedModels {
+    /// Nothing.
+    #[default]
+    Any,
+    /// Bytes that are published or in a signed catalog, or a trusted signature.
+    Pinned,
+    /// A trusted signature.
+    Signed,
+}
+
 /// Most requests computed together: beyond, nobody's answer moves any more.
 const MOST_PARALLEL: usize = 64;
 
@@ -236,7 +270,10 @@ impl Config {
         let least = "at least 1";
         let seconds = self.memory.pressure_seconds;
         check(seconds > 0, "memory.pressure-seconds", seconds, least)?;
-        self.metrics.validate()
+        self.metrics.validate()?;
+        let keys = &self.trust.keys;
+        let range = "an absolute path";
+        check(keys.is_absolute(), "trust.keys", format!("{keys:?}"), range)
     }
 }
 

@@ -40,6 +40,12 @@ pub enum StoreError {
         /// `NAME@REVISION`.
         model: String,
     },
+    /// A daemon, or another program, runs the model.
+    #[error("{model} is in use: `gptoss-ctl unload` has the daemon let go of it; then try again")]
+    InUse {
+        /// `NAME@REVISION`.
+        model: String,
+    },
     /// The same revision was installed meanwhile.
     #[error("{model} is installed already")]
     AlreadyInstalled {

@@ -28,6 +28,18 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
+/// A trusted key's signature over a bundle's manifest, checked before the model was
+/// installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Signature {
+    /// The key's number, as minisign prints it.
+    pub key_id: String,
+    /// What the signer said about it.
+    pub comment: String,
+    /// Digest of what was signed, `sha256:…`.
+    pub over: String,
+}
+
 /// `manifest.json` of an installed model, schema 1.
 ///
 /// ```json
@@ -61,6 +73,9 @@ pub struct Manifest {
     /// SPDX expression of the checkpoint's licence, where known.
     #[serde(default)]
     pub license: Option<String>,
+    /// Who vouched for it, where somebody did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
     /// Version of the program that exported the targets.
     pub tool_version: String,
     /// When the model was installed, RFC 3339.
@@ -90,24 +105,28 @@ impl Manifest {
         fs::File::open(&path)
             .and_then(|file| file.take(MANIFEST_MAX).read_to_end(&mut text))
             .map_err(StoreError::io("read", &path))?;
-        let bad = |why: String| StoreError::BadManifest {
-            path: path.clone(),
-            why,
-        };
+        Self::parse(&text).map_err(|why| StoreError::BadManifest { path, why })
+    }
+
+    /// Reads and checks a manifest's text.
+    ///
+    /// # Errors
+    /// Why it cannot be used, in words.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
         #[derive(Deserialize)]
         struct Version {
             schema: u32,
         }
-        let version: Version = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+        let version: Version = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         if version.schema != SCHEMA {
-            return Err(bad(format!(
+            return Err(format!(
                 "it has schema {} and this version of gptoss reads schema {SCHEMA}; \
                  upgrade gptoss, or remove the model and pull it again",
                 version.schema
-            )));
+            ));
         }
-        let manifest: Self = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
-        manifest.check().map_err(|e| bad(e.to_string()))?;
+        let manifest: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        manifest.check().map_err(|e| e.to_string())?;
         Ok(manifest)
     }
 
@@ -205,6 +224,7 @@ mod tests {
             source: "test".into(),
             catalog: None,
             license: None,
+            signature: None,
             tool_version: "0.1.0".into(),
             installed_at: "2025-08-05T17:00:00Z".into(),
             verified_at: "2025-08-05T17:00:00Z".into(),

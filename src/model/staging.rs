@@ -55,6 +55,53 @@ impl Drop for Lock {
     }
 }
 
+/// A model that somebody runs or reads: while this is held, it is not removed.
+///
+/// A shared lock on the revision's folder. It needs no right to write, and ends with
+/// the process whatever becomes of it.
+#[derive(Debug)]
+pub struct InUse {
+    /// None where the file system has no locks.
+    _folder: Option<File>,
+}
+
+impl InUse {
+    /// Holds the model whose revision's folder this is.
+    ///
+    /// # Errors
+    /// [`StoreError::Busy`] while it is being removed.
+    pub fn hold(dir: &Path) -> Result<Self, StoreError> {
+        let locked = File::open(dir).and_then(|folder| match folder.try_lock_shared() {
+            Ok(()) => Ok(folder),
+            Err(error) => Err(error.into()),
+        });
+        match locked {
+            Ok(folder) => Ok(Self {
+                _folder: Some(folder),
+            }),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Err(StoreError::Busy {
+                model: dir.display().to_string(),
+            }),
+            Err(error) => {
+                tracing::info!(%error, folder = %dir.display(), "cannot be locked");
+                Ok(Self { _folder: None })
+            }
+        }
+    }
+}
+
+/// The right to remove a revision's folder: nobody runs it, and nobody begins to.
+pub(super) fn claim(dir: &Path, label: &str) -> Result<File, StoreError> {
+    let folder = File::open(dir).map_err(StoreError::io("open", dir))?;
+    match folder.try_lock() {
+        Ok(()) => Ok(folder),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
+            model: label.to_owned(),
+        }),
+        Err(TryLockError::Error(e)) => Err(StoreError::io("lock", dir)(e)),
+    }
+}
+
 /// A staging folder, locked. Dropping it keeps the folder for a later attempt.
 #[derive(Debug)]
 pub struct Staging {

@@ -200,7 +200,8 @@ impl Store {
     /// Removes an installed model.
     ///
     /// # Errors
-    /// [`StoreError::Busy`], [`StoreError::Io`].
+    /// [`StoreError::InUse`] while somebody runs it, [`StoreError::Busy`],
+    /// [`StoreError::Io`].
     pub fn remove(&self, model: &Installed) -> Result<(), StoreError> {
         self.remove_revision(&model.name, &model.revision)
     }
@@ -223,10 +224,12 @@ impl Store {
         }
         self.create_folders()?;
         let _lock = Lock::acquire(self, &label)?;
-        for dir in [&installed, &staged] {
-            if dir.exists() {
-                staging::discard_folder(self, dir)?;
-            }
+        if installed.exists() {
+            let _claim = staging::claim(&installed, &label)?;
+            staging::discard_folder(self, &installed)?;
+        }
+        if staged.exists() {
+            staging::discard_folder(self, &staged)?;
         }
         if installed
             .parent()

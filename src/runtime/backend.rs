@@ -24,6 +24,7 @@ use super::{memory, threads};
 use crate::engine::backend::{
     Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Wanted,
 };
+use crate::model::InUse;
 
 /// Positions that the blocks of several sequences hold beyond one context
 /// window: room for what others say, and for prompts that come again.
@@ -50,6 +51,8 @@ pub struct OrtBackend {
     binding: IoBinding,
     session: Session,
     cache: KvCache,
+    /// While it runs, its files are not removed.
+    in_use: Option<InUse>,
 }
 
 /// The sequences in the cache.
@@ -79,6 +82,8 @@ impl OrtBackend {
                 options.target
             )));
         }
+        let in_use =
+            InUse::hold(revision).map_err(|error| RuntimeError::Model(error.to_string()))?;
         let file =
             export::read_model(&folder).map_err(|error| RuntimeError::Model(error.to_string()))?;
         let file = if options.exact { file.exact() } else { file };
@@ -91,6 +96,7 @@ impl OrtBackend {
             external_root,
         } = file;
         let mut backend = Self::from_model(&bytes, Some(&external_root), &options)?;
+        backend.in_use = Some(in_use);
         if options.prefault {
             backend.prefault(revision);
         }
@@ -173,6 +179,7 @@ impl OrtBackend {
             binding,
             session,
             cache,
+            in_use: None,
         })
     }
 

@@ -125,9 +125,11 @@ fn find_among(
     }
 }
 
-fn opens(path: &Path) -> bool {
-    // SAFETY: opening runs the library's initialisers; it is the system's own
-    // ONNX Runtime, which `initialise` would open next anyway.
+/// Whether the system's loader finds and loads a library: ONNX Runtime, or one that
+/// its providers need.
+pub fn opens(path: &Path) -> bool {
+    // SAFETY: opening runs the library's initialisers; it is one that the system has
+    // installed and that computing on this machine would load next anyway.
     unsafe { libloading::Library::new(path) }.is_ok()
 }
 

@@ -26,5 +26,5 @@ pub use backend::OrtBackend;
 pub use error::RuntimeError;
 pub use library::{find, initialise};
 pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options};
-pub use provider::{Provider, ProviderChoice, ProviderReport, choose};
+pub use provider::{Provider, ProviderChoice, ProviderReport, choose, prove};
 pub use simulated::SimulatedBackend;

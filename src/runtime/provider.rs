@@ -30,6 +30,11 @@ pub enum Provider {
 }
 
 impl Provider {
+    /// Every provider that this system could have, best first.
+    pub fn of_this_system() -> &'static [Self] {
+        ProviderChoice::Auto.candidates()
+    }
+
     /// Adds the provider to a session's options; the CPU is always there.
     pub(super) fn register(self, builder: &mut SessionBuilder) -> Result<(), String> {
         match self {
@@ -140,6 +145,15 @@ pub fn choose(choice: ProviderChoice) -> Result<ProviderReport, RuntimeError> {
     }
     tracing::info!(provider = %report.provider, "execution provider chosen");
     Ok(report)
+}
+
+/// Has one provider prove itself with the embedded model: inside, why it does not.
+///
+/// # Errors
+/// [`RuntimeError::NotInitialised`]: [`initialise`](super::initialise) comes first.
+pub fn prove(provider: Provider) -> Result<Result<(), String>, RuntimeError> {
+    super::library::environment()?;
+    Ok(within(SELF_TEST_LIMIT, provider))
 }
 
 fn choose_by(

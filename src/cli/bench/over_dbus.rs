@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::samples::median;
 use crate::cli::daemon::{BusName, block_on, explain};
+use crate::cli::terminal::say;
 use crate::cli::{CliError, ExitStatus};
 use crate::client::{Client, ClientError, Message, Options, StreamEvent, UsageNumbers};
 
@@ -89,7 +90,7 @@ pub(super) fn run(plan: &Plan<'_>, json: bool) -> Result<(), CliError> {
             runs.push(run);
         }
         match json {
-            true => println!("{:#}", document(plan, &runs)),
+            true => say!("{:#}", document(plan, &runs)),
             false => print(&runs),
         }
         Ok(())
@@ -169,17 +170,31 @@ fn thread_cpu(task: &Path) -> Option<Duration> {
 }
 
 fn print(runs: &[Run]) {
-    println!(
+    say!(
         "| {:>6} | {:>6} | {:>11} | {:>8} | {:>9} | {:>9} | {:>10} | {:>14} |",
-        "prompt", "answer", "first token", "tokens/s", "whole", "engine", "processor", "overhead"
+        "prompt",
+        "answer",
+        "first token",
+        "tokens/s",
+        "whole",
+        "engine",
+        "processor",
+        "overhead"
     );
-    println!(
+    say!(
         "| {:->5}: | {:->5}: | {:->10}: | {:->7}: | {:->8}: | {:->8}: | {:->9}: | {:->13}: |",
-        "", "", "", "", "", "", "", ""
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        ""
     );
     for run in runs {
         let cpu = (run.client_cpu + run.daemon_cpu).as_secs_f64() * 1e3;
-        println!(
+        say!(
             "| {:>6} | {:>6} | {:>8.0} ms | {:>8.2} | {:>7.2} s | {:>7.2} s | {:>7.1} ms | {:>4.0} µs {:>5.2} % |",
             run.usage.prompt_tokens,
             run.usage.output_tokens,
@@ -193,8 +208,8 @@ fn print(runs: &[Run]) {
         );
     }
     let shares: Vec<_> = runs.iter().map(Run::share).collect();
-    println!();
-    println!(
+    say!("");
+    say!(
         "Overhead, at most: {:.2} % of the time, in the median. It is what is not the engine's, and \
          the processor time of this program and of the daemon's bus threads.",
         median(&shares) * 100.0

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::eval::perplexity;
 use crate::cli::locate::Located;
+use crate::cli::terminal::say;
 use crate::cli::{CliError, ExitStatus};
 use crate::engine::backend::{
     Backend, BackendError, BackendInfo, Cancel, Logits, SequenceId, Slice, Wanted,
@@ -80,7 +81,7 @@ pub(super) fn run(
     let gain = with.rate / without.rate;
     if as_json {
         let side = |run: Run| -> Value { json!({"ts": run.rate, "steps": run.steps}) };
-        println!(
+        say!(
             "{:#}",
             json!({
                 "n_prompt": text.prompt,
@@ -93,9 +94,12 @@ pub(super) fn run(
         );
         return Ok(());
     }
-    println!(
+    say!(
         "{} tokens after a prompt of {}: {:.2} tokens/s, with drafts {:.2}: {gain:.2} times, {per_step:.2} tokens a step",
-        with.tokens, text.prompt, without.rate, with.rate
+        with.tokens,
+        text.prompt,
+        without.rate,
+        with.rate
     );
     Ok(())
 }

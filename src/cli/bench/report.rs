@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Test;
 use super::samples::{self, Samples};
+use crate::cli::terminal::say;
 use crate::engine::backend::Backend;
 use crate::runtime::{LoadReport, OrtBackend, library, memory};
 
@@ -83,7 +84,7 @@ fn processor() -> String {
 
 pub(super) fn print_head(machine: &Machine) {
     let load = &machine.load;
-    println!(
+    say!(
         "{} ({}), {} threads, context {}, ONNX Runtime {} on {}",
         machine.model,
         machine.target,
@@ -92,20 +93,32 @@ pub(super) fn print_head(machine: &Machine) {
         machine.runtime,
         machine.provider
     );
-    println!(
+    say!(
         "loaded in {:.2} s; {} threads read {:.1} GB/s",
         load.duration.as_secs_f64(),
         load.threads,
         machine.read / 1e9
     );
-    println!();
-    println!(
+    say!("");
+    say!(
         "| {:<16} | {:>20} | {:>8} | {:>9} | {:>16} | {:>10} | {:>12} |",
-        "test", "tokens/s", "median", "ms", "weights read", "own memory", "mapped files"
+        "test",
+        "tokens/s",
+        "median",
+        "ms",
+        "weights read",
+        "own memory",
+        "mapped files"
     );
-    println!(
+    say!(
         "| {:-<16} | {:->19}: | {:->7}: | {:->8}: | {:->15}: | {:->9}: | {:->11}: |",
-        "", "", "", "", "", "", ""
+        "",
+        "",
+        "",
+        "",
+        "",
+        "",
+        ""
     );
 }
 
@@ -118,7 +131,7 @@ pub(super) fn print_row(machine: &Machine, measured: &Measured) {
             100.0 * read / machine.read.max(1.0)
         )
     });
-    println!(
+    say!(
         "| {:<16} | {:>20} | {:>8.2} | {:>9.1} | {:>16} | {:>7.2} GB | {:>9.2} GB |",
         measured.test.name(),
         format!(
@@ -135,18 +148,14 @@ pub(super) fn print_row(machine: &Machine, measured: &Measured) {
 }
 
 pub(super) fn print_foot() {
-    println!();
-    println!(
-        "pp: prompt tokens computed at once, ms until the first token of the answer is chosen;"
-    );
-    println!(
-        "tg: tokens generated one by one, x N: by N sequences together; @ d: tokens in the cache"
-    );
+    say!("");
+    say!("pp: prompt tokens computed at once, ms until the first token of the answer is chosen;");
+    say!("tg: tokens generated one by one, x N: by N sequences together; @ d: tokens in the cache");
 }
 
 pub(super) fn print_json(machine: &Machine, measured: &[Measured]) {
     let tests: Vec<Value> = measured.iter().map(|test| entry(machine, test)).collect();
-    println!("{:#}", Value::from(tests));
+    say!("{:#}", Value::from(tests));
 }
 
 /// llama-bench's keys first, then ours.

@@ -16,6 +16,7 @@ use serde_json::json;
 use self::prompts::Prompt;
 use super::locate::{self, Located};
 use super::{CliError, ExitStatus, Global, in_process};
+use crate::cli::terminal::say;
 use crate::engine::backend::{Backend, BackendError, BackendInfo, Solo, Wanted};
 use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, OrtBackend};
 
@@ -123,9 +124,9 @@ fn run_logits(
             "output": output,
             "load_ms": backend.backend().load_report().duration.as_secs_f64() * 1e3,
         });
-        println!("{summary}");
+        say!("{summary}");
     } else {
-        println!(
+        say!(
             "{rows} rows of logits for {} prompts are in {}",
             prompts.len(),
             output.display()
@@ -158,9 +159,9 @@ fn run_perplexity(
             "mean_nll": measured.mean_nll,
             "perplexity": measured.value(),
         });
-        println!("{summary}");
+        say!("{summary}");
     } else {
-        println!(
+        say!(
             "perplexity {:.4} (mean negative log-likelihood {:.5}) of {} tokens in {} windows of {window}",
             measured.value(),
             measured.mean_nll,

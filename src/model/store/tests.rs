@@ -35,6 +35,7 @@ fn manifest(name: &str, revision: &str, files: Vec<FileEntry>) -> Manifest {
         source: "test".into(),
         catalog: None,
         license: None,
+        signature: None,
         tool_version: "0".into(),
         installed_at: format!("2025-01-01T00:00:00Z {revision}"),
         verified_at: "2025-01-01T00:00:00Z".into(),

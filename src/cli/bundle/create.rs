@@ -1,0 +1,155 @@
+//! `gptoss-ctl bundle create`.
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::bundle::{self, BundleError, Form, Signer};
+use crate::cli::install::open_store;
+use crate::cli::progress::Ui;
+use crate::cli::{CliError, ExitStatus, Global, interrupt};
+use crate::model::{InUse, human_size};
+
+/// Smallest piece: below, none holds a document.
+const SMALLEST_PIECE: u64 = 64_000;
+
+/// Arguments of `gptoss-ctl bundle create`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An installed model: NAME or NAME@REVISION.
+    model: String,
+    /// Where to write it: a tar file if it ends in .tar, else a new folder.
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+    /// Cut the tar file into pieces of at most this size: 4G, 650M.
+    #[arg(long, value_name = "SIZE", value_parser = piece_size)]
+    split: Option<u64>,
+    /// Sign it with this secret key of minisign's.
+    #[arg(long, value_name = "KEY")]
+    sign: Option<PathBuf>,
+}
+
+#[derive(Debug, Serialize)]
+struct Created<'a> {
+    status: &'static str,
+    path: &'a Path,
+    name: &'a str,
+    revision: &'a str,
+    /// Digest of the model's manifest, which is what a signature is over.
+    manifest: String,
+    size: u64,
+    /// Number of the key that signed it.
+    signed_by: Option<String>,
+}
+
+/// `4G`, `650M`, `1000000`: powers of ten, as disks are sold, so that 4G fits FAT32.
+fn piece_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1_000),
+        Some((at, 'M')) => (&text[..at], 1_000_000),
+        Some((at, 'G')) => (&text[..at], 1_000_000_000),
+        _ => (text, 1),
+    };
+    let size = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(unit))
+        .ok_or("give a number of bytes, or one with k, M or G")?;
+    match size {
+        s if s < SMALLEST_PIECE => Err("a piece has at least 64000 bytes".into()),
+        s => Ok(s),
+    }
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let ui = Ui::new(global.json);
+    let form = form(&args)?;
+    let model = open_store(global)?.find(&args.model)?;
+    let _in_use = InUse::hold(&model.dir)?;
+    let signer = args.sign.as_deref().map(open_signer).transpose()?;
+    interrupt::watch("no bundle was written");
+    let files = &model.manifest.files;
+    let total: u64 = files.iter().map(|f| f.size).sum();
+    let label = model.manifest.label();
+    ui.note(&format!(
+        "writing {label}: {} files, {}",
+        files.len(),
+        human_size(total)
+    ));
+    let written = {
+        let display = ui.download("writing", files.iter().map(|f| (f.path.as_str(), f.size)));
+        bundle::create(&model, &args.output, form, signer.as_ref(), &display)?
+    };
+    let signed_by = signer.as_ref().map(Signer::key_id);
+    let people = format!(
+        "wrote {label} to {}: {}, manifest {}{}",
+        args.output.display(),
+        human_size(written.size),
+        written.manifest,
+        match &signed_by {
+            Some(key) => format!(", signed by key {key}"),
+            None => String::new(),
+        }
+    );
+    let created = Created {
+        status: "created",
+        path: &args.output,
+        name: &model.name,
+        revision: &model.revision,
+        manifest: written.manifest.to_string(),
+        size: written.size,
+        signed_by,
+    };
+    ui.result(&people, &created);
+    Ok(())
+}
+
+fn form(args: &Args) -> Result<Form, CliError> {
+    let is_tar = args.output.extension().is_some_and(|e| e == "tar");
+    match (is_tar, args.split) {
+        (true, Some(size)) => Ok(Form::Pieces(size)),
+        (true, None) => Ok(Form::Tar),
+        (false, None) => Ok(Form::Folder),
+        (false, Some(_)) => Err(CliError::new(
+            ExitStatus::Usage,
+            "--split cuts a tar file: name one with -o FILE.tar",
+        )),
+    }
+}
+
+fn open_signer(path: &Path) -> Result<Signer, CliError> {
+    let ask = || {
+        rpassword::prompt_password(format!("Password of {}: ", path.display())).map_err(|e| {
+            BundleError::Signature(format!(
+                "{} is protected by a password, and it cannot be asked for here: {e}",
+                path.display()
+            ))
+        })
+    };
+    Ok(Signer::open(path, ask)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_pieces() {
+        assert_eq!(piece_size("4G"), Ok(4_000_000_000));
+        assert_eq!(piece_size("650M"), Ok(650_000_000));
+        assert_eq!(piece_size("2000000"), Ok(2_000_000));
+        for bad in [
+            "",
+            "G",
+            "4T",
+            "-1",
+            "1.5G",
+            "1k",
+            "99999999999999999999G",
+            "é",
+        ] {
+            assert!(piece_size(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! `gptoss-ctl bundle import`.
+
+use std::path::PathBuf;
+
+use gptoss_onnx::export::Target;
+
+use super::record;
+use crate::bundle::{Bundle, BundledModel};
+use crate::cli::identity::{Claim, describe, identify};
+use crate::cli::import::tell_installed;
+use crate::cli::install::{self, Provenance, discard_if_empty, open_store};
+use crate::cli::progress::Ui;
+use crate::cli::trust::Trust;
+use crate::cli::{CliError, ExitStatus, Global, interrupt};
+use crate::model::incoming::{Wanted, remaining};
+use crate::model::{
+    FileEntry, Installed, Published, Staging, check_model_name, content_revision, human_size,
+    require_space,
+};
+
+/// Files up to this size are copied first: they tell whether the rest is of use.
+const SMALL: u64 = 64 << 20;
+
+/// Arguments of `gptoss-ctl bundle import`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The bundle: a tar file, the first of its pieces, or a folder.
+    pub path: PathBuf,
+    /// Name in the store [default: the published model's, else the bundle's].
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The model, where the bundle holds several.
+    #[arg(long)]
+    pub model: Option<String>,
+    /// What to export for, separated by commas: cpu, portable.
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    pub target: Vec<Target>,
+    /// A public key of minisign's whose signature counts, too.
+    #[arg(long, value_name = "FILE")]
+    pub key: Vec<PathBuf>,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let ui = Ui::new(global.json);
+    let trust = Trust::load(global, &args.key)?;
+    let store = open_store(global)?;
+    let bundle = Bundle::open(&args.path)?;
+    let model = bundle.model(args.model.as_deref())?;
+    let (provenance, published) = judge(&args, model, &trust)?;
+    let installed = || store.get(&provenance.name, &provenance.revision);
+    if let Some(installed) = installed()? {
+        refuse_other_bytes(&installed, &model.files)?;
+        return tell_installed(&store, installed, &args.target, &ui);
+    }
+    interrupt::watch("what was copied is kept: run the same command again to go on");
+    let staging = store.stage(&provenance.name, &provenance.revision)?;
+    // It may have been installed before the lock was ours.
+    if let Some(installed) = installed()? {
+        drop(staging);
+        return tell_installed(&store, installed, &args.target, &ui);
+    }
+    if let Err(error) = copy(&bundle, model, &staging, &args, &ui) {
+        discard_if_empty(staging)?;
+        return Err(error);
+    }
+    let signed = match &provenance.signature {
+        Some(signature) => format!(", signed by key {}", signature.key_id),
+        None => String::new(),
+    };
+    let installed = install::install(staging, model.files.clone(), provenance, &args.target, &ui)?;
+    let people = format!(
+        "installed {}: {}, {}{signed}",
+        installed.manifest.label(),
+        human_size(installed.manifest.total_size()),
+        describe(published.as_ref())
+    );
+    install::tell(&ui, "installed", &people, &installed);
+    Ok(())
+}
+
+/// Which model it is and whether the site takes it, before anything is copied.
+fn judge(
+    args: &Args,
+    model: &BundledModel,
+    trust: &Trust,
+) -> Result<(Provenance, Option<Published>), CliError> {
+    if let Some(name) = &args.name {
+        check_model_name(name)?;
+    }
+    let signature = model
+        .signed_by(&trust.keys)?
+        .map(|signed| record(signed, &model.manifest));
+    let path = std::path::absolute(&args.path).unwrap_or_else(|_| args.path.clone());
+    let claim = Claim {
+        asked: args.name.as_deref(),
+        fallback: &model.name,
+        // Without a signature a revision is anybody's word.
+        revision: signature.as_ref().map(|_| model.revision.as_str()),
+        source: format!("bundle {}, from {}", path.display(), model.source),
+        license: model.license.clone(),
+    };
+    let (mut provenance, published) = identify(claim, &model.files)?;
+    provenance.signature = signature;
+    trust.judge(&provenance)?;
+    Ok((provenance, published))
+}
+
+/// The same revision with other bytes is not the same model.
+fn refuse_other_bytes(installed: &Installed, files: &[FileEntry]) -> Result<(), CliError> {
+    if content_revision(&installed.manifest.files) == content_revision(files) {
+        return Ok(());
+    }
+    let label = installed.manifest.label();
+    Err(CliError::new(
+        ExitStatus::Verification,
+        format!(
+            "{label} is installed with other files than the bundle's: remove it with \
+             `gptoss-ctl rm {label}`, or choose another name with --name"
+        ),
+    ))
+}
+
+/// Brings every file into the staging folder, the small ones first.
+fn copy(
+    bundle: &Bundle,
+    model: &BundledModel,
+    staging: &Staging,
+    args: &Args,
+    ui: &Ui,
+) -> Result<(), CliError> {
+    let dir = &staging.dir;
+    let (small, large): (Vec<_>, Vec<_>) =
+        model.files.iter().cloned().partition(|f| f.size <= SMALL);
+    ui.note(&format!(
+        "copying {}@{}: {} files, {}",
+        model.name,
+        model.revision,
+        model.files.len(),
+        human_size(model.total_size())
+    ));
+    let sizes = model.files.iter().map(|f| (f.path.as_str(), f.size));
+    let display = ui.download("copying", sizes);
+    let left =
+        |files: &[FileEntry]| remaining(dir, &files.iter().map(Wanted::from).collect::<Vec<_>>());
+    require_space(dir, "the copy", left(&model.files))?;
+    bundle.bring(&small, dir, &display)?;
+    let needed = match install::check_config(dir, &args.target) {
+        Err(error) => {
+            // These bytes are proven, and of no use.
+            staging.clear()?;
+            return Err(error);
+        }
+        Ok(needed) => needed,
+    };
+    let needed = left(&large).saturating_add(needed);
+    require_space(dir, "the copy and the export", needed)?;
+    Ok(bundle.bring(&large, dir, &display)?)
+}
