@@ -13,7 +13,7 @@ COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 .DEFAULT_GOAL := help
 .PHONY: help build runtime notices demo test test-rust test-python test-isolation lint install package deb rpm \
 	runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda \
-	clean test-fullsize test-fresh test-boot test-aarch64 test-soak test-fuzz perf compare
+	clean test-fullsize test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -59,6 +59,9 @@ test-fullsize: build $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB 
 		GPTOSS_FULLSIZE=$(abspath $(FULL)/checkpoint) TMPDIR=$(abspath $(FULL)) \
 		$(CARGO) test --locked --test store -- --ignored --nocapture full_size
 
+test-faults: ## cuts, kills, lies and full disks by the hundred on a checkpoint of 50 MB
+	$(CARGO) test --locked --test store -- --ignored --nocapture --test-threads=2 campaign
+
 test-fresh: ## the README's two commands on a fresh Debian 12; needs root and debootstrap
 	tests/fresh/run $(BUILD)/debian12
 
@@ -73,6 +76,9 @@ test-soak: ## 64 clients of four users for half an hour; needs root
 
 test-fuzz: ## ten million random and mutated token streams through the harmony parser
 	CARGO_PROFILE_DEV_OPT_LEVEL=3 PROPTEST_CASES=10000000 $(CARGO) test --locked --lib harmony::parser::stream_tests
+
+test-fuzz-bytes: ## ten million mutated bundles, manifests and headers; needs cargo-fuzz
+	fuzz/run 2000000
 
 perf: build runtime ## speed and memory of an installed model: make perf MODEL=20b
 	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/fullsize $(MODEL)

@@ -5,6 +5,7 @@ mod admin;
 mod cancel;
 mod chat;
 mod command;
+mod doctor;
 mod examples;
 mod generate;
 mod harness;

@@ -85,6 +85,13 @@ async fn nano_is_pulled_and_answers() {
     let (provider, _) = client.manager().execution_provider().await.unwrap();
     assert_eq!(provider, "cpu");
 
+    // While it is loaded nobody removes it.
+    let mut remove = daemon.bus.ctl(["rm", "nano"]);
+    remove.env("GPTOSS_STORE", daemon.bus.folder.path().join("store"));
+    let (code, _, stderr) = outcome(&remove.output().unwrap());
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.contains("in use"), "{stderr}");
+
     // A second turn computes the new part only.
     let conversation = [
         Message::new("user", question),

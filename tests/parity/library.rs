@@ -109,3 +109,26 @@ fn the_right_one_says_what_it_is() {
         assert_ne!(rejected["reason"], "");
     }
 }
+
+#[test]
+fn selftest_runs_nano_on_each_provider() {
+    let selftest = |library: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_gptoss-ctl"))
+            .args(["selftest", "--json"])
+            .env("ORT_DYLIB_PATH", library)
+            .output()
+            .unwrap()
+    };
+    let output = selftest(&super::harness::library());
+    assert!(output.status.success(), "{}", message(&output));
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let rows = told["providers"].as_array().unwrap();
+    let passed =
+        |name: &str| rows.iter().find(|r| r["provider"] == name).unwrap()["passed"].clone();
+    assert_eq!(passed("cpu"), true, "{told}");
+    for row in rows.iter().filter(|r| r["passed"] == false) {
+        assert_ne!(row["reason"], "", "{told}");
+    }
+    let output = selftest(Path::new("/nonexistent/libonnxruntime.so"));
+    assert_eq!(output.status.code(), Some(3));
+}

@@ -272,6 +272,21 @@ pub fn tree(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     found
 }
 
+/// The command with files limited to `kib` KiB; the signal for it is ignored,
+/// so that the write fails instead.
+pub fn limited(world: &World, kib: u64, args: &[String]) -> Outcome {
+    let mut command = Command::new("sh");
+    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_gptoss-ctl")]);
+    command
+        .args(args)
+        .env_clear()
+        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+        .env("HOME", world.path(""))
+        .env("GPTOSS_STORE", world.store());
+    command.output().unwrap().into()
+}
+
 /// A reproducible stream of numbers (SplitMix64).
 pub struct Random(pub u64);
 

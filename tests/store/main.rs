@@ -2,13 +2,19 @@
 //! hub with faults, and against stores and checkpoints that are not as they
 //! should be. After every failure the store must be what it was.
 
+mod bundle;
+mod campaign;
+mod care;
+mod carriers;
 mod faults;
 mod fullsize;
 mod harness;
+mod hostile;
 mod hub;
 mod import;
 mod installed;
 mod kill;
 mod mirror;
+mod offline;
 mod pull;
 mod space;

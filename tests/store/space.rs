@@ -4,22 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::harness::{NO_SPACE, Outcome, SHARDS, TINY, World, tree};
-
-/// The command with files limited to `kib` KiB; the signal for it is ignored,
-/// so that the write fails instead.
-fn limited(world: &World, kib: u64, args: &[String]) -> Outcome {
-    let mut command = Command::new("sh");
-    let script = format!("trap '' XFSZ; ulimit -f {}; exec \"$0\" \"$@\"", kib * 2);
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_gptoss-ctl")]);
-    command
-        .args(args)
-        .env_clear()
-        .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-        .env("HOME", world.path(""))
-        .env("GPTOSS_STORE", world.store());
-    command.output().unwrap().into()
-}
+use crate::harness::{NO_SPACE, Outcome, SHARDS, TINY, World, limited, tree};
 
 #[test]
 fn full_while_fetching() {
