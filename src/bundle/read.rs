@@ -181,8 +181,8 @@ impl Bundle {
             std::fs::remove_file(&path).map_err(BundleError::io("remove", &path))?;
         }
         let mut part = Partial::open(dir, &wanted)?;
-        if part.len() > 0 {
-            progress.resumed(&file.path, part.len());
+        if part.length() > 0 {
+            progress.resumed(&file.path, part.length());
             match self.fill(&mut part, file, progress) {
                 // What was there before may have suffered since.
                 Err(BundleError::WrongBytes { why, .. }) => {
@@ -209,7 +209,7 @@ impl Bundle {
             what: file.path.clone(),
             why,
         };
-        let source = self.blob(file)?.read_from(part.len())?;
+        let source = self.blob(file)?.read_from(part.length())?;
         let filled = part.fill(source, &mut |len| progress.position(&file.path, len));
         match filled {
             Ok(()) if part.missing() > 0 => {

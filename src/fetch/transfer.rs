@@ -91,9 +91,9 @@ impl Transfer {
         let (part, entry) = tokio::task::spawn_blocking(look)
             .await
             .map_err(FetchError::task)??;
-        if entry.is_none() && part.len() > 0 {
-            self.progress.resumed(&self.wanted.path, part.len());
-            self.progress.position(&self.wanted.path, part.len());
+        if entry.is_none() && part.length() > 0 {
+            self.progress.resumed(&self.wanted.path, part.length());
+            self.progress.position(&self.wanted.path, part.length());
         }
         Ok((part, entry))
     }
@@ -103,9 +103,9 @@ impl Transfer {
         let (mut fruitless, mut idle) = (0, 0);
         // Wrong bytes are fetched once more from the start. A part that an earlier
         // process left may have suffered since and does not count as a try.
-        let mut chances = if part.len() > 0 { 2 } else { 1 };
+        let mut chances = if part.length() > 0 { 2 } else { 1 };
         loop {
-            let before = part.len();
+            let before = part.length();
             let cut = match self.attempt(&mut part).await {
                 Ok(()) => match part.check() {
                     Ok(entry) => return self.complete(part, entry).await,
@@ -126,9 +126,9 @@ impl Transfer {
                     (format!("{why}; fetching it again from the start"), None)
                 }
                 Cut::Transient { why, wait } => {
-                    let fruitful = part.len() >= before.saturating_add(STRIDE);
+                    let fruitful = part.length() >= before.saturating_add(STRIDE);
                     fruitless = if fruitful { 0 } else { fruitless + 1 };
-                    idle = if part.len() > before { 0 } else { idle + 1 };
+                    idle = if part.length() > before { 0 } else { idle + 1 };
                     if fruitless > self.settings.retries {
                         return Err(FetchError::Interrupted {
                             path: self.wanted.path.clone(),
@@ -154,15 +154,15 @@ impl Transfer {
 
     /// Asks for what is missing and appends what comes.
     async fn attempt(&self, part: &mut Partial) -> Result<(), Cut> {
-        if part.missing() == 0 && part.len() > 0 {
+        if part.missing() == 0 && part.length() > 0 {
             return Ok(());
         }
         let mut request = self
             .source
             .get(&self.wanted.path)
             .header(ACCEPT_ENCODING, "identity");
-        if part.len() > 0 {
-            request = request.header(RANGE, format!("bytes={}-", part.len()));
+        if part.length() > 0 {
+            request = request.header(RANGE, format!("bytes={}-", part.length()));
         }
         let response = timeout(self.settings.stall, request.send())
             .await
@@ -176,9 +176,9 @@ impl Transfer {
     fn admit(&self, response: &Response, part: &mut Partial) -> Result<(), Cut> {
         match response.status() {
             StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                Some((start, _)) if start != part.len() => Err(Cut::Wrong(format!(
+                Some((start, _)) if start != part.length() => Err(Cut::Wrong(format!(
                     "the server sends it from byte {start} when asked for byte {}",
-                    part.len()
+                    part.length()
                 ))),
                 Some((_, Some(total))) if total != self.wanted.size => Err(self.size(total)),
                 _ => Ok(()),
@@ -189,7 +189,7 @@ impl Transfer {
                 {
                     return Err(self.size(length));
                 }
-                if part.len() > 0 {
+                if part.length() > 0 {
                     part.restart()?;
                     self.progress.position(&self.wanted.path, 0);
                     let why = "the server cannot resume, so it starts from the beginning";
@@ -199,7 +199,7 @@ impl Transfer {
             }
             StatusCode::RANGE_NOT_SATISFIABLE => Err(Cut::Wrong(format!(
                 "the server's file ends before byte {}, its size must be {}",
-                part.len(),
+                part.length(),
                 self.wanted.size
             ))),
             status => Err(self.refused(status, response.headers())),
@@ -247,7 +247,7 @@ impl Transfer {
     /// Appends the body, never beyond the declared size.
     async fn receive(&self, response: Response, part: &mut Partial) -> Result<(), Cut> {
         let mut body = response.bytes_stream();
-        let (mut pulse, mut deadline) = (part.len(), Instant::now() + self.settings.stall);
+        let (mut pulse, mut deadline) = (part.length(), Instant::now() + self.settings.stall);
         loop {
             let next = timeout_at(deadline, body.next()).await.map_err(|_| {
                 transient(format!(
@@ -267,9 +267,9 @@ impl Transfer {
                 )));
             }
             part.append(&bytes)?;
-            self.progress.position(&self.wanted.path, part.len());
-            if part.len() >= pulse + PULSE {
-                (pulse, deadline) = (part.len(), Instant::now() + self.settings.stall);
+            self.progress.position(&self.wanted.path, part.length());
+            if part.length() >= pulse + PULSE {
+                (pulse, deadline) = (part.length(), Instant::now() + self.settings.stall);
             }
         }
         match part.missing() {

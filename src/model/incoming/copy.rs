@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn both_sides_see_every_byte_in_order() {
-        let bytes: Vec<u8> = (0..20_000_003u32).map(|i| (i * 31 >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..20_000_003u32).map(|i| ((i * 31) >> 7) as u8).collect();
         let (mut hashed, mut written) = (Vec::new(), Vec::new());
         let mut source = Pieces {
             bytes: &bytes,

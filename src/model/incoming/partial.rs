@@ -65,7 +65,7 @@ impl Partial {
     }
 
     /// Bytes there are.
-    pub fn len(&self) -> u64 {
+    pub fn length(&self) -> u64 {
         self.len
     }
 
@@ -192,7 +192,10 @@ mod tests {
                 .append(first)
                 .unwrap();
             let mut part = Partial::open(dir.path(), &wanted(6)).unwrap();
-            assert_eq!((part.len(), part.missing()), (cut as u64, 6 - cut as u64));
+            assert_eq!(
+                (part.length(), part.missing()),
+                (cut as u64, 6 - cut as u64)
+            );
             part.append(second).unwrap();
             part.check().unwrap();
             part.complete().unwrap();
@@ -206,7 +209,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("f.part"), "much too long").unwrap();
         let part = Partial::open(dir.path(), &wanted(6)).unwrap();
-        assert_eq!(part.len(), 0);
+        assert_eq!(part.length(), 0);
         assert_eq!(dir.path().join("f.part").metadata().unwrap().len(), 0);
     }
 
