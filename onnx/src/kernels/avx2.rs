@@ -14,7 +14,8 @@ use super::avx2_products::Products;
 use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
-use super::{Isa, KernelSet, portable};
+use super::tile::prefetch;
+use super::{Isa, KernelSet, portable, prefetch_level};
 use super::{attention, avx2_dense, avx2_tile};
 
 /// How far ahead of their use weights and scales are fetched, in bytes.
@@ -25,13 +26,21 @@ const STEP: usize = 8;
 /// Tokens that share one decoding of the weights; more are faster in tiles.
 const TOKENS: usize = 2;
 
-/// Runs on processors with AVX2 and FMA, and what `P` wants.
-#[derive(Debug)]
-pub struct Avx2<P>(std::marker::PhantomData<P>);
+/// The kernel, where this processor can run it.
+pub fn detect<P: Products>() -> Option<&'static dyn KernelSet> {
+    match prefetch_level() {
+        2 => Avx2::<P, 2>::detect().map(|kernel| kernel as _),
+        _ => Avx2::<P, 1>::detect().map(|kernel| kernel as _),
+    }
+}
 
-impl<P: Products> Avx2<P> {
-    /// The kernel, where this processor can run it.
-    pub fn detect() -> Option<&'static Self> {
+/// Runs on processors with AVX2 and FMA, and what `P` wants. Weights are fetched
+/// into the cache of this `LEVEL`: see [`prefetch_level`].
+#[derive(Debug)]
+pub struct Avx2<P, const LEVEL: usize>(std::marker::PhantomData<P>);
+
+impl<P: Products, const LEVEL: usize> Avx2<P, LEVEL> {
+    fn detect() -> Option<&'static Self> {
         let supported = is_x86_feature_detected!("avx2")
             && is_x86_feature_detected!("fma")
             && is_x86_feature_detected!("f16c")
@@ -40,7 +49,7 @@ impl<P: Products> Avx2<P> {
     }
 }
 
-impl<P: Products> KernelSet for Avx2<P> {
+impl<P: Products, const LEVEL: usize> KernelSet for Avx2<P, LEVEL> {
     fn isa(&self) -> Isa {
         P::ISA
     }
@@ -58,7 +67,7 @@ impl<P: Products> KernelSet for Avx2<P> {
         // the features; `check` has compared all sizes.
         unsafe {
             if tokens.len() <= TOKENS {
-                few::<P>(w, rows, x, tokens, out);
+                few::<P, LEVEL>(w, rows, x, tokens, out);
             } else {
                 avx2_tile::many::<P>(w, rows, x, tokens, out);
             }
@@ -102,7 +111,7 @@ impl<P: Products> KernelSet for Avx2<P> {
     ) {
         dense::check(w, &rows, x, &tokens, out);
         // SAFETY: `detect` is the only source of `self`; sizes are checked.
-        unsafe { avx2_dense::int8::<P>(w, rows, x, tokens, out) }
+        unsafe { avx2_dense::int8::<P, LEVEL>(w, rows, x, tokens, out) }
     }
 
     fn dense_float32(
@@ -155,7 +164,7 @@ pub(super) fn decode(packed: __m256i) -> (__m256i, __m256i) {
 /// # Safety
 /// The sizes have passed [`super::check`], and the processor has what `P` wants.
 #[target_feature(enable = "avx2,fma")]
-unsafe fn few<P: Products>(
+unsafe fn few<P: Products, const LEVEL: usize>(
     w: &Matrix<'_>,
     rows: Range<usize>,
     x: &Int8Rows,
@@ -171,10 +180,10 @@ unsafe fn few<P: Products>(
             // SAFETY: the caller's promise; row + R <= rows.end <= w.rows().
             unsafe {
                 match (pair, tokens.len()) {
-                    (true, 1) => dot::<P, 2, 1>(w, row, x, tokens, out, width),
-                    (true, _) => dot::<P, 2, TOKENS>(w, row, x, tokens, out, width),
-                    (false, 1) => dot::<P, 1, 1>(w, row, x, tokens, out, width),
-                    (false, _) => dot::<P, 1, TOKENS>(w, row, x, tokens, out, width),
+                    (true, 1) => dot::<P, 2, 1, LEVEL>(w, row, x, tokens, out, width),
+                    (true, _) => dot::<P, 2, TOKENS, LEVEL>(w, row, x, tokens, out, width),
+                    (false, 1) => dot::<P, 1, 1, LEVEL>(w, row, x, tokens, out, width),
+                    (false, _) => dot::<P, 1, TOKENS, LEVEL>(w, row, x, tokens, out, width),
                 }
             }
         }
@@ -189,7 +198,7 @@ unsafe fn few<P: Products>(
 /// `x`, and the processor has what `P` wants.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn dot<P: Products, const R: usize, const T: usize>(
+unsafe fn dot<P: Products, const R: usize, const T: usize, const LEVEL: usize>(
     w: &Matrix<'_>,
     row: usize,
     x: &Int8Rows,
@@ -204,10 +213,10 @@ unsafe fn dot<P: Products, const R: usize, const T: usize>(
     unsafe {
         let mut sums = [[_mm256_setzero_ps(); T]; R];
         for block in (0..whole).step_by(STEP) {
-            add_step::<P, R, T>(&operands, block, STEP, &mut sums);
+            add_step::<P, R, T, LEVEL>(&operands, block, STEP, &mut sums);
         }
         if whole < blocks {
-            add_step::<P, R, T>(&operands, whole, blocks - whole, &mut sums);
+            add_step::<P, R, T, LEVEL>(&operands, whole, blocks - whole, &mut sums);
         }
         for t in 0..T {
             for r in 0..R {
@@ -247,7 +256,7 @@ impl<const R: usize, const T: usize> Operands<R, T> {
 /// blocks are inside the rows; `block` is a multiple of `STEP`. Activations are
 /// padded to whole groups and scales to whole steps. Prefetches may point anywhere.
 #[inline(always)]
-unsafe fn add_step<P: Products, const R: usize, const T: usize>(
+unsafe fn add_step<P: Products, const R: usize, const T: usize, const LEVEL: usize>(
     operands: &Operands<R, T>,
     block: usize,
     len: usize,
@@ -264,7 +273,7 @@ unsafe fn add_step<P: Products, const R: usize, const T: usize>(
             }
         }
         let ahead = operands.scales[0].wrapping_add(PREFETCH_SCALES + block * R);
-        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        prefetch::<LEVEL>(ahead);
         for pair in 0..STEP / 2 {
             let first = pair * 2;
             if first >= len {
@@ -276,7 +285,7 @@ unsafe fn add_step<P: Products, const R: usize, const T: usize>(
                 if pair % 2 == 0 {
                     let line = at * BLOCK_BYTES * R + r * 64;
                     let ahead = operands.weights[0].wrapping_add(PREFETCH + line);
-                    _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                    prefetch::<LEVEL>(ahead);
                 }
                 let codes = operands.weights[r].add(at * BLOCK_BYTES);
                 let (low, high) = decode(load_blocks(codes, len - first));

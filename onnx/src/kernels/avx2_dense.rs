@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::avx2_products::Products;
 use super::dense::{self, BLOCK, DenseRows, DenseWriter, FEW_TOKENS, Int8Matrix, ZERO_POINT};
+use super::tile::prefetch;
 
 /// How far ahead of their use weights are fetched, in bytes.
 const PREFETCH: usize = 8192;
@@ -44,7 +45,7 @@ pub(super) unsafe fn quantize(x: &[f32], into: &DenseWriter<'_>, row: usize) {
 /// # Safety
 /// The sizes have passed [`dense::check`], and the processor has what `P` wants.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn int8<P: Products>(
+pub(super) unsafe fn int8<P: Products, const LEVEL: usize>(
     w: &Int8Matrix<'_>,
     rows: Range<usize>,
     x: &DenseRows,
@@ -62,14 +63,14 @@ pub(super) unsafe fn int8<P: Products>(
             // first + T <= tokens.end.
             unsafe {
                 match (pair, tokens.end - first) {
-                    (true, 1) => dot::<P, 2, 1>(w, row, x, first, width, out),
-                    (true, 2) => dot::<P, 2, 2>(w, row, x, first, width, out),
-                    (true, 3) => dot::<P, 2, 3>(w, row, x, first, width, out),
-                    (true, _) => dot::<P, 2, TOKENS>(w, row, x, first, width, out),
-                    (false, 1) => dot::<P, 1, 1>(w, row, x, first, width, out),
-                    (false, 2) => dot::<P, 1, 2>(w, row, x, first, width, out),
-                    (false, 3) => dot::<P, 1, 3>(w, row, x, first, width, out),
-                    (false, _) => dot::<P, 1, TOKENS>(w, row, x, first, width, out),
+                    (true, 1) => dot::<P, 2, 1, LEVEL>(w, row, x, first, width, out),
+                    (true, 2) => dot::<P, 2, 2, LEVEL>(w, row, x, first, width, out),
+                    (true, 3) => dot::<P, 2, 3, LEVEL>(w, row, x, first, width, out),
+                    (true, _) => dot::<P, 2, TOKENS, LEVEL>(w, row, x, first, width, out),
+                    (false, 1) => dot::<P, 1, 1, LEVEL>(w, row, x, first, width, out),
+                    (false, 2) => dot::<P, 1, 2, LEVEL>(w, row, x, first, width, out),
+                    (false, 3) => dot::<P, 1, 3, LEVEL>(w, row, x, first, width, out),
+                    (false, _) => dot::<P, 1, TOKENS, LEVEL>(w, row, x, first, width, out),
                 }
             }
         }
@@ -89,7 +90,7 @@ const _: () = assert!(
 /// the processor has what `P` wants.
 #[inline]
 #[target_feature(enable = "avx2,fma")]
-unsafe fn dot<P: Products, const R: usize, const T: usize>(
+unsafe fn dot<P: Products, const R: usize, const T: usize, const LEVEL: usize>(
     w: &Int8Matrix<'_>,
     row: usize,
     x: &DenseRows,
@@ -110,7 +111,7 @@ unsafe fn dot<P: Products, const R: usize, const T: usize>(
             let mut values = [[_mm256_setzero_si256(); 2]; R];
             for r in 0..R {
                 let ahead = weights[0].wrapping_add(PREFETCH + (block * R + r) * BLOCK);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                prefetch::<LEVEL>(ahead);
                 for half in 0..2 {
                     let at = weights[r].add(block * BLOCK + half * 32);
                     values[r][half] = _mm256_loadu_si256(at.cast());

@@ -17,7 +17,8 @@ use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Block, Int8Rows, Int8Wri
 use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, CODE_OFFSET, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
-use super::{Isa, KernelSet, portable};
+use super::tile::prefetch;
+use super::{Isa, KernelSet, portable, prefetch_level};
 use super::{attention, avx512_dense, avx512_tile};
 
 /// How far ahead of their use weights are fetched, in bytes. Lines are fetched
@@ -30,13 +31,21 @@ const STEP: usize = 16;
 /// Tokens that share one decoding of the weights; more are faster in tiles.
 const TOKENS: usize = 4;
 
-/// Runs on processors with AVX-512 F, BW, VL and VNNI; `VBMI` wants that too.
-#[derive(Debug)]
-pub struct Avx512<const VBMI: bool>(());
+/// The kernel, where this processor can run it.
+pub fn detect<const VBMI: bool>() -> Option<&'static dyn KernelSet> {
+    match prefetch_level() {
+        2 => Avx512::<VBMI, 2>::detect().map(|kernel| kernel as _),
+        _ => Avx512::<VBMI, 1>::detect().map(|kernel| kernel as _),
+    }
+}
 
-impl<const VBMI: bool> Avx512<VBMI> {
-    /// The kernel, where this processor can run it.
-    pub fn detect() -> Option<&'static Self> {
+/// Runs on processors with AVX-512 F, BW, VL and VNNI; `VBMI` wants that too. Weights
+/// are fetched into the cache of this `LEVEL`: see [`prefetch_level`].
+#[derive(Debug)]
+pub struct Avx512<const VBMI: bool, const LEVEL: usize>(());
+
+impl<const VBMI: bool, const LEVEL: usize> Avx512<VBMI, LEVEL> {
+    fn detect() -> Option<&'static Self> {
         let supported = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
@@ -47,7 +56,7 @@ impl<const VBMI: bool> Avx512<VBMI> {
     }
 }
 
-impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
+impl<const VBMI: bool, const LEVEL: usize> KernelSet for Avx512<VBMI, LEVEL> {
     fn isa(&self) -> Isa {
         if VBMI {
             Isa::Avx512Vbmi
@@ -69,8 +78,8 @@ impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
         // the features; `check` has compared all sizes.
         unsafe {
             match (tokens.len() <= TOKENS, VBMI) {
-                (true, true) => few_vbmi(w, rows, x, tokens, out),
-                (true, false) => few_vnni(w, rows, x, tokens, out),
+                (true, true) => few_vbmi::<LEVEL>(w, rows, x, tokens, out),
+                (true, false) => few_vnni::<LEVEL>(w, rows, x, tokens, out),
                 (false, _) => avx512_tile::many(w, rows, x, tokens, out),
             }
         }
@@ -113,7 +122,7 @@ impl<const VBMI: bool> KernelSet for Avx512<VBMI> {
     ) {
         dense::check(w, &rows, x, &tokens, out);
         // SAFETY: `detect` is the only source of `self`; sizes are checked.
-        unsafe { avx512_dense::int8(w, rows, x, tokens, out) }
+        unsafe { avx512_dense::int8::<LEVEL>(w, rows, x, tokens, out) }
     }
 
     fn dense_float32(
@@ -147,7 +156,13 @@ fn attend(part: &attention::Part<'_>, scratch: &mut [f32]) {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx512vbmi,avx2,fma")]
-fn few_vbmi(w: &Matrix<'_>, rows: Range<usize>, x: &Int8Rows, tokens: &[u32], out: &mut [f32]) {
+fn few_vbmi<const LEVEL: usize>(
+    w: &Matrix<'_>,
+    rows: Range<usize>,
+    x: &Int8Rows,
+    tokens: &[u32],
+    out: &mut [f32],
+) {
     // SAFETY: a table of 64 bytes for `vpermb`, that repeats every 16.
     let table = _mm512_broadcast_i32x4(unsafe { _mm_loadu_si128(OFFSET_CODES.as_ptr().cast()) });
     let decode = |packed| {
@@ -158,13 +173,19 @@ fn few_vbmi(w: &Matrix<'_>, rows: Range<usize>, x: &Int8Rows, tokens: &[u32], ou
         )
     };
     // SAFETY: the features are enabled here.
-    unsafe { few(w, rows, x, tokens, out, decode) }
+    unsafe { few::<LEVEL>(w, rows, x, tokens, out, decode) }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-fn few_vnni(w: &Matrix<'_>, rows: Range<usize>, x: &Int8Rows, tokens: &[u32], out: &mut [f32]) {
+fn few_vnni<const LEVEL: usize>(
+    w: &Matrix<'_>,
+    rows: Range<usize>,
+    x: &Int8Rows,
+    tokens: &[u32],
+    out: &mut [f32],
+) {
     // SAFETY: the features are enabled here.
-    unsafe { few(w, rows, x, tokens, out, |packed| decode(packed)) }
+    unsafe { few::<LEVEL>(w, rows, x, tokens, out, |packed| decode(packed)) }
 }
 
 /// Low and high nibbles of 64 bytes as offset codes.
@@ -187,7 +208,7 @@ pub(super) fn decode(packed: __m512i) -> (__m512i, __m512i) {
 /// The caller enables AVX-512 F, BW, VL, VNNI, and has called [`super::check`];
 /// there are at most `TOKENS` tokens.
 #[inline(always)]
-unsafe fn few(
+unsafe fn few<const LEVEL: usize>(
     w: &Matrix<'_>,
     rows: Range<usize>,
     x: &Int8Rows,
@@ -208,14 +229,14 @@ unsafe fn few(
         unsafe {
             match (pair, tokens.len()) {
                 (_, 0) => {}
-                (true, 1) => dot::<2, 1>(w, x, tokens, place, out, decode),
-                (true, 2) => dot::<2, 2>(w, x, tokens, place, out, decode),
-                (true, 3) => dot::<2, 3>(w, x, tokens, place, out, decode),
-                (true, _) => dot::<2, TOKENS>(w, x, tokens, place, out, decode),
-                (false, 1) => dot::<1, 1>(w, x, tokens, place, out, decode),
-                (false, 2) => dot::<1, 2>(w, x, tokens, place, out, decode),
-                (false, 3) => dot::<1, 3>(w, x, tokens, place, out, decode),
-                (false, _) => dot::<1, TOKENS>(w, x, tokens, place, out, decode),
+                (true, 1) => dot::<2, 1, LEVEL>(w, x, tokens, place, out, decode),
+                (true, 2) => dot::<2, 2, LEVEL>(w, x, tokens, place, out, decode),
+                (true, 3) => dot::<2, 3, LEVEL>(w, x, tokens, place, out, decode),
+                (true, _) => dot::<2, TOKENS, LEVEL>(w, x, tokens, place, out, decode),
+                (false, 1) => dot::<1, 1, LEVEL>(w, x, tokens, place, out, decode),
+                (false, 2) => dot::<1, 2, LEVEL>(w, x, tokens, place, out, decode),
+                (false, 3) => dot::<1, 3, LEVEL>(w, x, tokens, place, out, decode),
+                (false, _) => dot::<1, TOKENS, LEVEL>(w, x, tokens, place, out, decode),
             }
         }
         row += if pair { 2 } else { 1 };
@@ -239,7 +260,7 @@ struct Place {
 /// The caller enables AVX-512 F, BW, VL and VNNI; `place.row + R <= w.rows()`,
 /// `x` has `w`'s row length, `tokens[..T]` are rows of `x`.
 #[inline(always)]
-unsafe fn dot<const R: usize, const T: usize>(
+unsafe fn dot<const R: usize, const T: usize, const LEVEL: usize>(
     w: &Matrix<'_>,
     x: &Int8Rows,
     tokens: &[u32],
@@ -254,10 +275,10 @@ unsafe fn dot<const R: usize, const T: usize>(
     unsafe {
         let mut sums = [[_mm512_setzero_ps(); T]; R];
         for block in (0..whole).step_by(STEP) {
-            add_step(&operands, block, STEP, &mut sums, decode);
+            add_step::<R, T, LEVEL>(&operands, block, STEP, &mut sums, decode);
         }
         if whole < blocks {
-            add_step(&operands, whole, blocks - whole, &mut sums, decode);
+            add_step::<R, T, LEVEL>(&operands, whole, blocks - whole, &mut sums, decode);
         }
         for t in 0..T {
             for r in 0..R {
@@ -297,7 +318,7 @@ impl<const R: usize, const T: usize> Operands<R, T> {
 /// rows; `block` is a multiple of `STEP`. Activations are padded to whole
 /// groups and scales to whole steps. Prefetches may point anywhere.
 #[inline(always)]
-unsafe fn add_step<const R: usize, const T: usize>(
+unsafe fn add_step<const R: usize, const T: usize, const LEVEL: usize>(
     operands: &Operands<R, T>,
     block: usize,
     len: usize,
@@ -315,7 +336,7 @@ unsafe fn add_step<const R: usize, const T: usize>(
             }
         }
         let ahead = operands.scales[0].wrapping_add(PREFETCH_SCALES + block * R);
-        _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+        prefetch::<LEVEL>(ahead);
         for group in 0..STEP / GROUP_BLOCKS {
             let first = group * GROUP_BLOCKS;
             if first >= len {
@@ -326,7 +347,7 @@ unsafe fn add_step<const R: usize, const T: usize>(
             for r in 0..R {
                 let line = at * BLOCK_BYTES * R + r * 64;
                 let ahead = operands.weights[0].wrapping_add(PREFETCH + line);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                prefetch::<LEVEL>(ahead);
                 let codes = operands.weights[r].add(at * BLOCK_BYTES);
                 let (low, high) = decode(load_blocks(codes, len - first));
                 values[r] = [low, high];

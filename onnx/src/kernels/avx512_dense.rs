@@ -12,6 +12,7 @@ use std::ops::Range;
 
 use super::avx512_tile::{add_eight_steps, transpose};
 use super::dense::{self, BLOCK, DenseRows, DenseWriter, FEW_TOKENS, Int8Matrix};
+use super::tile::prefetch;
 
 /// How far ahead of their use weights are fetched, in bytes, in address order
 /// across the rows computed together; and scales.
@@ -23,7 +24,7 @@ const PREFETCH_SCALES: usize = 512;
 /// # Safety
 /// The sizes have passed [`dense::check`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-pub(super) unsafe fn int8(
+pub(super) unsafe fn int8<const LEVEL: usize>(
     w: &Int8Matrix<'_>,
     rows: Range<usize>,
     x: &DenseRows,
@@ -33,7 +34,7 @@ pub(super) unsafe fn int8(
     // SAFETY: the caller's promise.
     unsafe {
         if tokens.len() <= FEW_TOKENS {
-            few(w, rows, x, tokens, out);
+            few::<LEVEL>(w, rows, x, tokens, out);
         } else {
             many(w, rows, x, tokens, out);
         }
@@ -69,7 +70,7 @@ pub(super) unsafe fn quantize(x: &[f32], into: &DenseWriter<'_>, row: usize) {
 /// As [`int8`]; at most `FEW_TOKENS` tokens.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn few(
+unsafe fn few<const LEVEL: usize>(
     w: &Int8Matrix<'_>,
     rows: Range<usize>,
     x: &DenseRows,
@@ -85,14 +86,14 @@ unsafe fn few(
         unsafe {
             match (pair, tokens.len()) {
                 (_, 0) => {}
-                (true, 1) => dot::<2, 1>(w, row, x, first, place, out),
-                (true, 2) => dot::<2, 2>(w, row, x, first, place, out),
-                (true, 3) => dot::<2, 3>(w, row, x, first, place, out),
-                (true, _) => dot::<2, FEW_TOKENS>(w, row, x, first, place, out),
-                (false, 1) => dot::<1, 1>(w, row, x, first, place, out),
-                (false, 2) => dot::<1, 2>(w, row, x, first, place, out),
-                (false, 3) => dot::<1, 3>(w, row, x, first, place, out),
-                (false, _) => dot::<1, FEW_TOKENS>(w, row, x, first, place, out),
+                (true, 1) => dot::<2, 1, LEVEL>(w, row, x, first, place, out),
+                (true, 2) => dot::<2, 2, LEVEL>(w, row, x, first, place, out),
+                (true, 3) => dot::<2, 3, LEVEL>(w, row, x, first, place, out),
+                (true, _) => dot::<2, FEW_TOKENS, LEVEL>(w, row, x, first, place, out),
+                (false, 1) => dot::<1, 1, LEVEL>(w, row, x, first, place, out),
+                (false, 2) => dot::<1, 2, LEVEL>(w, row, x, first, place, out),
+                (false, 3) => dot::<1, 3, LEVEL>(w, row, x, first, place, out),
+                (false, _) => dot::<1, FEW_TOKENS, LEVEL>(w, row, x, first, place, out),
             }
         }
         row += if pair { 2 } else { 1 };
@@ -105,7 +106,7 @@ unsafe fn few(
 /// `row + R <= w.rows()`, `token + T <= x.rows()`, rows are equally long.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma")]
-unsafe fn dot<const R: usize, const T: usize>(
+unsafe fn dot<const R: usize, const T: usize, const LEVEL: usize>(
     w: &Int8Matrix<'_>,
     row: usize,
     x: &DenseRows,
@@ -127,12 +128,12 @@ unsafe fn dot<const R: usize, const T: usize>(
             let mut values = [_mm512_setzero_si512(); R];
             for r in 0..R {
                 let ahead = weights[0].wrapping_add(PREFETCH + (block * R + r) * BLOCK);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                prefetch::<LEVEL>(ahead.cast());
                 values[r] = _mm512_loadu_si512(weights[r].add(block * BLOCK).cast());
             }
             if block % 8 == 0 {
                 let ahead = scales[0].wrapping_add(PREFETCH_SCALES / 4 + block * R);
-                _mm_prefetch::<_MM_HINT_T0>(ahead.cast());
+                prefetch::<LEVEL>(ahead.cast());
             }
             for t in 0..T {
                 let q = _mm512_load_si512(data[t].add(block * BLOCK).cast());

@@ -176,8 +176,7 @@ fn assert_close(got: &[f32], exact: &[(f64, f64)], what: &str) {
 pub(super) fn kernels() -> impl Iterator<Item = &'static dyn KernelSet> {
     let kernels = Isa::ALL.into_iter().filter_map(kernel);
     #[cfg(target_arch = "x86_64")]
-    let kernels = kernels
-        .chain(super::avx2::Avx2::<super::avx2_products::Vnni<false>>::detect().map(|k| k as _));
+    let kernels = kernels.chain(super::avx2::detect::<super::avx2_products::Vnni<false>>());
     kernels
 }
 
