@@ -23,24 +23,33 @@ pub(super) fn blob_name(digest: &Digest) -> String {
 }
 
 /// Opens a regular file and nothing else: no link is followed, no pipe waited for.
-pub(super) fn open_regular(path: &Path) -> Result<(File, u64), BundleError> {
+///
+/// # Errors
+/// The system's; [`io::ErrorKind::InvalidData`] for what is there and is no file.
+pub(super) fn open_regular(path: &Path) -> io::Result<(File, u64)> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits() as i32)
         .open(path)
         .and_then(|file| file.metadata().map(|m| (file, m)));
+    let refuse = |why| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     match opened {
         Ok((file, metadata)) if metadata.is_file() => Ok((file, metadata.len())),
-        Ok(_) => Err(BundleError::malformed(format!(
-            "{} is no regular file",
-            path.display()
-        ))),
-        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => Err(
-            BundleError::malformed(format!("{} is a link", path.display())),
-        ),
-        Err(e) => Err(BundleError::io("read", path)(e)),
+        Ok(_) => refuse("it is no regular file"),
+        Err(e) if e.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
+            refuse("it is a link")
+        }
+        Err(e) => Err(e),
     }
+}
+
+/// [`open_regular`] of a part of a bundle.
+pub(super) fn open_part(path: &Path) -> Result<(File, u64), BundleError> {
+    open_regular(path).map_err(|e| match e.kind() {
+        io::ErrorKind::InvalidData => BundleError::malformed(format!("{}: {e}", path.display())),
+        _ => BundleError::io("read", path)(e),
+    })
 }
 
 /// An open bundle's bytes.
@@ -106,7 +115,7 @@ impl Media {
                 {
                     return Ok(None);
                 }
-                let (file, size) = open_regular(&path)?;
+                let (file, size) = open_part(&path)?;
                 Ok(Some(Blob::File { path, file, size }))
             }
             Self::Tar(archive) => Ok(archive

@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::BundleError;
-use super::media::open_regular;
+use super::media::open_part;
 use crate::model::create_file;
 
 /// Digits of a piece's number.
@@ -77,7 +77,7 @@ impl Pieces {
     }
 
     fn add(&mut self, path: PathBuf) -> Result<(), BundleError> {
-        let (file, length) = open_regular(&path)?;
+        let (file, length) = open_part(&path)?;
         self.pieces.push(Piece {
             path,
             file,

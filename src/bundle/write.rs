@@ -1,7 +1,7 @@
 //! Writing a bundle.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::archive::{length, write_end, write_header, write_padding};
@@ -258,7 +258,10 @@ impl Output {
             path: wanted.path.clone(),
             why,
         };
-        let (mut from, size) = open_regular(source)?;
+        let (mut from, size) = open_regular(source).map_err(|e| match e.kind() {
+            ErrorKind::InvalidData | ErrorKind::NotFound => damaged(e.to_string()),
+            _ => BundleError::io("read", source)(e),
+        })?;
         if size != wanted.size {
             return Err(damaged(format!("{size} bytes instead of {}", wanted.size)));
         }

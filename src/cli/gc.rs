@@ -36,6 +36,9 @@ struct Outcome {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let store = open_store(global)?;
+    if !args.dry_run {
+        store.end_removals();
+    }
     let mut rows = Vec::new();
     for garbage in store.garbage(args.superseded) {
         let removed = match args.dry_run {

@@ -71,24 +71,24 @@ impl Ui {
     }
 
     /// The display of a transfer of these files, name and size.
-    pub(super) fn download<'a>(
+    pub(super) fn transfer<'a>(
         &self,
         label: &str,
         files: impl Iterator<Item = (&'a str, u64)>,
-    ) -> Download {
+    ) -> Transfer {
         let sizes: HashMap<String, u64> = files.map(|(n, s)| (n.to_owned(), s)).collect();
         let total = sizes.values().sum();
         let sum = self
             .bars
             .as_ref()
             .map(|bars| bars.add(bar("all files", total)));
-        Download {
+        Transfer {
             label: label.to_owned(),
             ui: self.clone(),
             sizes,
             total,
             sum,
-            state: Mutex::new(Transfers {
+            state: Mutex::new(Progressing {
                 positions: HashMap::new(),
                 bars: HashMap::new(),
                 done: 0,
@@ -199,19 +199,19 @@ impl Drop for Task {
     }
 }
 
-/// A download: a bar for each file at work and one for the whole.
+/// Files on their way: a bar for each file at work and one for the whole.
 #[derive(Debug)]
-pub(super) struct Download {
+pub(super) struct Transfer {
     label: String,
     ui: Ui,
     sizes: HashMap<String, u64>,
     total: u64,
     sum: Option<ProgressBar>,
-    state: Mutex<Transfers>,
+    state: Mutex<Progressing>,
 }
 
 #[derive(Debug)]
-struct Transfers {
+struct Progressing {
     positions: HashMap<String, u64>,
     bars: HashMap<String, ProgressBar>,
     done: u64,
@@ -219,13 +219,13 @@ struct Transfers {
     pace: Pace,
 }
 
-impl Download {
+impl Transfer {
     fn size(&self, path: &str) -> u64 {
         self.sizes.get(path).copied().unwrap_or(0)
     }
 }
 
-impl Progress for Download {
+impl Progress for Transfer {
     fn position(&self, path: &str, bytes: u64) {
         let mut state = lock(&self.state);
         let before = state.positions.insert(path.to_owned(), bytes).unwrap_or(0);
@@ -291,7 +291,7 @@ impl Progress for Download {
     }
 }
 
-impl Drop for Download {
+impl Drop for Transfer {
     fn drop(&mut self) {
         for bar in lock(&self.state).bars.values() {
             bar.finish_and_clear();
@@ -324,11 +324,11 @@ mod tests {
             json: true,
             bars: None,
         };
-        let download = ui.download("fetching", [("a", 10), ("b", 20)].into_iter());
-        download.position("a", 6);
-        download.position("b", 20);
-        assert_eq!(lock(&download.state).done, 26);
-        download.position("a", 0);
-        assert_eq!(lock(&download.state).done, 20);
+        let transfer = ui.transfer("fetching", [("a", 10), ("b", 20)].into_iter());
+        transfer.position("a", 6);
+        transfer.position("b", 20);
+        assert_eq!(lock(&transfer.state).done, 26);
+        transfer.position("a", 0);
+        assert_eq!(lock(&transfer.state).done, 20);
     }
 }

@@ -403,7 +403,7 @@ fn fetch_all(
     }
     let runtime = runtime()?;
     let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
-    let display: Arc<dyn Progress> = Arc::new(ui.download("fetching", sizes));
+    let display: Arc<dyn Progress> = Arc::new(ui.transfer("fetching", sizes));
     let get = |files: &[Wanted]| {
         runtime.block_on(fetch::fetch(
             source.clone(),

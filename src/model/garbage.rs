@@ -36,9 +36,8 @@ impl Garbage {
 
 impl Store {
     /// What interrupted work left and, if asked for, revisions of which a newer one
-    /// is installed. Removals that were interrupted are ended on the way.
+    /// is installed.
     pub fn garbage(&self, superseded: bool) -> Vec<Garbage> {
-        super::staging::empty_trash(self);
         let interrupted = self.staged().into_iter().map(|(name, revision)| Garbage {
             size: size_of(&self.staging_dir().join(format!("{name}@{revision}"))),
             name,
@@ -55,6 +54,11 @@ impl Store {
             found.extend(older.map(|pair| superseded_one(&pair[1])));
         }
         found
+    }
+
+    /// Ends removals that were interrupted.
+    pub fn end_removals(&self) {
+        super::staging::empty_trash(self);
     }
 
     /// Removes a piece of garbage.

@@ -1,11 +1,11 @@
 //! What `gc` removes and what nobody may remove.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 
 use gptoss::model::InUse;
 
-use crate::harness::{FAILED, TINY, World, tree};
+use crate::harness::{FAILED, SHARDS, TINY, World, tree};
 use crate::mirror::{COMMIT, Effect};
 
 #[test]
@@ -25,44 +25,38 @@ fn a_model_that_runs_is_not_removed() {
     world.assert_nothing_installed();
 }
 
+/// The first pull of a world, which has brought some bytes and waits for more.
+fn stalled_pull(world: &World) -> Child {
+    world.mirror.fault(SHARDS[0], 1, Effect::Stall(70_000));
+    let pull = world.spawn_pull(&["--stall-timeout", "600"]);
+    world.mirror.wait_for_stall();
+    pull
+}
+
 #[test]
 fn gc_removes_what_interrupted_work_left_and_nothing_else() {
     let world = World::new();
     assert_eq!(world.ctl(&["gc"]).ok().stdout, "nothing to remove\n");
-    world.mirror.fault("config.json", 9, Effect::Status(404));
-    let _ = world.pull(&[]);
-    world.mirror.heal();
-    world
-        .mirror
-        .fault(crate::harness::SHARDS[0], 9, Effect::Cut(70_000));
-    world.pull(&["--retries", "0"]).fails(FAILED, &[]);
+    let mut pull = stalled_pull(&world);
+    // What somebody is at work on is no garbage.
+    assert_eq!(world.ctl(&["gc"]).ok().stdout, "nothing to remove\n");
+    pull.kill().unwrap();
+    pull.wait().unwrap();
     let told = world.ctl(&["gc", "--dry-run", "--json"]).ok().json();
     assert_eq!(told["rows"][0]["reason"], "interrupted");
     assert_eq!(told["rows"][0]["model"], format!("{TINY}@{COMMIT}"));
-    assert!(told["rows"][0]["size"].as_u64().unwrap() >= 70_000);
+    assert!(told["rows"][0]["size"].as_u64().unwrap() > 0);
     assert_eq!(told["freed"], 0);
     assert!(
         !tree(&world.staging_dir()).is_empty(),
         "a dry run removes nothing"
     );
-
-    // What somebody is at work on is no garbage.
-    world.mirror.heal();
-    world
-        .mirror
-        .fault(crate::harness::SHARDS[0], 1, Effect::Stall(1000));
-    let mut pull = world.spawn_pull(&[]);
-    world.mirror.wait_for_stall();
-    assert_eq!(world.ctl(&["gc"]).ok().stdout, "nothing to remove\n");
-    pull.kill().unwrap();
-    pull.wait().unwrap();
     let told = world.ctl(&["gc"]).ok().stdout;
     assert!(
         told.contains("removed tiny@") && told.contains("interrupted"),
         "{told}"
     );
     assert!(tree(&world.store().join(".staging")).is_empty());
-    world.mirror.heal();
     world.pull(&[]).ok();
     world.ctl(&["gc", "--superseded"]).ok();
     world.assert_installed();

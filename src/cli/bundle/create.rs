@@ -78,7 +78,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         human_size(total)
     ));
     let written = {
-        let display = ui.download("writing", files.iter().map(|f| (f.path.as_str(), f.size)));
+        let display = ui.transfer("writing", files.iter().map(|f| (f.path.as_str(), f.size)));
         bundle::create(&model, &args.output, form, signer.as_ref(), &display)?
     };
     let signed_by = signer.as_ref().map(Signer::key_id);

@@ -140,7 +140,7 @@ fn copy(
         human_size(model.total_size())
     ));
     let sizes = model.files.iter().map(|f| (f.path.as_str(), f.size));
-    let display = ui.download("copying", sizes);
+    let display = ui.transfer("copying", sizes);
     let left =
         |files: &[FileEntry]| remaining(dir, &files.iter().map(Wanted::from).collect::<Vec<_>>());
     require_space(dir, "the copy", left(&model.files))?;

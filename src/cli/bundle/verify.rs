@@ -52,7 +52,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let signed = model.signed_by(&trust.keys)?;
     {
         let sizes = model.files.iter().map(|f| (f.path.as_str(), f.size));
-        bundle.prove(model, &ui.download("proving", sizes))?;
+        bundle.prove(model, &ui.transfer("proving", sizes))?;
     }
     let published = Catalog::builtin().recognise(&model.files);
     let signature = signed.map(|s| record(s, &model.manifest));
