@@ -89,13 +89,38 @@ fn world() -> World {
     World::with(large_checkpoint())
 }
 
-/// Bytes of a file that the mirror sent.
-fn sent(served: &[Served], file: &str) -> u64 {
-    served
-        .iter()
-        .filter(|s| s.file == file)
-        .map(|s| s.bytes)
-        .sum()
+/// What a pull has brought so far.
+struct There {
+    proven: Vec<String>,
+    parts: [(&'static str, u64); 3],
+}
+
+impl There {
+    fn of(world: &World) -> Self {
+        Self {
+            proven: world.proven(),
+            parts: SHARDS.map(|shard| (shard, world.part_len(shard).unwrap_or(0))),
+        }
+    }
+
+    /// The next pull goes on behind it.
+    #[track_caller]
+    fn was_not_fetched_again(&self, served: &[Served]) {
+        for again in served {
+            assert!(
+                !self.proven.contains(&again.file),
+                "{} was proven",
+                again.file
+            );
+            let part = self.parts.iter().find(|(name, _)| *name == again.file);
+            let there = part.map_or(0, |(_, length)| *length);
+            assert!(
+                again.start >= there,
+                "{} was there up to {there}",
+                again.file
+            );
+        }
+    }
 }
 
 #[test]
@@ -103,30 +128,31 @@ fn sent(served: &[Served], file: &str) -> u64 {
 fn campaign_connections_cut_at_random_bytes() {
     let world = world();
     let mut random = Random(11);
-    let rounds = rounds();
-    for round in 0..rounds {
+    let mut cuts = 0;
+    while cuts < rounds() {
         let shard = SHARDS[random.below(3) as usize];
         let size = world.files[shard].len() as u64;
-        world
-            .mirror
-            .fault(shard, 1, Effect::Cut(random.below(size)));
-        world
-            .pull(&["--retries", "0"])
-            .fails(FAILED, &["run the same command again"]);
-        world.assert_nothing_installed();
-        // Every tenth is brought to its end: no byte was sent twice.
-        if round % 10 == 9 || round + 1 == rounds {
-            world.mirror.heal();
-            world.pull(&[]).ok();
+        // Once somewhere; and then at once, so that the attempt is given up.
+        let place = random.below(size);
+        world.mirror.fault(shard, 1, Effect::Cut(place));
+        world.mirror.fault(shard, 9, Effect::Cut(0));
+        let there = There::of(&world);
+        let outcome = world.pull(&["--retries", "0"]);
+        world.mirror.heal();
+        there.was_not_fetched_again(&world.mirror.take_served());
+        if outcome.code == Some(0) {
+            // Less than that was missing.
             world.assert_installed();
             world.ctl(&["rm", TINY]).ok();
-            let served = world.mirror.take_served();
-            for (name, bytes) in &world.files {
-                assert_eq!(sent(&served, name), bytes.len() as u64, "{name}");
-            }
+            continue;
         }
+        outcome.fails(FAILED, &["run the same command again"]);
+        world.assert_nothing_installed();
+        cuts += 1;
     }
-    println!("{rounds} cuts");
+    world.pull(&[]).ok();
+    world.assert_installed();
+    println!("{cuts} cuts");
 }
 
 #[test]
@@ -230,7 +256,9 @@ fn campaign_killed_at_random_moments() {
         },
         Victim {
             name: "export",
-            args: ["export", TINY, "--force"].map(str::to_owned).to_vec(),
+            args: ["export", TINY, "--target", "cpu", "--force"]
+                .map(str::to_owned)
+                .to_vec(),
             store: world.store(),
             states: vec![&pulled],
         },
@@ -267,21 +295,10 @@ fn campaign_killed_at_random_moments() {
                 victim.kill(&world, after);
                 kills += 1;
             }
-            let (proven, parts) = (world.proven(), SHARDS.map(|s| (s, world.part_len(s))));
+            let there = There::of(&world);
             world.mirror.take_served();
             assert!(victim.command(&world).status().unwrap().success());
-            if victim.name == "pull" {
-                for again in world.mirror.take_served() {
-                    assert!(!proven.contains(&again.file), "{} was proven", again.file);
-                    let part = parts.iter().find(|(name, _)| *name == again.file);
-                    let there = part.and_then(|(_, length)| *length).unwrap_or(0);
-                    assert!(
-                        again.start >= there,
-                        "{} was there up to {there}",
-                        again.file
-                    );
-                }
-            }
+            there.was_not_fetched_again(&world.mirror.take_served());
             let now = steady(&victim.store.join("models"));
             assert!(
                 Some(&&now) == victim.states.last(),
@@ -302,32 +319,35 @@ fn campaign_sources_that_lie() {
     let world = world();
     let mut random = Random(19);
     for round in 0..rounds() {
-        let shard = SHARDS[random.below(3) as usize];
+        let slow = round % 4 == 3;
+        // The end of a file comes through however slowly it is sent.
+        let (shard, end) = match slow {
+            true => (SHARDS[0], 2),
+            false => (SHARDS[random.below(3) as usize], 1),
+        };
         let size = world.files[shard].len() as u64;
-        let at = random.below(size);
+        let at = random.below(size / end);
         let effect = match round % 4 {
             0 => Effect::Corrupt(at),
             1 => Effect::Shorter(at),
             2 => Effect::Longer(1 + at),
             _ => Effect::Trickle(at),
         };
-        let slow = matches!(effect, Effect::Trickle(_));
         world.mirror.fault(shard, 9, effect);
-        let code = if slow { FAILED } else { VERIFICATION };
         let started = Instant::now();
-        world
-            .pull(&["--retries", "1", "--stall-timeout", "1"])
-            .fails(code, &[shard]);
-        assert!(started.elapsed() < Duration::from_secs(30));
-        world.assert_nothing_installed();
+        let outcome = world.pull(&["--retries", "1", "--stall-timeout", "1"]);
+        assert!(started.elapsed() < Duration::from_secs(60));
         world.mirror.heal();
-        let proven = world.proven();
+        match (outcome.code, slow) {
+            // Slow bytes are bytes, if enough of them come.
+            (Some(0), true) => {}
+            (_, true) => drop(outcome.fails(FAILED, &[shard])),
+            (_, false) => drop(outcome.fails(VERIFICATION, &[shard])),
+        }
+        let there = There::of(&world);
         world.mirror.take_served();
         world.pull(&[]).ok();
-        let again = world.mirror.take_served();
-        for name in proven {
-            assert!(!again.iter().any(|s| s.file == name), "{name} was proven");
-        }
+        there.was_not_fetched_again(&world.mirror.take_served());
         world.assert_installed();
         world.ctl(&["rm", TINY]).ok();
     }
@@ -345,7 +365,7 @@ fn campaign_full_disks() {
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     let other = text(&other_store(&world));
     let import_args = ["bundle", "import", &text(&path), "--store", &other].map(str::to_owned);
-    let export_args = ["export", TINY, "--force"].map(str::to_owned);
+    let export_args = ["export", TINY, "--target", "cpu", "--force"].map(str::to_owned);
     let create_args = ["bundle", "create", TINY, "-o", &text(&world.path("c.tar"))];
     let create_args = create_args.map(str::to_owned);
     let mut pull_args = world.pull_args(&[]);
@@ -381,7 +401,7 @@ fn campaign_two_processes_at_once() {
     world.pull(&[]).ok();
     let commands: [&[&str]; 4] = [
         &pull,
-        &["export", TINY, "--force"],
+        &["export", TINY, "--target", "cpu", "--force"],
         &["verify", TINY],
         &["rm", TINY],
     ];

@@ -73,7 +73,7 @@ fn only_local_sockets_are_asked_for() {
         &["list"],
         &["show", TINY],
         &["verify", TINY],
-        &["export", TINY, "--force"],
+        &["export", TINY, "--target", "cpu", "--force"],
         &["gc", "--superseded"],
         &["runtime"],
         &[
