@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         Checkpoint::from_static(&[("config.json", CONFIG), ("model.safetensors", shard)])
     {
         for name in ["lm_head.weight", "model.layers.0.mlp.experts.gate_up_proj_blocks"] {
-            let _ = checkpoint.tensor(name).map(|t| t.data().iter().map(|b| u64::from(*b)).sum::<u64>());
+            let _ = checkpoint.tensor(name).map(|t| t.bytes.iter().map(|b| u64::from(*b)).sum::<u64>());
         }
     }
     // SAFETY: nothing borrows it any more.
