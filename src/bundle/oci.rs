@@ -171,13 +171,16 @@ pub(super) struct Layout {
     pub(super) image_layout_version: String,
 }
 
+/// Schema of [`ModelConfig`] that this program writes and reads.
+pub(super) const CONFIG_SCHEMA: u32 = 1;
+
 /// What a bundle says about its model, besides the files.
 ///
 /// Nothing in it changes from one machine or day to another: the same model gives
 /// the same bundle.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ModelConfig {
-    /// 1.
+    /// [`CONFIG_SCHEMA`].
     pub(super) schema: u32,
     /// The model's name in the store it comes from.
     pub(super) name: String,

@@ -341,11 +341,12 @@ fn read_model(
 ) -> Result<BundledModel, BundleError> {
     let config = proven_document(media, &manifest.config, "the model's config")?;
     let config: ModelConfig = oci::parse("the model's config", &config)?;
-    if config.schema != 1 {
+    if config.schema != oci::CONFIG_SCHEMA {
         return Err(BundleError::malformed(format!(
-            "the model's config has schema {} and this version of gptoss reads schema 1; \
+            "the model's config has schema {} and this version of gptoss reads schema {}; \
              upgrade gptoss",
-            config.schema
+            config.schema,
+            oci::CONFIG_SCHEMA
         )));
     }
     let bad_name = |e: StoreError| BundleError::malformed(e.to_string());

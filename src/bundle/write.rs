@@ -16,9 +16,6 @@ use crate::model::{
     Installed, StoreError, create_file, fsync_directory, now_rfc3339, require_space,
 };
 
-/// Schema of a model's config in a bundle.
-const CONFIG_SCHEMA: u32 = 1;
-
 /// How to write a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
@@ -96,7 +93,7 @@ pub fn create(
 fn plan(model: &Installed, signer: Option<&Signer>) -> Result<Plan, BundleError> {
     let manifest = &model.manifest;
     let config = to_bytes(&ModelConfig {
-        schema: CONFIG_SCHEMA,
+        schema: oci::CONFIG_SCHEMA,
         name: manifest.name.clone(),
         revision: manifest.revision.clone(),
         source: manifest.source.clone(),
@@ -177,7 +174,7 @@ fn sign(
 }
 
 /// The name by which a signature is found in an index or a registry.
-pub(super) fn signature_tag(manifest: &Digest) -> String {
+fn signature_tag(manifest: &Digest) -> String {
     format!("sha256-{}.minisig", manifest.hex())
 }
 

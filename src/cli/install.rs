@@ -15,6 +15,9 @@ use crate::model::{
     require_space,
 };
 
+/// Files up to this size are brought in first: they tell whether the rest is of use.
+pub(super) const SMALL: u64 = 64 << 20;
+
 /// Where a model comes from.
 #[derive(Debug, Clone)]
 pub(super) struct Provenance {

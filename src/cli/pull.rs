@@ -9,7 +9,7 @@ use gptoss_onnx::nano;
 use tokio::runtime::Runtime;
 
 use super::identity::{NANO, embedded};
-use super::install::{self, Provenance, discard_if_empty, open_store};
+use super::install::{self, Provenance, SMALL, discard_if_empty, open_store};
 use super::progress::Ui;
 use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, interrupt};
@@ -19,9 +19,6 @@ use crate::model::{
     Catalog, CatalogModel, FileEntry, Installed, Staging, Store, check_model_name, check_repo,
     human_size, require_space,
 };
-
-/// Files up to this size are fetched first: they tell whether the rest is of use.
-const SMALL: u64 = 64 << 20;
 
 /// Arguments of `gptoss-ctl pull`.
 #[derive(Debug, clap::Args)]

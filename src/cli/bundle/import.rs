@@ -8,7 +8,7 @@ use super::record;
 use crate::bundle::{Bundle, BundledModel};
 use crate::cli::identity::{Claim, describe, identify};
 use crate::cli::import::tell_installed;
-use crate::cli::install::{self, Provenance, discard_if_empty, open_store};
+use crate::cli::install::{self, Provenance, SMALL, discard_if_empty, open_store};
 use crate::cli::progress::Ui;
 use crate::cli::trust::Trust;
 use crate::cli::{CliError, ExitStatus, Global, interrupt};
@@ -17,9 +17,6 @@ use crate::model::{
     FileEntry, Installed, Published, Staging, check_model_name, content_revision, human_size,
     require_space,
 };
-
-/// Files up to this size are copied first: they tell whether the rest is of use.
-const SMALL: u64 = 64 << 20;
 
 /// Arguments of `gptoss-ctl bundle import`.
 #[derive(Debug, clap::Args)]
