@@ -11,7 +11,7 @@ use super::oci::{
 use super::signature::signer_of;
 use super::{BundleError, SignedBy, TrustedKeys};
 use crate::model::incoming::{
-    Checksum, CopyError, Partial, Progress, Wanted, copy_hashed, part_name, prove,
+    Begun, Checksum, CopyError, Partial, Progress, Wanted, begin, copy_hashed, left_there,
 };
 use crate::model::{FileEntry, StoreError, check_file_name, check_model_name, check_revision};
 
@@ -164,23 +164,17 @@ impl Bundle {
         progress: &dyn Progress,
     ) -> Result<(), BundleError> {
         let wanted = Wanted::from(file);
-        let path = dir.join(&file.path);
-        let lengths = [file.path.clone(), part_name(&file.path)]
-            .map(|name| dir.join(name).symlink_metadata().map_or(0, |m| m.len()));
-        if let Some(there) = lengths.into_iter().max().filter(|n| *n > 0) {
+        let there = left_there(dir, &wanted);
+        if there > 0 {
             progress.checking(&file.path, there);
         }
-        if prove(&path, &wanted)
-            .map_err(BundleError::io("read", &path))?
-            .is_some()
-        {
-            progress.position(&file.path, file.size);
-            return Ok(());
-        }
-        if path.symlink_metadata().is_ok() {
-            std::fs::remove_file(&path).map_err(BundleError::io("remove", &path))?;
-        }
-        let mut part = Partial::open(dir, &wanted)?;
+        let mut part = match begin(dir, &wanted)? {
+            Begun::Proven(_) => {
+                progress.position(&file.path, file.size);
+                return Ok(());
+            }
+            Begun::Part(part) => part,
+        };
         if part.length() > 0 {
             progress.resumed(&file.path, part.length());
             match self.fill(&mut part, file, progress) {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::error::chain;
 use super::{FetchError, Settings, Source, retry};
-use crate::model::incoming::{Partial, Progress, Wanted, part_name, prove};
+use crate::model::incoming::{Begun, Partial, Progress, Wanted, begin, left_there};
 use crate::model::{FileEntry, StoreError};
 
 /// A connection must bring this much in the stall time to count as alive, so
@@ -55,47 +55,34 @@ fn transient(why: impl Into<String>) -> Cut {
 impl Transfer {
     /// Fetches and proves the file, unless it is there already.
     pub(super) async fn run(self) -> Result<FileEntry, FetchError> {
-        let (part, entry) = self.prepare().await?;
-        if let Some(entry) = entry {
-            self.progress.position(&entry.path, entry.size);
-            self.progress.proven(&entry.path);
-            return Ok(entry);
+        match self.prepare().await? {
+            Begun::Proven(entry) => {
+                self.progress.position(&entry.path, entry.size);
+                self.progress.proven(&entry.path);
+                Ok(entry)
+            }
+            Begun::Part(part) => self.drive(*part).await,
         }
-        self.drive(part).await
     }
 
     /// Proves the file where it is there, else opens its part. Reads all there
     /// is, so it runs where that is allowed to take long.
-    async fn prepare(&self) -> Result<(Partial, Option<FileEntry>), FetchError> {
+    async fn prepare(&self) -> Result<Begun, FetchError> {
         let (dir, wanted) = (self.dir.clone(), self.wanted.clone());
-        let names = [wanted.path.clone(), part_name(&wanted.path)];
-        let lengths = names
-            .iter()
-            .map(|n| dir.join(n).symlink_metadata().map_or(0, |m| m.len()));
-        match lengths.max() {
-            None | Some(0) => {}
-            Some(there) => self.progress.checking(&wanted.path, there),
+        let there = left_there(&dir, &wanted);
+        if there > 0 {
+            self.progress.checking(&wanted.path, there);
         }
-        let look = move || {
-            let path = dir.join(&wanted.path);
-            let entry = prove(&path, &wanted).map_err(StoreError::io("read", &path))?;
-            if entry.is_none() && path.symlink_metadata().is_ok() {
-                std::fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
-            }
-            let part = Partial::open(&dir, &wanted)?;
-            if entry.is_some() {
-                part.delete()?;
-            }
-            Ok::<_, StoreError>((part, entry))
-        };
-        let (part, entry) = tokio::task::spawn_blocking(look)
+        let begun = tokio::task::spawn_blocking(move || begin(&dir, &wanted))
             .await
             .map_err(FetchError::task)??;
-        if entry.is_none() && part.length() > 0 {
+        if let Begun::Part(part) = &begun
+            && part.length() > 0
+        {
             self.progress.resumed(&self.wanted.path, part.length());
             self.progress.position(&self.wanted.path, part.length());
         }
-        Ok((part, entry))
+        Ok(begun)
     }
 
     /// Attempt after attempt.

@@ -11,7 +11,7 @@ mod partial;
 
 pub use checksum::{Checksum, prove};
 pub use copy::{CopyError, copy_hashed};
-pub use partial::{Partial, part_name, remaining};
+pub use partial::{Begun, Partial, begin, left_there, part_name, remaining};
 
 use super::FileEntry;
 

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::{Checksum, CopyError, Wanted, copy_hashed};
+use super::{Checksum, CopyError, Wanted, copy_hashed, prove};
 use crate::model::{FileEntry, StoreError, create_file};
 
 /// Name of a file's part.
@@ -22,6 +22,42 @@ pub fn remaining(dir: &Path, files: &[Wanted]) -> u64 {
         }
     };
     files.iter().map(missing).sum()
+}
+
+/// How far an earlier attempt came with a file.
+#[derive(Debug)]
+pub enum Begun {
+    /// To its end.
+    Proven(FileEntry),
+    /// Somewhere, or nowhere: the part goes on from there.
+    Part(Box<Partial>),
+}
+
+/// Bytes of a file that [`begin`] will read, which may take long.
+pub fn left_there(dir: &Path, wanted: &Wanted) -> u64 {
+    let length = |name: &str| dir.join(name).symlink_metadata().map_or(0, |m| m.len());
+    length(&wanted.path).max(length(&part_name(&wanted.path)))
+}
+
+/// Proves what an earlier attempt left of a file in `dir`; what is wrong under its
+/// own name is removed.
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn begin(dir: &Path, wanted: &Wanted) -> Result<Begun, StoreError> {
+    let path = dir.join(&wanted.path);
+    let entry = prove(&path, wanted).map_err(StoreError::io("read", &path))?;
+    if entry.is_none() && path.symlink_metadata().is_ok() {
+        fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+    }
+    let part = Partial::open(dir, wanted)?;
+    Ok(match entry {
+        Some(entry) => {
+            part.delete()?;
+            Begun::Proven(entry)
+        }
+        None => Begun::Part(Box::new(part)),
+    })
 }
 
 /// An open part; its digest covers exactly its `len` bytes.
