@@ -1,6 +1,10 @@
 """Builds llama.cpp's two programs, and the meter of the memory's bandwidth."""
 
 import os
+import re
+import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -22,13 +26,35 @@ OPTIONS = (
     "LLAMA_BUILD_EXAMPLES=OFF",
 )
 SIZE = 1 << 30
+# Of gcc's bug 114098 with AMX's tiles, which lets llama.cpp die at its first product:
+# the first releases of each series without it.
+MENDED = {11: 5, 12: 4, 13: 3}
+CLANGS = ("clang-19", "clang-18", "clang-17", "clang-16", "clang")
+
+
+def compilers():
+    """Options that name them: none but where the processor has AMX and gcc spoils it."""
+    if not re.search(r"\bamx_tile\b", Path("/proc/cpuinfo").read_text()):
+        return ()
+    version = subprocess.run(["gcc", "-dumpfullversion"], check=True, text=True,
+                             stdout=subprocess.PIPE).stdout
+    series, release = (int(number) for number in version.split(".")[:2])
+    if series > max(MENDED) or release >= MENDED.get(series, 99):
+        return ()
+    for clang in CLANGS:
+        if shutil.which(clang):
+            return (f"CMAKE_C_COMPILER={clang}",
+                    f"CMAKE_CXX_COMPILER={clang.replace('clang', 'clang++')}")
+    sys.exit(f"compare: gcc {version.strip()} makes a llama.cpp that dies on processors with "
+             "AMX (gcc's bug 114098); install clang and libomp-dev, or a newer gcc")
 
 
 def build(work):
     """Makes what is not there yet."""
     work.programs.mkdir(parents=True, exist_ok=True)
     build_meter(work)
-    recipe = "\n".join([SDIST.read_text(), *OPTIONS])
+    options = (*OPTIONS, *compilers())
+    recipe = "\n".join([SDIST.read_text(), *options])
     done = work.programs / "recipe"
     if done.is_file() and done.read_text() == recipe:
         print(f"{' and '.join(TARGETS)} are in {work.programs}")
@@ -36,7 +62,7 @@ def build(work):
     work.need_room(SIZE)
     work.make_venv()
     fetch(work)
-    compile_programs(work)
+    compile_programs(work, options)
     done.write_text(recipe)
     print(f"{' and '.join(TARGETS)} are in {work.programs}")
 
@@ -59,9 +85,11 @@ def fetch(work):
              f"{top}/vendor/llama.cpp")
 
 
-def compile_programs(work):
+def compile_programs(work, options):
+    # CMake does not change compilers where it has been before.
+    shutil.rmtree(work.objects, ignore_errors=True)
     cmake = work.venv / "bin" / "cmake"
-    call(cmake, "-S", work.sources, "-B", work.objects, *[f"-D{option}" for option in OPTIONS])
+    call(cmake, "-S", work.sources, "-B", work.objects, *[f"-D{option}" for option in options])
     jobs = len(os.sched_getaffinity(0))
     call(cmake, "--build", work.objects, "--target", *TARGETS, "-j", jobs)
     for name in TARGETS:
