@@ -41,6 +41,7 @@ use crate::engine::{
     Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Wanted,
 };
 
+use super::memory;
 pub(crate) use vocabulary::encode;
 use vocabulary::special;
 pub use vocabulary::{VOCAB_SIZE, tokenizer_json};
@@ -468,6 +469,10 @@ impl Backend for SimulatedBackend {
             used: self.sequences.values().map(blocks).sum(),
             total: self.info.sequences * self.info.context_window.div_ceil(BLOCK),
         }
+    }
+
+    fn trim(&mut self) {
+        memory::trim_heap();
     }
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {

@@ -2,6 +2,7 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::process::Command;
 use std::time::Duration;
 
 use gptoss::client::{Client, Options};
@@ -11,28 +12,34 @@ use zbus::OwnedVariant;
 use crate::harness::{Bus, Changes, Daemon, LONG, Setup, all, ask, command};
 
 /// What stands in for the service manager.
-struct Pressure(std::fs::File);
+pub struct Pressure(std::fs::File);
 
 impl Pressure {
-    /// A daemon that watches, and what it watches.
-    fn on(config: &str) -> (Pressure, Daemon) {
-        let bus = Bus::start();
+    /// What a daemon on `bus` that has not begun yet will watch.
+    pub fn watched_by(gptossd: &mut Command, bus: &Bus) -> Pressure {
         let path = bus.folder.path().join("pressure");
         mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        let setup = Setup {
-            config,
-            ..Setup::default()
-        };
-        let (mut gptossd, notices) = command(&bus, &setup);
         gptossd.env("MEMORY_PRESSURE_WATCH", &path);
-        let daemon = Daemon::run(bus, gptossd, notices);
         // Open on both sides: nobody waits for the other.
         let fifo = OpenOptions::new().read(true).write(true).open(path);
-        (Pressure(fifo.unwrap()), daemon)
+        Pressure(fifo.unwrap())
     }
 
     fn tell(&mut self) {
         self.0.write_all(b"\n").unwrap();
+    }
+
+    /// Has the daemon drop what it keeps for prompts to come.
+    pub async fn drop_caches(&mut self, client: &Client) {
+        self.tell();
+        let dropped = async {
+            while blocks_used(client).await > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(LONG, dropped)
+            .await
+            .expect("still kept");
     }
 }
 
@@ -46,7 +53,14 @@ async fn blocks_used(client: &Client) -> u64 {
 
 #[tokio::test]
 async fn caches_go_first_and_then_the_model() {
-    let (mut pressure, daemon) = Pressure::on("[memory]\npressure-seconds = 1");
+    let bus = Bus::start();
+    let setup = Setup {
+        config: "[memory]\npressure-seconds = 1",
+        ..Setup::default()
+    };
+    let (mut gptossd, notices) = command(&bus, &setup);
+    let mut pressure = Pressure::watched_by(&mut gptossd, &bus);
+    let daemon = Daemon::run(bus, gptossd, notices);
     let client = daemon.client().await;
     all(&mut ask(&client, "x", Options::default()).await).await;
     let mut changes = Changes::of(&daemon).await;
@@ -58,15 +72,7 @@ async fn caches_go_first_and_then_the_model() {
     tokio::time::timeout(LONG, kept)
         .await
         .expect("nothing kept");
-    pressure.tell();
-    let dropped = async {
-        while blocks_used(&client).await > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(LONG, dropped)
-        .await
-        .expect("still kept");
+    pressure.drop_caches(&client).await;
     // It goes on, and goes on.
     let unloaded = async {
         while client.manager().loaded_model().await.unwrap() != "" {

@@ -12,6 +12,15 @@ use crate::harness::{Bus, Daemon, Setup, command, outcome};
 
 /// A daemon that takes the private bus for the system's.
 pub fn start(script: &str, config: &str) -> Daemon {
+    start_with(script, config, |_, _| ()).0
+}
+
+/// The same; `prepare` has a say before it begins.
+pub fn start_with<T>(
+    script: &str,
+    config: &str,
+    prepare: impl FnOnce(&mut Command, &Bus) -> T,
+) -> (Daemon, T) {
     let bus = Bus::start();
     let setup = Setup {
         script,
@@ -23,7 +32,8 @@ pub fn start(script: &str, config: &str) -> Daemon {
     gptossd
         .env("DBUS_SYSTEM_BUS_ADDRESS", &bus.address)
         .env("DBUS_SESSION_BUS_ADDRESS", "unix:path=/nowhere/bus");
-    Daemon::run(bus, gptossd, notices)
+    let prepared = prepare(&mut gptossd, &bus);
+    (Daemon::run(bus, gptossd, notices), prepared)
 }
 
 /// What stands in for polkit: grants the use, or not, and keeps what it was
