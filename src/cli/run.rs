@@ -142,6 +142,8 @@ struct Printer {
     neutralise: bool,
     /// Whether the last thing on standard output needs a line end.
     open_line: bool,
+    /// Whether it was said before the answer proper.
+    preamble: bool,
     reasoning: bool,
     truncated: bool,
 }
@@ -152,6 +154,7 @@ impl Printer {
             json,
             neutralise: std::io::stdout().is_terminal(),
             open_line: false,
+            preamble: false,
             reasoning: false,
             truncated: false,
         }
@@ -171,9 +174,13 @@ impl Printer {
                 let _ = write!(err, "{text}");
                 Ok(())
             }
-            StreamEvent::Delta { text, .. } => {
+            StreamEvent::Delta { channel, text, .. } => {
                 if std::mem::take(&mut self.reasoning) {
                     tell("\n\n");
+                }
+                let preamble = channel == "commentary";
+                if std::mem::replace(&mut self.preamble, preamble) && !preamble {
+                    write!(out, "\n\n")?;
                 }
                 let text = printable(text, self.neutralise);
                 self.open_line = !text.ends_with('\n');

@@ -186,6 +186,9 @@ fn lines_and_files_go_together() {
         terminal.enter(lines);
         terminal.wait_for("You said: a\nb\n");
     }
+    // A backslash that was pasted before a line's end stays.
+    terminal.enter("\x1b[200~c\\\rd\x1b[201~\\\re");
+    terminal.wait_for("You said: c\\\nd\ne\n");
     terminal.enter("/file none.txt");
     terminal.wait_for("cannot read none.txt");
     terminal.enter("/file notes.txt");

@@ -27,6 +27,16 @@ async fn run_prints_the_answer() {
 }
 
 #[tokio::test]
+async fn what_is_said_before_an_answer_stands_by_itself() {
+    let daemon = Daemon::start(
+        "[[answers]]\ntext = '<|channel|>commentary<|message|>I will look.<|end|>\
+         <|start|>assistant<|channel|>final<|message|>It is there.'",
+    );
+    let output = daemon.bus.ctl(["run", "simulated", "x"]).output().unwrap();
+    assert_eq!(outcome(&output).1, "I will look.\n\nIt is there.\n");
+}
+
+#[tokio::test]
 async fn run_reads_standard_input() {
     let daemon = Daemon::start("");
     let pipe = |arguments: &[&str], input: &str| {

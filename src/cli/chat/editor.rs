@@ -4,8 +4,6 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -15,7 +13,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
 use rustyline::{
     Behavior, Cmd, CompletionType, ConditionalEventHandler, Config, Context, Editor, Event,
-    EventContext, EventHandler, Helper, KeyCode, KeyEvent, Modifiers, RepeatCount,
+    EventContext, EventHandler, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
 };
 
 use super::super::generation::EFFORTS;
@@ -41,8 +39,6 @@ pub(super) struct LineEditor {
     editor: Option<Editor<Completions, DefaultHistory>>,
     /// Where the history is kept, if it is.
     file: Option<PathBuf>,
-    /// Whether a backslash went on in the next line.
-    continued: Arc<AtomicBool>,
 }
 
 impl LineEditor {
@@ -64,9 +60,7 @@ impl LineEditor {
             editor.bind_sequence(newline, EventHandler::Simple(Cmd::Newline));
         }
         let enter = KeyEvent(KeyCode::Enter, Modifiers::NONE);
-        let backslash = Backslash::default();
-        let continued = Arc::clone(&backslash.0);
-        editor.bind_sequence(enter, EventHandler::Conditional(Box::new(backslash)));
+        editor.bind_sequence(enter, EventHandler::Conditional(Box::new(Backslash)));
         if let Some(file) = &file {
             match editor.load_history(file) {
                 Err(ReadlineError::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
@@ -76,7 +70,6 @@ impl LineEditor {
         Ok(Self {
             editor: Some(editor),
             file,
-            continued,
         })
     }
 
@@ -85,14 +78,10 @@ impl LineEditor {
         let Some(mut editor) = self.editor.take() else {
             return Ok(Line::End);
         };
-        let (file, continued) = (self.file.clone(), Arc::clone(&self.continued));
+        let file = self.file.clone();
         // On a thread of its own: the connection to the bus goes on.
         let task = tokio::task::spawn_blocking(move || {
             let line = editor.readline(&PROMPT);
-            let line = match continued.swap(false, Ordering::Relaxed) {
-                true => line.map(|text| text.replace("\\\n", "\n")),
-                false => line,
-            };
             let kept = match &line {
                 Ok(text) => remember(&mut editor, text, file.as_deref()),
                 Err(_) => Ok(()),
@@ -161,19 +150,16 @@ pub(super) fn history_file() -> Result<PathBuf, CliError> {
     Ok(folder.join("chat_history"))
 }
 
-/// A backslash before Enter goes on in the next line, as in a shell. Says
-/// whether that happened: the backslash is then no part of the text.
-#[derive(Default)]
-struct Backslash(Arc<AtomicBool>);
+/// A backslash before Enter goes on in the next line, as in a shell, and is no part
+/// of the text.
+struct Backslash;
 
 impl ConditionalEventHandler for Backslash {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
         let at_end = context.pos() == context.line().len();
         let goes_on = at_end && context.line().ends_with('\\');
-        if goes_on {
-            self.0.store(true, Ordering::Relaxed);
-        }
-        goes_on.then_some(Cmd::Newline)
+        let newline = || Cmd::Replace(Movement::BackwardChar(1), Some("\n".into()));
+        goes_on.then(newline)
     }
 }
 

@@ -35,6 +35,8 @@ pub(super) struct Renderer {
     fence: Option<Fence>,
     /// Rows of a table that has not ended.
     rows: Vec<String>,
+    /// A carriage return that may belong to the end of the line.
+    carriage: bool,
 }
 
 /// Where the present line is.
@@ -58,6 +60,7 @@ impl Renderer {
             previous: None,
             fence: None,
             rows: Vec::new(),
+            carriage: false,
         }
     }
 
@@ -66,9 +69,16 @@ impl Renderer {
         let mut out = String::new();
         for part in text.split_inclusive('\n') {
             let line = part.strip_suffix('\n');
+            let complete = line.is_some();
+            let text = line.unwrap_or(part);
+            if std::mem::take(&mut self.carriage) && !text.is_empty() {
+                self.pending.push(visible('\r'));
+            }
+            let without = text.strip_suffix('\r');
+            self.carriage = without.is_some() && !complete;
             self.pending
-                .extend(line.unwrap_or(part).chars().map(visible));
-            self.advance(line.is_some(), &mut out);
+                .extend(without.unwrap_or(text).chars().map(visible));
+            self.advance(complete, &mut out);
         }
         out
     }
@@ -76,6 +86,7 @@ impl Renderer {
     /// Returns the rest, up to the beginning of a line.
     pub(super) fn finish(&mut self) -> String {
         let mut out = String::new();
+        self.carriage = false;
         if self.place != Place::Begin || !self.pending.is_empty() {
             self.advance(true, &mut out);
         }

@@ -196,6 +196,15 @@ fn markdown() -> impl Strategy<Value = String> {
         .prop_map(|(words, times)| words.concat().repeat(times))
 }
 
+#[test]
+fn lines_may_end_as_on_other_systems() {
+    let text = "# a\n\n```sh\nls\n```\n\nb *c*\n| x |\n|---|\n| y |\n";
+    let other = text.replace('\n', "\r\n");
+    assert_eq!(whole(&other, Some(30)), whole(text, Some(30)));
+    // In the middle of a line it is no end.
+    assert_eq!(unstyled(&whole("a\rb", None)), "a\u{240d}b\n");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
