@@ -11,7 +11,7 @@ use super::identity::{Claim, describe, identify};
 use super::install::{self, Provenance, open_store};
 use super::progress::{Task, Ui};
 use super::trust::Trust;
-use super::{CliError, ExitStatus, Global, bundle, interrupt};
+use super::{CliError, ExitStatus, Global, bundle, interrupt, plan};
 use crate::bundle::Bundle;
 use crate::fetch::is_checkpoint_file;
 use crate::model::{
@@ -55,6 +55,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let provisional = provisional_name(&args)?;
     let sources = checkpoint_files(&args.dir)?;
     let needed = install::check_config(&args.dir, &args.target)?;
+    plan::tell_memory(&ui, &args.dir, &plan::as_the_daemon(global)?);
     interrupt::watch("nothing was installed");
     // Its name and revision are known only when its bytes are.
     let staging = store.stage(&provisional, "import")?;

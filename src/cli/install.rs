@@ -71,10 +71,13 @@ pub(super) fn check_config(dir: &Path, targets: &[Target]) -> Result<u64, CliErr
     let Some(dimensions) = Dimensions::from_config(&config) else {
         return Ok(0);
     };
-    Ok(targets
-        .iter()
-        .map(|t| dimensions.export_bytes(t.name()))
-        .fold(0, u64::saturating_add))
+    Ok(export_bytes(&dimensions, targets))
+}
+
+/// What the exports take at most.
+pub(super) fn export_bytes(dimensions: &Dimensions, targets: &[Target]) -> u64 {
+    let each = targets.iter().map(|t| dimensions.export_bytes(t.name()));
+    each.fold(0, u64::saturating_add)
 }
 
 /// Validates a staged checkpoint completely, exports it and installs all of it.

@@ -22,12 +22,14 @@ mod load;
 mod locate;
 mod man;
 mod markdown;
+mod plan;
 mod progress;
 mod pull;
 mod rm;
 mod run;
 mod runtime;
 mod selftest;
+mod settings;
 mod show;
 mod status;
 mod terminal;
@@ -72,6 +74,8 @@ pub struct Global {
 enum Command {
     /// Fetch a model, prove its bytes and export it.
     Pull(pull::Args),
+    /// Say what a model takes of disk and memory, before any of it is there.
+    Plan(plan::Args),
     /// Install a checkpoint or a bundle that is already on this machine.
     Import(import::Args),
     /// Carry models to machines without a network.
@@ -120,6 +124,7 @@ pub fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
     let result = match command {
         Command::Pull(args) => pull::run(&global, args),
+        Command::Plan(args) => plan::run(&global, args),
         Command::Import(args) => import::run(&global, args),
         Command::Bundle(command) => bundle::run(&global, command),
         Command::List(args) => list::run(&global, args),

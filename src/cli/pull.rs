@@ -1,6 +1,6 @@
 //! `gptoss-ctl pull`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +12,14 @@ use super::identity::{NANO, embedded};
 use super::install::{self, Provenance, SMALL, discard_if_empty, open_store};
 use super::progress::Ui;
 use super::trust::Trust;
-use super::{CliError, ExitStatus, Global, interrupt};
+use super::{CliError, ExitStatus, Global, interrupt, plan};
 use crate::fetch::{self, Hub, Settings, Source};
 use crate::model::incoming::{Expected, Progress, Wanted, remaining};
 use crate::model::{
-    Catalog, CatalogModel, FileEntry, Installed, Staging, Store, check_model_name, check_repo,
-    human_size, require_space,
+    Catalog, CatalogModel, Dimensions, FileEntry, Installed, Staging, Store, check_model_name,
+    check_repo, human_size, require_space,
 };
+use crate::runtime::Options;
 
 /// Arguments of `gptoss-ctl pull`.
 #[derive(Debug, clap::Args)]
@@ -37,6 +38,9 @@ pub struct Args {
     target: Vec<Target>,
     #[arg(skip)]
     offline: bool,
+    /// How it will be loaded.
+    #[arg(skip)]
+    loaded: Options,
     /// Name in the store of a model pulled with hf: [default: OWNER--NAME].
     #[arg(long)]
     name: Option<String>,
@@ -61,18 +65,27 @@ struct Request {
     endpoint: String,
     repo: String,
     files: Vec<Wanted>,
+    /// Where they are known before the checkpoint's configuration is there.
+    dimensions: Option<Dimensions>,
 }
 
 /// Runs the command.
 pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
     args.offline = global.offline || offline_by_environment();
+    args.loaded = plan::as_the_daemon(global)?;
     let ui = Ui::new(global.json);
     let store = open_store(global)?;
     let trust = Trust::load(global, &[])?;
     interrupt::watch("what was fetched is kept: run the same command again to go on");
     let (status, model) = match args.model.strip_prefix("hf:") {
         Some(reference) => pull_reference(&store, &args, reference, &trust, &ui)?,
-        None => match choose(&args)? {
+        None if args.name.is_some() => {
+            return Err(CliError::new(
+                ExitStatus::Usage,
+                "--name goes with hf: only; a catalog's model keeps its name",
+            ));
+        }
+        None => match choose(&args.model, args.catalog.as_deref())? {
             Choice::Embedded => pull_nano(&store, &args, &ui)?,
             Choice::Pinned { origin, model } => {
                 let name = args_name(&args);
@@ -104,11 +117,14 @@ fn report(ui: &Ui, status: &str, model: &Installed) {
 }
 
 /// What a name stands for.
-enum Choice {
+pub(super) enum Choice {
     /// The model inside the program.
     Embedded,
     /// A model of a catalog.
-    Pinned { origin: String, model: CatalogModel },
+    Pinned {
+        origin: String,
+        model: Box<CatalogModel>,
+    },
 }
 
 /// The name without the revision that may follow it.
@@ -119,20 +135,10 @@ fn args_name(args: &Args) -> &str {
 }
 
 /// Looks a name up: in the site's own catalog, then in the built-in one.
-fn choose(args: &Args) -> Result<Choice, CliError> {
-    let (name, revision) = args.model.split_once('@').unwrap_or((&args.model, ""));
+pub(super) fn choose(reference: &str, catalog: Option<&Path>) -> Result<Choice, CliError> {
+    let (name, revision) = reference.split_once('@').unwrap_or((reference, ""));
     check_model_name(name)?;
-    if args.name.is_some() {
-        return Err(CliError::new(
-            ExitStatus::Usage,
-            "--name goes with hf: only; a catalog's model keeps its name",
-        ));
-    }
-    let site = args
-        .catalog
-        .as_deref()
-        .map(Catalog::from_file)
-        .transpose()?;
+    let site = catalog.map(Catalog::from_file).transpose()?;
     let catalogs: Vec<Catalog> = site.into_iter().chain([Catalog::builtin()]).collect();
     let found = catalogs
         .iter()
@@ -164,7 +170,7 @@ fn choose(args: &Args) -> Result<Choice, CliError> {
     }
     Ok(Choice::Pinned {
         origin: origin.to_owned(),
-        model: model.clone(),
+        model: Box::new(model.clone()),
     })
 }
 
@@ -188,6 +194,7 @@ fn pinned_request(
         endpoint,
         repo: model.repo.clone(),
         files: model.files.iter().map(Wanted::from).collect(),
+        dimensions: model.dimensions.clone(),
     })
 }
 
@@ -277,6 +284,7 @@ fn resolve(
         endpoint,
         repo: repo.to_owned(),
         files: resolved.files,
+        dimensions: None,
     })
 }
 
@@ -380,7 +388,13 @@ fn fetch_all(
         require_space(dir, "the export", needed)?;
         return Ok(entries);
     }
-    require_space(dir, "the download", remaining(dir, &request.files))?;
+    let dimensions = request.dimensions.as_ref();
+    let exports = dimensions.map_or(0, |d| install::export_bytes(d, &args.target));
+    require_space(
+        dir,
+        "the download and the export",
+        remaining(dir, &request.files).saturating_add(exports),
+    )?;
     let provenance = &request.provenance;
     let source = Source::new(&request.endpoint, &request.repo, &provenance.revision)?;
     let (source, settings) = (Arc::new(source), settings(args));
@@ -419,6 +433,7 @@ fn fetch_all(
         }
         Ok(needed) => needed,
     };
+    plan::tell_memory(ui, dir, &args.loaded);
     let left = remaining(dir, &large);
     require_space(
         dir,

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::install::Provenance;
-use super::{CliError, ExitStatus, Global};
+use super::{CliError, ExitStatus, Global, settings};
 use crate::bundle::TrustedKeys;
-use crate::config::{self, Config, Scope, TrustedModels};
+use crate::config::TrustedModels;
 use crate::model::Catalog;
 
 /// The settings under `[trust]`, with the keys read.
@@ -18,12 +18,7 @@ pub(super) struct Trust {
 impl Trust {
     /// Reads the settings; `more` are keys of the command line.
     pub(super) fn load(global: &Global, more: &[PathBuf]) -> Result<Self, CliError> {
-        let scope = match rustix::process::geteuid().is_root() {
-            true => Scope::System,
-            false => Scope::User,
-        };
-        let files = config::files(scope, global.config.as_deref())?;
-        let settings = Config::load(&files)?.trust;
+        let settings = settings::load(global)?.trust;
         let mut keys = TrustedKeys::from_folder(&settings.keys)?;
         for path in more {
             keys.add(path)?;

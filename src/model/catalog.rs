@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::{FileEntry, Manifest, StoreError, check_file_name, check_model_name, check_revision};
+use super::{
+    Dimensions, FileEntry, Manifest, StoreError, check_file_name, check_model_name, check_revision,
+};
 
 /// Largest catalog that is read: a bound against nonsense, not a real limit.
 const CATALOG_MAX: u64 = 8 << 20;
@@ -20,6 +22,7 @@ const CATALOG_MAX: u64 = 8 << 20;
 /// files = [
 ///   { path = "config.json", size = 1806, sha256 = "3a2a26de…" },
 /// ]
+/// dimensions = { hidden_size = 2880, … }    # of config.json; optional
 /// ```
 #[derive(Debug, Clone)]
 pub struct Catalog {
@@ -39,6 +42,9 @@ pub struct CatalogModel {
     pub license: Option<String>,
     /// Every file, pinned.
     pub files: Vec<FileEntry>,
+    /// Of the checkpoint's config.json, for plans before it is there.
+    #[serde(default)]
+    pub dimensions: Option<Dimensions>,
 }
 
 impl CatalogModel {

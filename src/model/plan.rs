@@ -1,4 +1,4 @@
-//! How much disk the work needs, before it begins.
+//! How much disk and memory the work needs, before it begins.
 
 use std::path::Path;
 
@@ -50,10 +50,11 @@ pub fn require_space(path: &Path, what: &str, needed: u64) -> Result<(), StoreEr
     })
 }
 
-/// The numbers of a `config.json` that decide how large an export is.
+/// The numbers of a `config.json` that decide how large an export is, and how much
+/// memory it takes. A catalog says them of models that are not there yet.
 ///
 /// Values from outside: all arithmetic saturates.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Dimensions {
     hidden_size: u64,
     intermediate_size: u64,
@@ -64,6 +65,24 @@ pub struct Dimensions {
     num_local_experts: u64,
     vocab_size: u64,
     max_position_embeddings: u64,
+    sliding_window: u64,
+    /// `sliding_attention` or `full_attention`, one a layer; in turns where absent.
+    #[serde(default)]
+    layer_types: Vec<String>,
+}
+
+/// What the key/value cache of a model depends on. All numbers are small enough
+/// for their products to fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheDimensions {
+    /// Of each layer: how many positions a token sees, `None` where it sees all.
+    pub windows: Vec<Option<usize>>,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Positions the model was made for.
+    pub max_positions: usize,
 }
 
 impl Dimensions {
@@ -85,6 +104,50 @@ impl Dimensions {
             .saturating_mul(self.num_hidden_layers)
             .saturating_add(self.vocab_size.saturating_mul(2))
             .saturating_mul(self.hidden_size)
+    }
+
+    /// Bytes of the weights that a loaded export for `target` keeps in memory.
+    ///
+    /// `cpu`: int8 with a float32 scale for 64 weights, and the experts as
+    /// published, 17 bytes for 32 weights. Others: the experts as int4.
+    pub fn weight_bytes(&self, target: &str) -> u64 {
+        let dense = self.dense();
+        let experts = self.experts();
+        let experts = match target {
+            "cpu" => experts / 32 * 17,
+            _ => experts / 8 * 5,
+        };
+        dense
+            .saturating_add(dense / 16)
+            .saturating_add(experts)
+            .saturating_add(self.rotary())
+    }
+
+    /// Cosines and sines of every position and half a head, in float32.
+    fn rotary(&self) -> u64 {
+        self.max_position_embeddings
+            .saturating_mul(self.head_dim)
+            .saturating_mul(4)
+    }
+
+    /// What its cache depends on; none where the numbers are those of no model.
+    pub fn cache(&self) -> Option<CacheDimensions> {
+        let within = |value: u64, most: u64| {
+            let fits = (1..=most).contains(&value);
+            usize::try_from(value).ok().filter(|_| fits)
+        };
+        let layers = within(self.num_hidden_layers, 1024)?;
+        let window = within(self.sliding_window, 1 << 24)?;
+        let slides = |layer: usize| match self.layer_types.get(layer) {
+            Some(kind) => kind == "sliding_attention",
+            None => layer.is_multiple_of(2),
+        };
+        Some(CacheDimensions {
+            windows: (0..layers).map(|i| slides(i).then_some(window)).collect(),
+            kv_heads: within(self.num_key_value_heads, 1024)?,
+            head_dim: within(self.head_dim, 512)?,
+            max_positions: within(self.max_position_embeddings, 1 << 20)?,
+        })
     }
 
     /// Weights of the experts.
@@ -111,15 +174,10 @@ impl Dimensions {
                 .saturating_add(dense / 4)
                 .saturating_add(self.experts() / 8 * 5),
         };
-        // Cosines and sines of every position and half a head, in float32.
-        let rotary = self
-            .max_position_embeddings
-            .saturating_mul(self.head_dim)
-            .saturating_mul(4);
         // Norms, biases, sinks and the graph itself.
         bytes
             .saturating_add(bytes / 50)
-            .saturating_add(rotary)
+            .saturating_add(self.rotary())
             .saturating_add(4 << 20)
     }
 }
@@ -141,7 +199,8 @@ mod tests {
     fn the_export_of_20b_for_cpu() {
         let config = br#"{"hidden_size":2880,"intermediate_size":2880,"num_hidden_layers":24,
             "num_attention_heads":64,"num_key_value_heads":8,"head_dim":64,
-            "num_local_experts":32,"vocab_size":201088,"max_position_embeddings":131072}"#;
+            "num_local_experts":32,"vocab_size":201088,"max_position_embeddings":131072,
+            "sliding_window":128}"#;
         let needed = Dimensions::from_config(config).unwrap().export_bytes("cpu");
         assert!((1_900_000_000..2_100_000_000).contains(&needed), "{needed}");
     }
@@ -151,11 +210,14 @@ mod tests {
         let config = format!(
             r#"{{"hidden_size":{0},"intermediate_size":{0},"num_hidden_layers":{0},
             "num_attention_heads":{0},"num_key_value_heads":{0},"head_dim":{0},
-            "num_local_experts":{0},"vocab_size":{0},"max_position_embeddings":{0}}}"#,
+            "num_local_experts":{0},"vocab_size":{0},"max_position_embeddings":{0},
+            "sliding_window":{0}}}"#,
             u64::MAX
         );
         let dimensions = Dimensions::from_config(config.as_bytes()).unwrap();
         assert_eq!(dimensions.export_bytes("cpu"), u64::MAX);
+        assert_eq!(dimensions.weight_bytes("cpu"), u64::MAX);
+        assert_eq!(dimensions.cache(), None);
     }
 
     #[test]

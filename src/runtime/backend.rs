@@ -11,11 +11,13 @@ use ort::memory::Allocator;
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
-use super::blocks::{Exhausted, PoolSizes, Sequences};
+use super::blocks::{Exhausted, Sequences};
 use super::cancel::RunCancel;
 use super::error::RuntimeError;
 use super::feed::Feed;
-use super::kv_cache::{CacheShape, KvCache, LayerShape};
+use super::kv_cache::KvCache;
+use super::layout::Layout;
+use super::memory_plan::MemoryPlan;
 use super::model_facts::{ModelFacts, StepWeights};
 use super::options::{LoadReport, Options};
 use super::prefault;
@@ -26,16 +28,9 @@ use crate::engine::backend::{
 };
 use crate::model::InUse;
 
-/// Positions that the blocks of several sequences hold beyond one context
-/// window: room for what others say, and for prompts that come again.
-const SPARE_POSITIONS: usize = 8192;
-
 /// Most bytes of attention scores, f32 heads × chunk × context: deep in a long
 /// context, runs become shorter instead of memory larger.
 const SCORE_BYTES: usize = 256 << 20;
-
-/// Activations, scratch memory, the library itself and ourselves, in bytes.
-const WORKSPACE: u64 = 400 << 20;
 
 /// A loaded model with its KV cache.
 pub struct OrtBackend {
@@ -61,6 +56,15 @@ enum Kept {
     Paged(Sequences),
     /// At most one, in a cache without blocks.
     Single(Option<Single>),
+}
+
+impl Kept {
+    fn new(layout: Layout) -> Self {
+        match layout {
+            Layout::Paged { sizes, window, .. } => Self::Paged(Sequences::new(sizes, window)),
+            Layout::Single => Self::Single(None),
+        }
+    }
 }
 
 /// The one sequence of a cache without blocks.
@@ -126,12 +130,10 @@ impl OrtBackend {
                 facts.cache.name()
             )));
         }
-        let context = options.context.clamp(1, facts.max_positions);
+        let plan = MemoryPlan::of(&facts, options);
+        enough_memory(plan.total(), memory::available())?;
+        let context = plan.context;
         let layout = Layout::new(&facts, context, options);
-        let shape = layout.shape(&facts, context);
-        let need = facts.weight_bytes + shape.bytes() + WORKSPACE;
-        enough_memory(need, memory::available())?;
-        let cache_bytes = shape.bytes();
         let threads = options.threads.unwrap_or_else(threads::physical_cores);
         let cancel = Arc::new(RunCancel::new()?);
         let opening = Instant::now();
@@ -147,7 +149,7 @@ impl OrtBackend {
             },
         )?;
         let session_duration = opening.elapsed();
-        let mut cache = KvCache::new(shape)?;
+        let mut cache = KvCache::new(layout.shape(&facts, context))?;
         let mut binding = session.create_binding()?;
         cache.bind(&mut binding)?;
         let mut logits = Tensor::new(&Allocator::default(), [1, facts.vocab_size])?;
@@ -164,8 +166,8 @@ impl OrtBackend {
             report: LoadReport {
                 duration: started.elapsed(),
                 session: session_duration,
-                need,
-                cache: cache_bytes,
+                need: plan.total(),
+                cache: plan.cache,
                 kv_cache: facts.cache,
                 prefault: None,
                 threads,
@@ -173,7 +175,7 @@ impl OrtBackend {
             score_heads: facts.score_heads,
             weights: facts.step_weights,
             feed: Feed::new(layout.is_paged())?,
-            sequences: layout.kept(),
+            sequences: Kept::new(layout),
             logits,
             cancel,
             binding,
@@ -450,80 +452,6 @@ impl Backend for OrtBackend {
 
     fn cancel_handle(&self) -> Arc<dyn Cancel> {
         Arc::clone(&self.cancel) as Arc<dyn Cancel>
-    }
-}
-
-/// How the cache of a model is laid out.
-enum Layout {
-    Paged {
-        sizes: PoolSizes,
-        window: Option<usize>,
-        sequences: usize,
-    },
-    Single,
-}
-
-impl Layout {
-    fn new(facts: &ModelFacts, context: usize, options: &Options) -> Self {
-        if facts.windows.is_empty() {
-            return Self::Single;
-        }
-        let window = facts.windows.iter().flatten().copied().next();
-        let sequences = options.sequences.max(1);
-        let spare = match sequences {
-            1 => 0,
-            _ => context.min(SPARE_POSITIONS),
-        };
-        let positions = options.cache_positions.unwrap_or(context + spare);
-        let positions = positions.max(context);
-        let chunk = options.prefill_chunk.max(1);
-        Self::Paged {
-            sizes: PoolSizes::new(positions, window, sequences, chunk),
-            window,
-            sequences,
-        }
-    }
-
-    fn is_paged(&self) -> bool {
-        matches!(self, Self::Paged { .. })
-    }
-
-    fn sequences(&self) -> usize {
-        match self {
-            Self::Paged { sequences, .. } => *sequences,
-            Self::Single => 1,
-        }
-    }
-
-    fn shape(&self, facts: &ModelFacts, context: usize) -> CacheShape {
-        let layer = |layer: usize| {
-            let window = facts.windows.get(layer).copied().flatten().is_some();
-            let (blocks, positions) = match self {
-                Self::Single => (1, context),
-                Self::Paged { sizes, .. } if window => (sizes.window, BLOCK),
-                Self::Paged { sizes, .. } => (sizes.full, BLOCK),
-            };
-            LayerShape {
-                dimensions: [
-                    blocks,
-                    facts.kv_heads,
-                    positions,
-                    facts.cache.row_len(facts.head_dim),
-                ],
-                window,
-            }
-        };
-        CacheShape {
-            layers: (0..facts.layers).map(layer).collect(),
-            precision: facts.cache,
-        }
-    }
-
-    fn kept(self) -> Kept {
-        match self {
-            Self::Paged { sizes, window, .. } => Kept::Paged(Sequences::new(sizes, window)),
-            Self::Single => Kept::Single(None),
-        }
     }
 }
 

@@ -16,5 +16,6 @@ mod installed;
 mod kill;
 mod mirror;
 mod offline;
+mod plan;
 mod pull;
 mod space;

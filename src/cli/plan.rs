@@ -1,0 +1,346 @@
+//! `gptoss-ctl plan`: what a model takes of disk and memory, before any of it is
+//! fetched or loaded.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use gptoss_onnx::export::Target;
+use gptoss_onnx::kernels::attention::Precision;
+use gptoss_onnx::nano;
+use serde::Serialize;
+
+use super::eval::positive;
+use super::locate::{Located, locate};
+use super::progress::Ui;
+use super::pull::Choice;
+use super::{CliError, ExitStatus, Global, pull, settings};
+use crate::model::{Dimensions, Store, available_space, human_size};
+use crate::runtime::{MemoryPlan, Options, memory};
+
+/// Contexts that are planned for unless said otherwise, besides the daemon's own.
+const CONTEXTS: [usize; 4] = [8192, 32_768, 65_536, 131_072];
+
+/// Arguments of `gptoss-ctl plan`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// An installed model, a checkpoint's folder, or 20b, 120b, nano or another name
+    /// in the catalog.
+    model: String,
+    /// A catalog of your own: a TOML file that pins revisions and digests.
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<PathBuf>,
+    /// Exports to plan for, separated by commas: cpu, portable; memory is that of the
+    /// first.
+    #[arg(long, value_delimiter = ',', default_value = "cpu")]
+    target: Vec<Target>,
+    /// Context windows, separated by commas [default: the daemon's and some more].
+    #[arg(long, value_name = "TOKENS", value_delimiter = ',', value_parser = positive)]
+    context: Vec<usize>,
+    /// What the KV cache is made of, f16 or int8 [default: the daemon's].
+    #[arg(long, value_name = "PRECISION")]
+    kv_cache: Option<Precision>,
+    /// Requests computed together [default: the daemon's].
+    #[arg(long, value_name = "N", value_parser = positive)]
+    parallel: Option<usize>,
+}
+
+/// What is known of the model.
+struct Subject {
+    label: String,
+    /// Bytes of the checkpoint, where it is not installed.
+    download: u64,
+    dimensions: Option<Dimensions>,
+    /// Where it is installed.
+    located: Option<Located>,
+}
+
+/// What all of it takes, for programs.
+#[derive(Debug, Serialize)]
+struct Plan<'a> {
+    model: &'a str,
+    installed: bool,
+    disk: Disk,
+    memory: Memory,
+}
+
+/// Bytes on disk.
+#[derive(Debug, Serialize)]
+struct Disk {
+    folder: PathBuf,
+    download: u64,
+    /// At most; none for what is exported already.
+    exports: BTreeMap<String, u64>,
+    needed: u64,
+    available: u64,
+}
+
+/// Bytes of memory.
+#[derive(Debug, Serialize)]
+struct Memory {
+    target: &'static str,
+    kv_cache: &'static str,
+    parallel: usize,
+    plans: Vec<Row>,
+    /// Where the system tells.
+    available: Option<u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    #[serde(flatten)]
+    plan: MemoryPlan,
+    needed: u64,
+    fits: bool,
+}
+
+/// Runs the command.
+pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
+    let root = global.store.clone().unwrap_or_else(Store::default_root);
+    let subject = subject(global, &args)?;
+    let plan = Plan {
+        model: &subject.label,
+        installed: subject.located.is_some(),
+        disk: disk(root, &subject, &args.target)?,
+        memory: memory_plans(global, &args, &subject)?,
+    };
+    Ui::new(global.json).result(&text(&plan), &plan);
+    Ok(())
+}
+
+/// How the daemon loads a model, by its settings.
+pub(super) fn as_the_daemon(global: &Global) -> Result<Options, CliError> {
+    let config = settings::load(global)?;
+    Ok(Options {
+        context: config.model.context,
+        kv_cache: config.runtime.kv_cache.parse().ok(),
+        sequences: config.runtime.parallel,
+        ..Options::default()
+    })
+}
+
+/// Says what running a checkpoint will take, once its `config.json` is in `folder`.
+pub(super) fn tell_memory(ui: &Ui, folder: &Path, options: &Options) {
+    let config = std::fs::read(folder.join("config.json")).ok();
+    let dimensions = config.and_then(|json| Dimensions::from_config(&json));
+    let plan = dimensions.and_then(|d| MemoryPlan::of_dimensions(&d, options));
+    if let Some(plan) = plan {
+        ui.note(&forecast(&plan, memory::available()));
+    }
+}
+
+fn forecast(plan: &MemoryPlan, available: Option<u64>) -> String {
+    let needed = plan.total();
+    let takes = format!(
+        "running it takes {} of memory with a context of {}",
+        human_size(needed),
+        plan.context
+    );
+    match available {
+        None => takes,
+        Some(bytes) if needed <= bytes => {
+            format!("{takes}; {} are available", human_size(bytes))
+        }
+        Some(bytes) => format!(
+            "{takes}, and only {} are available: it will be refused until there are more",
+            human_size(bytes)
+        ),
+    }
+}
+
+/// Finds out which model is meant: an installed one, else one of a catalog.
+fn subject(global: &Global, args: &Args) -> Result<Subject, CliError> {
+    match locate(global, &args.model) {
+        Ok(located) => Ok(Subject {
+            label: located.name.clone(),
+            download: 0,
+            dimensions: std::fs::read(located.revision.join("config.json"))
+                .ok()
+                .and_then(|json| Dimensions::from_config(&json)),
+            located: Some(located),
+        }),
+        Err(error) if error.status != ExitStatus::NotFound => Err(error),
+        Err(error) if args.model.contains(std::path::MAIN_SEPARATOR) => Err(error),
+        Err(_) => match pull::choose(&args.model, args.catalog.as_deref())? {
+            Choice::Embedded => Ok(embedded(&args.model)),
+            Choice::Pinned { model, .. } => Ok(Subject {
+                label: format!("{}: {}@{}", args.model, model.repo, model.revision),
+                download: model.total_size(),
+                dimensions: model.dimensions,
+                located: None,
+            }),
+        },
+    }
+}
+
+fn embedded(name: &str) -> Subject {
+    let mut files = nano::files().iter();
+    let download = files.clone().map(|(_, bytes)| bytes.len() as u64).sum();
+    let config = files.find(|(path, _)| *path == "config.json");
+    Subject {
+        label: name.to_owned(),
+        download,
+        dimensions: config.and_then(|(_, json)| Dimensions::from_config(json)),
+        located: None,
+    }
+}
+
+fn disk(folder: PathBuf, subject: &Subject, targets: &[Target]) -> Result<Disk, CliError> {
+    let exported = |target: &Target| {
+        let located = subject.located.as_ref();
+        located.is_some_and(|l| l.revision.join(target.name()).is_dir())
+    };
+    let mut exports = BTreeMap::new();
+    for target in targets.iter().filter(|t| !exported(t)) {
+        if let Some(dimensions) = &subject.dimensions {
+            exports.insert(target.to_string(), dimensions.export_bytes(target.name()));
+        }
+    }
+    let needed = exports.values().copied();
+    Ok(Disk {
+        needed: needed.fold(subject.download, u64::saturating_add),
+        available: available_space(&folder)?,
+        download: subject.download,
+        folder,
+        exports,
+    })
+}
+
+fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memory, CliError> {
+    let daemon = as_the_daemon(global)?;
+    let target = args.target.first().copied().unwrap_or(Target::Cpu);
+    let kv_cache = args.kv_cache.or(daemon.kv_cache).unwrap_or_default();
+    let parallel = args.parallel.unwrap_or(daemon.sequences);
+    let mut contexts = args.context.clone();
+    if contexts.is_empty() {
+        contexts = [daemon.context].into_iter().chain(CONTEXTS).collect();
+    }
+    contexts.sort_unstable();
+    let available = memory::available();
+    let mut plans: Vec<Row> = Vec::new();
+    for context in contexts {
+        let options = Options {
+            target,
+            context,
+            kv_cache: (target == Target::Cpu).then_some(kv_cache),
+            sequences: parallel,
+            ..daemon.clone()
+        };
+        let Some(plan) = plan_of(subject, &options)? else {
+            break;
+        };
+        // Longer ones than the model was made for are all the same.
+        if plans.last().is_none_or(|last| last.plan != plan) {
+            let needed = plan.total();
+            plans.push(Row {
+                plan,
+                needed,
+                fits: available.is_none_or(|bytes| needed <= bytes),
+            });
+        }
+    }
+    Ok(Memory {
+        target: target.name(),
+        kv_cache: match target {
+            Target::Cpu => kv_cache.name(),
+            Target::Portable => Precision::F32.name(),
+        },
+        parallel,
+        plans,
+        available,
+    })
+}
+
+/// From the export where there is one, else from the checkpoint's dimensions.
+fn plan_of(subject: &Subject, options: &Options) -> Result<Option<MemoryPlan>, CliError> {
+    if let Some(located) = &subject.located
+        && located.revision.join(options.target.name()).is_dir()
+    {
+        return Ok(Some(MemoryPlan::of_export(&located.revision, options)?));
+    }
+    let dimensions = subject.dimensions.as_ref();
+    Ok(dimensions.and_then(|d| MemoryPlan::of_dimensions(d, options)))
+}
+
+fn text(plan: &Plan<'_>) -> String {
+    let state = match plan.installed {
+        true => "installed",
+        false => "not installed",
+    };
+    let mut lines = vec![format!("{}, {state}", plan.model), String::new()];
+    lines.extend(disk_text(&plan.disk));
+    lines.push(String::new());
+    lines.extend(memory_text(&plan.memory));
+    lines.join("\n")
+}
+
+fn disk_text(disk: &Disk) -> Vec<String> {
+    let line =
+        |what: &str, bytes: u64, rest: &str| format!("  {what:<22}{:>10}{rest}", human_size(bytes));
+    let mut lines = vec![format!("disk, in {}", disk.folder.display())];
+    if disk.download > 0 {
+        lines.push(line("to fetch", disk.download, ""));
+    }
+    for (target, bytes) in &disk.exports {
+        lines.push(line(&format!("export for {target}"), *bytes, " at most"));
+    }
+    let free = match disk.needed <= disk.available {
+        true => format!(", {} are free", human_size(disk.available)),
+        false => format!(": too much, {} are free", human_size(disk.available)),
+    };
+    lines.push(line("together", disk.needed, &free));
+    lines
+}
+
+fn memory_text(memory: &Memory) -> Vec<String> {
+    let available = match memory.available {
+        Some(bytes) => format!("{} are available", human_size(bytes)),
+        None => "the system does not tell what is available".into(),
+    };
+    let mut lines = vec![format!(
+        "memory for target {}, KV cache of {}, {} requests together; {available}",
+        memory.target, memory.kv_cache, memory.parallel
+    )];
+    if memory.plans.is_empty() {
+        lines.push("  its dimensions are not known before its config.json is there".into());
+        return lines;
+    }
+    let heads = ["context", "weights", "KV cache", "working", "together"];
+    let [context, weights, cache, working, together] = heads;
+    lines.push(format!(
+        "  {context:>7}{weights:>11}{cache:>11}{working:>11}{together:>11}"
+    ));
+    for row in &memory.plans {
+        let plan = &row.plan;
+        let size = |bytes| human_size(bytes);
+        lines.push(format!(
+            "  {:>7}{:>11}{:>11}{:>11}{:>11}{}",
+            plan.context,
+            size(plan.weights),
+            size(plan.cache),
+            size(plan.workspace),
+            size(row.needed),
+            if row.fits { "" } else { "  too much" }
+        ));
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_forecast_says_both_numbers() {
+        let plan = MemoryPlan {
+            context: 8192,
+            weights: 12_000_000_000,
+            cache: 200_000_000,
+            workspace: 400_000_000,
+        };
+        let told = forecast(&plan, Some(14_000_000_000));
+        assert!(told.contains("12.60 GB of memory with a context of 8192"));
+        assert!(told.ends_with("; 14.00 GB are available"), "{told}");
+        let told = forecast(&plan, Some(8_000_000_000));
+        assert!(told.contains("only 8.00 GB are available"), "{told}");
+    }
+}

@@ -1,0 +1,145 @@
+//! What a model will hold in memory, before it is loaded.
+
+use std::path::Path;
+
+use gptoss_onnx::export::{self, Target};
+use gptoss_onnx::kernels::attention::Precision;
+use serde::Serialize;
+
+use super::error::RuntimeError;
+use super::layout::Layout;
+use super::model_facts::{ModelFacts, StepWeights};
+use super::options::Options;
+use crate::model::Dimensions;
+
+/// Activations, scratch memory, the library itself and ourselves, in bytes.
+const WORKSPACE: u64 = 400 << 20;
+
+/// Bytes that a loaded model holds once its whole context is in use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemoryPlan {
+    /// Positions of a context window; what the model was made for is the most.
+    pub context: usize,
+    /// Weights: mapped from the model's files, shared with the page cache.
+    pub weights: u64,
+    /// Key/value cache.
+    pub cache: u64,
+    /// Everything else.
+    pub workspace: u64,
+}
+
+impl MemoryPlan {
+    /// Of the model that `options` are for, from its export in `revision`, a folder
+    /// `<store>/models/<name>/<revision>`.
+    ///
+    /// # Errors
+    /// There is no such export, or it is another program's.
+    pub fn of_export(revision: &Path, options: &Options) -> Result<Self, RuntimeError> {
+        let folder = revision.join(options.target.to_string());
+        let file =
+            export::read_model(&folder).map_err(|error| RuntimeError::Model(error.to_string()))?;
+        let file = match options.kv_cache {
+            Some(precision) => file.with_cache(precision),
+            None => file,
+        };
+        Ok(Self::of(&ModelFacts::read(&file.bytes)?, options))
+    }
+
+    /// Of a checkpoint that is not exported, or not even there; none where the
+    /// numbers are those of no model.
+    pub fn of_dimensions(dimensions: &Dimensions, options: &Options) -> Option<Self> {
+        let cache = dimensions.cache()?;
+        let stock = options.target == Target::Portable;
+        let facts = ModelFacts {
+            layers: cache.windows.len(),
+            windows: if stock { Vec::new() } else { cache.windows },
+            kv_heads: cache.kv_heads,
+            head_dim: cache.head_dim,
+            vocab_size: 0,
+            max_positions: cache.max_positions,
+            weight_bytes: dimensions.weight_bytes(options.target.name()),
+            step_weights: StepWeights::default(),
+            cache: match stock {
+                true => Precision::F32,
+                false => options.kv_cache.unwrap_or_default(),
+            },
+            score_heads: None,
+        };
+        Some(Self::of(&facts, options))
+    }
+
+    pub(super) fn of(facts: &ModelFacts, options: &Options) -> Self {
+        let context = options.context.clamp(1, facts.max_positions);
+        let layout = Layout::new(facts, context, options);
+        Self {
+            context,
+            weights: facts.weight_bytes,
+            cache: layout.shape(facts, context).bytes(),
+            workspace: WORKSPACE,
+        }
+    }
+
+    /// Bytes in all.
+    pub fn total(&self) -> u64 {
+        self.weights
+            .saturating_add(self.cache)
+            .saturating_add(self.workspace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gptoss_onnx::checkpoint::Checkpoint;
+    use gptoss_onnx::nano;
+
+    /// Of a checkpoint and of its export.
+    fn both(options: &Options) -> (MemoryPlan, MemoryPlan) {
+        let checkpoint = Checkpoint::from_static(nano::files()).unwrap();
+        let model = export::in_memory(&checkpoint, options.target).unwrap();
+        let model = ModelFacts::read(&model).unwrap();
+        let planned = MemoryPlan::of_dimensions(&dimensions(), options);
+        (planned.unwrap(), MemoryPlan::of(&model, options))
+    }
+
+    fn dimensions() -> Dimensions {
+        let mut files = nano::files().iter();
+        let config = files.find(|(path, _)| *path == "config.json").unwrap().1;
+        Dimensions::from_config(config).unwrap()
+    }
+
+    #[test]
+    fn a_checkpoint_says_what_its_export_will() {
+        for target in Target::ALL {
+            for context in [1, 4096, 1 << 20] {
+                for sequences in [1, 4] {
+                    let (planned, found) = both(&Options {
+                        target,
+                        context,
+                        sequences,
+                        ..Options::default()
+                    });
+                    assert_eq!(planned.context, found.context);
+                    assert_eq!(planned.cache, found.cache, "{target} {context} {sequences}");
+                    let (planned, found) = (planned.weights as f64, found.weights as f64);
+                    let error = planned / found - 1.0;
+                    assert!(error.abs() < 0.05, "{target}: {planned} for {found}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_smaller_cache_is_planned_smaller() {
+        let bytes = |kv_cache| {
+            let options = Options {
+                kv_cache: Some(kv_cache),
+                ..Options::default()
+            };
+            let plan = MemoryPlan::of_dimensions(&dimensions(), &options).unwrap();
+            assert_eq!(plan.total(), plan.weights + plan.cache + plan.workspace);
+            plan.cache
+        };
+        assert_eq!(bytes(Precision::F16) * 5, bytes(Precision::Int8) * 8);
+    }
+}
