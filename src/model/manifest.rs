@@ -6,12 +6,28 @@ use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::durable::write_atomically;
 use super::{StoreError, check_file_name, check_model_name, check_revision};
 
-/// Version of the manifest's schema this program reads and writes.
+/// Version of the manifest's schema this program writes. It reads that one and all
+/// before it, from the first on.
+///
+/// A field that may be absent makes no new schema; one that older versions would
+/// misread does. Then this number grows, and [`UPGRADES`] by one function.
 pub const SCHEMA: u32 = 1;
+
+/// The first schema there was.
+const FIRST_SCHEMA: u32 = 1;
+
+/// Makes a manifest of one schema out of one of the schema before, or says why not.
+/// It need not touch the number.
+type Upgrade = fn(Value) -> Result<Value, String>;
+
+/// From [`FIRST_SCHEMA`] to the second, and so on up to [`SCHEMA`]. A manifest is
+/// upgraded in memory whenever it is read, and on disk when it is next written.
+const UPGRADES: [Upgrade; (SCHEMA - FIRST_SCHEMA) as usize] = [];
 
 /// Largest manifest that is read: a bound against nonsense, not a real limit.
 const MANIFEST_MAX: u64 = 8 << 20;
@@ -113,19 +129,9 @@ impl Manifest {
     /// # Errors
     /// Why it cannot be used, in words.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        #[derive(Deserialize)]
-        struct Version {
-            schema: u32,
-        }
-        let version: Version = serde_json::from_slice(text).map_err(|e| e.to_string())?;
-        if version.schema != SCHEMA {
-            return Err(format!(
-                "it has schema {} and this version of gptoss reads schema {SCHEMA}; \
-                 upgrade gptoss, or remove the model and pull it again",
-                version.schema
-            ));
-        }
-        let manifest: Self = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        let value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        let value = upgrade(value, FIRST_SCHEMA, &UPGRADES)?;
+        let manifest: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         manifest.check().map_err(|e| e.to_string())?;
         Ok(manifest)
     }
@@ -181,6 +187,28 @@ impl Manifest {
     }
 }
 
+/// Brings a manifest to the newest schema, which is `first` and a step for each of
+/// `upgrades`.
+fn upgrade(mut value: Value, first: u32, upgrades: &[Upgrade]) -> Result<Value, String> {
+    let newest = first + upgrades.len() as u32;
+    let schema = value.get("schema").and_then(Value::as_u64);
+    let schema = schema.ok_or("it has no number of a schema")?;
+    let done = schema
+        .checked_sub(first.into())
+        .and_then(|n| usize::try_from(n).ok());
+    let Some(steps) = done.and_then(|done| upgrades.get(done..)) else {
+        return Err(format!(
+            "it has schema {schema} and this version of gptoss reads up to schema {newest}; \
+             upgrade gptoss, or remove the model and pull it again"
+        ));
+    };
+    for step in steps {
+        value = step(value)?;
+    }
+    value["schema"] = newest.into();
+    Ok(value)
+}
+
 /// Accepts `TARGET/FILE`.
 fn check_target_path(target: &str, path: &str) -> Result<(), StoreError> {
     let mut parts = Path::new(path).components();
@@ -206,6 +234,8 @@ pub(super) fn folders(manifest: &Manifest, dir: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn entry(path: &str) -> FileEntry {
@@ -241,11 +271,69 @@ mod tests {
     }
 
     #[test]
-    fn another_schema_is_named() {
+    fn a_later_schema_is_named_and_refused() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(Manifest::FILE), r#"{"schema":2,"later":1}"#).unwrap();
+        let later = SCHEMA + 1;
+        let text = format!(r#"{{"schema":{later},"later":1}}"#);
+        fs::write(dir.path().join(Manifest::FILE), text).unwrap();
         let error = Manifest::read(dir.path()).unwrap_err().to_string();
-        assert!(error.contains("schema 2"), "{error}");
+        for word in [format!("schema {later}"), format!("up to schema {SCHEMA}")] {
+            assert!(error.contains(&word), "{error}");
+        }
+        for text in [
+            r#"{"schema":0}"#,
+            r#"{"schema":-1}"#,
+            r#"{"schema":"1"}"#,
+            r#"{"schema":18446744073709551615}"#,
+            "{}",
+            "[]",
+            "1",
+        ] {
+            let error = Manifest::parse(text.as_bytes()).unwrap_err();
+            assert!(error.contains("schema"), "{text}: {error}");
+        }
+    }
+
+    /// Two schemas after the first, as later versions may have them: the way through
+    /// [`upgrade`], not a schema there ever was.
+    #[test]
+    fn earlier_schemas_are_upgraded_step_by_step() {
+        let upgrades: [Upgrade; 2] = [
+            |mut value| {
+                let old = value["old"].take();
+                value["new"] = old;
+                Ok(value)
+            },
+            |mut value| match value["new"].as_u64() {
+                Some(n) => {
+                    value["new"] = (n * 10).into();
+                    Ok(value)
+                }
+                None => Err("no number".into()),
+            },
+        ];
+        let read = |value: Value| upgrade(value, 1, &upgrades);
+        let third = read(json!({"schema": 1, "old": 4, "kept": true})).unwrap();
+        assert_eq!(
+            third,
+            json!({"schema": 3, "old": null, "kept": true, "new": 40})
+        );
+        let third = read(json!({"schema": 2, "new": 4})).unwrap();
+        assert_eq!(third, json!({"schema": 3, "new": 40}));
+        let third = json!({"schema": 3, "new": 4});
+        assert_eq!(read(third.clone()), Ok(third));
+        assert_eq!(read(json!({"schema": 2})), Err("no number".into()));
+        assert!(read(json!({"schema": 4})).is_err());
+    }
+
+    /// What is upgraded in memory is upgraded on disk with the next change.
+    #[test]
+    fn what_is_written_has_the_newest_schema() {
+        let dir = tempfile::tempdir().unwrap();
+        manifest().write(dir.path()).unwrap();
+        let text = fs::read(dir.path().join(Manifest::FILE)).unwrap();
+        let value: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(value["schema"], SCHEMA);
     }
 
     #[test]
