@@ -20,9 +20,14 @@ pub(super) fn embedded() -> (String, Vec<FileEntry>) {
     (content_revision(&files), files)
 }
 
+/// Whether an installed model is the embedded one.
+pub(super) fn is_embedded(manifest: &Manifest) -> bool {
+    manifest.name == NANO && content_revision(&manifest.files) == embedded().0
+}
+
 /// What an installed model's bytes are, in words, by what this program knows.
 pub(super) fn describe_installed(manifest: &Manifest, published: Option<&Published>) -> String {
-    if manifest.name == NANO && content_revision(&manifest.files) == embedded().0 {
+    if is_embedded(manifest) {
         return format!(
             "all {} files are those embedded in this program",
             manifest.files.len()

@@ -1,18 +1,30 @@
 //! `gptoss-ctl verify`.
 
+use std::path::{Path, PathBuf};
+
 use serde::Serialize;
 
-use super::identity::describe_installed;
+use super::identity::{describe_installed, is_embedded};
 use super::install::open_store;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
-use crate::model::{FileState, InUse, Report, VerifiedFile, human_size, now_rfc3339, verify};
+use crate::model::{
+    Catalog, FileState, InUse, Installed, Manifest, Report, VerifiedFile, human_size, now_rfc3339,
+    verify,
+};
 
 /// Arguments of `gptoss-ctl verify`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// An installed model: NAME or NAME@REVISION.
     model: String,
+    /// Name every file and the published file whose bytes it has.
+    #[arg(long)]
+    files: bool,
+    /// Look digests up in a catalog of your own, too [default: the one that pinned
+    /// the model].
+    #[arg(long, value_name = "FILE")]
+    catalog: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -22,6 +34,8 @@ struct Verdict<'a> {
     sound: bool,
     /// The published model all of these bytes are, `OWNER/NAME@COMMIT`.
     published: Option<String>,
+    /// Origins of the catalogs whose digests were looked up.
+    catalogs: Vec<&'a str>,
     files: &'a [VerifiedFile],
 }
 
@@ -31,10 +45,10 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let store = open_store(global)?;
     let model = store.find(&args.model)?;
     let _in_use = InUse::hold(&model.dir)?;
-    let total = model.manifest.total_size();
+    let catalogs = catalogs(&args, &model.manifest, &ui)?;
     let report = {
-        let task = ui.task("proving", total);
-        verify(&model, &|done, total| task.set(done, total))?
+        let task = ui.task("proving", model.manifest.total_size());
+        verify(&model, &catalogs, &|done, total| task.set(done, total))
     };
     let verdict = Verdict {
         name: &model.name,
@@ -45,50 +59,108 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             .as_ref()
             .filter(|p| p.complete())
             .map(|p| format!("{}@{}", p.repo, p.revision)),
+        catalogs: catalogs.iter().map(Catalog::origin).collect(),
         files: &report.files,
     };
-    let label = model.manifest.label();
+    let lines = text(&args, &model, &report);
+    ui.result(&lines.join("\n"), &verdict);
     if !report.is_sound() {
-        ui.result(&wrong_files(&report), &verdict);
-        return Err(CliError::new(
-            ExitStatus::Verification,
-            format!(
-                "{label} is damaged: {} of {} files are wrong; remove it with \
-                 `gptoss-ctl rm {label}` and install it again",
-                report.wrong().count(),
-                report.files.len()
-            ),
-        ));
+        return Err(damaged(&model, &report));
     }
     if let Err(error) = store.mark_verified(&model, &now_rfc3339()) {
         // A read-only store is proven all the same.
         tracing::info!(%error, "the time of the proof was not recorded");
     }
-    let people = format!(
-        "{label}: all {} files, {}, are what was installed; {}",
-        report.files.len(),
-        human_size(total),
-        describe_installed(&model.manifest, report.published.as_ref())
-    );
-    ui.result(&people, &verdict);
     Ok(())
 }
 
-fn wrong_files(report: &Report) -> String {
-    let line = |file: &VerifiedFile| {
-        let why = match &file.state {
-            FileState::Proven => "proven".into(),
-            FileState::Missing => "missing".into(),
-            FileState::WrongSize { found } => {
-                format!("{found} bytes, must be {}", file.size)
-            }
-            FileState::WrongDigest { found } => format!("wrong bytes, SHA-256 {found}"),
-            FileState::Unreadable { why } => format!("cannot be read: {why}"),
-            FileState::NotPublished => {
-                "the built-in catalog pins other bytes than the manifest".into()
-            }
-        };
-        format!("{}: {why}", file.path)
+/// The built-in catalog and a site's: the one that is named, else the one that
+/// pinned the model, where it is still there.
+fn catalogs(args: &Args, manifest: &Manifest, ui: &Ui) -> Result<Vec<Catalog>, CliError> {
+    let mut catalogs = vec![Catalog::builtin()];
+    let recorded = manifest.catalog.as_deref();
+    let recorded = recorded.filter(|origin| *origin != Catalog::BUILTIN);
+    match (&args.catalog, recorded) {
+        (Some(path), _) => catalogs.push(Catalog::from_file(path)?),
+        (None, Some(path)) => match Catalog::from_file(Path::new(path)) {
+            Ok(catalog) => catalogs.push(catalog),
+            Err(error) => ui.note(&format!(
+                "the catalog that pinned the model cannot be asked: {error}"
+            )),
+        },
+        (None, None) => {}
+    }
+    Ok(catalogs)
+}
+
+fn damaged(model: &Installed, report: &Report) -> CliError {
+    let label = model.manifest.label();
+    CliError::new(
+        ExitStatus::Verification,
+        format!(
+            "{label} is damaged: {} of {} files are wrong; remove it with \
+             `gptoss-ctl rm {label}` and install it again",
+            report.wrong().count(),
+            report.files.len()
+        ),
+    )
+}
+
+fn text(args: &Args, model: &Installed, report: &Report) -> Vec<String> {
+    let manifest = &model.manifest;
+    let mut lines = Vec::new();
+    let embedded = is_embedded(manifest);
+    let shown = |file: &&VerifiedFile| args.files || file.state != FileState::Proven;
+    let files = report.files.iter().filter(shown);
+    lines.extend(files.map(|file| line(manifest, file, embedded)));
+    if !report.is_sound() {
+        return lines;
+    }
+    let matching = report.files.iter().filter(|f| f.published.is_some());
+    let known = match (&report.published, embedded) {
+        (None, false) => format!(
+            "; {} of its {} files match a published digest",
+            matching.count(),
+            manifest.files.len()
+        ),
+        _ => String::new(),
     };
-    report.wrong().map(line).collect::<Vec<_>>().join("\n")
+    let by = match &report.published {
+        Some(published) if published.catalog != Catalog::BUILTIN => {
+            format!(", by the catalog {}", published.catalog)
+        }
+        _ => String::new(),
+    };
+    lines.push(format!(
+        "{}: all {} files, {}, are what was installed; {}{by}{known}",
+        manifest.label(),
+        report.files.len(),
+        human_size(manifest.total_size()),
+        describe_installed(manifest, report.published.as_ref())
+    ));
+    lines
+}
+
+/// What became of a file, and which published file it is.
+fn line(manifest: &Manifest, file: &VerifiedFile, embedded: bool) -> String {
+    let own = manifest.files.iter().any(|f| f.path == file.path);
+    let why = match &file.state {
+        FileState::Proven => match &file.published {
+            Some(published) => published.to_string(),
+            None if !own => "exported from the files above".into(),
+            None if embedded => "embedded in this program".into(),
+            None => "as installed; matches no published digest".into(),
+        },
+        FileState::Missing => "missing".into(),
+        FileState::WrongSize { found } => format!("{found} bytes, must be {}", file.size),
+        FileState::WrongDigest { found } => match &file.published {
+            Some(other) => format!("wrong bytes, those of {other}"),
+            None => format!("wrong bytes, SHA-256 {found}, which matches no published digest"),
+        },
+        FileState::Unreadable { why } => format!("cannot be read: {why}"),
+        FileState::NotPublished => {
+            "the catalog that pinned the model pins other bytes than the manifest".into()
+        }
+    };
+    format!("{}: {why}", file.path)
 }

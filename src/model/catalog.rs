@@ -1,9 +1,10 @@
 //! Which bytes a model's name stands for.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     Dimensions, FileEntry, Manifest, StoreError, check_file_name, check_model_name, check_revision,
@@ -57,7 +58,9 @@ impl CatalogModel {
 /// How an installed model's files relate to what was published.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
-    /// Name in the built-in catalog.
+    /// Origin of the catalog that says so.
+    pub catalog: String,
+    /// Name in that catalog.
     pub name: String,
     /// `OWNER/NAME` on the hub.
     pub repo: String,
@@ -73,6 +76,52 @@ impl Published {
     /// Whether every published file is there, byte for byte.
     pub fn complete(&self) -> bool {
         self.differing.is_empty()
+    }
+}
+
+/// A published file, as a catalog pins it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PublishedFile {
+    /// Origin of the catalog that pins it.
+    pub catalog: String,
+    /// `OWNER/NAME` on the hub.
+    pub repo: String,
+    /// Commit on the hub.
+    pub revision: String,
+    /// Its name there.
+    pub path: String,
+}
+
+impl PublishedFile {
+    /// The published file that has this SHA-256. Models share files: one that is
+    /// called `path` is named before others, among those the one of `revision`, and
+    /// then the one of the first catalog.
+    pub fn find(
+        catalogs: &[Catalog],
+        revision: &str,
+        path: &str,
+        sha256: &str,
+    ) -> Option<PublishedFile> {
+        let listed = catalogs.iter().rev().flat_map(|catalog| {
+            let models = catalog.models.values();
+            models.flat_map(move |m| m.files.iter().map(move |f| (catalog, m, f)))
+        });
+        // Of several that are as near, the last.
+        let (catalog, model, file) = listed
+            .filter(|(_, _, file)| file.sha256 == sha256)
+            .max_by_key(|(_, model, file)| (file.path == path, model.revision == revision))?;
+        Some(PublishedFile {
+            catalog: catalog.origin.clone(),
+            repo: model.repo.clone(),
+            revision: model.revision.clone(),
+            path: file.path.clone(),
+        })
+    }
+}
+
+impl fmt::Display for PublishedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}: {}", self.repo, self.revision, self.path)
     }
 }
 
@@ -95,11 +144,14 @@ impl Catalog {
             origin: path.display().to_string(),
             why,
         };
-        let size = path
+        let metadata = path
             .metadata()
-            .map_err(StoreError::io("read the catalog", path))?
-            .len();
-        if size > CATALOG_MAX {
+            .map_err(StoreError::io("read the catalog", path))?;
+        // A pipe has no size, and no end.
+        if !metadata.is_file() {
+            return Err(bad("it is no regular file".into()));
+        }
+        if metadata.len() > CATALOG_MAX {
             return Err(bad(format!("it is larger than {CATALOG_MAX} bytes")));
         }
         let text =
@@ -167,6 +219,7 @@ impl Catalog {
             let paths = |entries: Vec<&FileEntry>| entries.iter().map(|e| e.path.clone()).collect();
             let bytes: u64 = same.iter().map(|f| f.size).sum();
             let published = Published {
+                catalog: self.origin.clone(),
                 name: name.clone(),
                 repo: model.repo.clone(),
                 revision: model.revision.clone(),
@@ -281,6 +334,34 @@ mod tests {
         assert_eq!(published.differing, [path]);
         let licence = &catalog.get("20b").unwrap().files[..1];
         assert_eq!(catalog.recognise(licence), None, "anybody has that file");
+    }
+
+    #[test]
+    fn a_file_is_known_by_its_digest() {
+        let catalogs = [Catalog::builtin()];
+        let small = catalogs[0].get("20b").unwrap();
+        let large = catalogs[0].get("120b").unwrap();
+        let find = |revision: &str, path: &str, sha256: &str| {
+            PublishedFile::find(&catalogs, revision, path, sha256)
+        };
+        for model in [small, large] {
+            for file in &model.files {
+                let found = find(&model.revision, &file.path, &file.sha256).unwrap();
+                assert_eq!(
+                    (&found.repo, &found.path, &*found.catalog),
+                    (&model.repo, &file.path, Catalog::BUILTIN),
+                    "a file both models have is said to be of the model's own"
+                );
+            }
+        }
+        let config = small.files.iter().find(|f| f.path == "config.json");
+        let config = config.unwrap();
+        let moved = find("elsewhere", "other.json", &config.sha256).unwrap();
+        assert_eq!(
+            moved.to_string(),
+            format!("{}@{}: config.json", small.repo, small.revision)
+        );
+        assert_eq!(find(&small.revision, "config.json", &"0".repeat(64)), None);
     }
 
     fn one(line: &str) -> String {

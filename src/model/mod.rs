@@ -24,7 +24,7 @@ mod store;
 mod timestamp;
 mod verify;
 
-pub use catalog::{Catalog, CatalogModel, Published, check_repo};
+pub use catalog::{Catalog, CatalogModel, Published, PublishedFile, check_repo};
 pub use digest::{content_revision, sha256_bytes, sha256_file, to_hex};
 pub use durable::{
     DIRECTORY_MODE, FILE_MODE, create_file, fsync_directory, fsync_path, is_no_space,

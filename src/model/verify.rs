@@ -8,7 +8,7 @@ use std::thread;
 use serde::Serialize;
 
 use super::digest::sha256_file;
-use super::{Catalog, FileEntry, Installed, Published, StoreError};
+use super::{Catalog, FileEntry, Installed, Published, PublishedFile};
 
 /// What became of one file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -33,7 +33,7 @@ pub enum FileState {
         /// The system's reason.
         why: String,
     },
-    /// The built-in catalog pins other bytes than the manifest lists.
+    /// The catalog that pinned the model pins other bytes than the manifest lists.
     NotPublished,
 }
 
@@ -47,6 +47,9 @@ pub struct VerifiedFile {
     /// What became of it.
     #[serde(flatten)]
     pub state: FileState,
+    /// The published file whose bytes these are. None where no catalog that was
+    /// asked lists their digest, and where they were not hashed.
+    pub published: Option<PublishedFile>,
 }
 
 /// What [`verify`] found.
@@ -54,7 +57,7 @@ pub struct VerifiedFile {
 pub struct Report {
     /// Every file of the manifest, in its order.
     pub files: Vec<VerifiedFile>,
-    /// The published model these bytes are, by the built-in catalog.
+    /// The published model these bytes are, by the first catalog that knows it.
     pub published: Option<Published>,
 }
 
@@ -70,29 +73,27 @@ impl Report {
     }
 }
 
-/// Hashes every file of an installed model again, on all cores.
+/// Hashes every file of an installed model again, on all cores, and looks the
+/// digests up in `catalogs`.
 ///
 /// `progress` hears of the bytes done and of all bytes, from several threads.
-///
-/// # Errors
-/// None today; wrong and unreadable files are in the report.
+/// Wrong and unreadable files are in the report.
 pub fn verify(
     model: &Installed,
+    catalogs: &[Catalog],
     progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Report, StoreError> {
+) -> Report {
     let threads = thread::available_parallelism().map_or(1, usize::from);
-    verify_with(model, threads, progress)
+    verify_with(model, catalogs, threads, progress)
 }
 
 /// [`verify`] on a given number of threads.
-///
-/// # Errors
-/// As [`verify`].
 pub fn verify_with(
     model: &Installed,
+    catalogs: &[Catalog],
     threads: usize,
     progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Report, StoreError> {
+) -> Report {
     let entries: Vec<&FileEntry> = model.manifest.all_files().collect();
     let total = model.manifest.total_size();
     // The largest first, so that no thread is left with one at the end.
@@ -121,24 +122,32 @@ pub fn verify_with(
         work();
     });
     let states = states.into_inner().unwrap_or_else(|e| e.into_inner());
-    Ok(report(model, entries.into_iter().zip(states)))
+    report(model, catalogs, entries.into_iter().zip(states))
 }
 
 fn report<'a>(
     model: &Installed,
+    catalogs: &[Catalog],
     states: impl Iterator<Item = (&'a FileEntry, FileState)>,
 ) -> Report {
-    let catalog = Catalog::builtin();
-    let pinned = model.manifest.catalog.as_deref() == Some(Catalog::BUILTIN);
-    let contradictions = if pinned {
-        catalog.contradictions(&model.manifest)
-    } else {
-        Vec::new()
+    let manifest = &model.manifest;
+    let pinned_by = catalogs
+        .iter()
+        .find(|c| manifest.catalog.as_deref() == Some(c.origin()));
+    let contradictions = pinned_by.map_or_else(Vec::new, |c| c.contradictions(manifest));
+    let published = |entry: &FileEntry, state: &FileState| {
+        let digest = match state {
+            FileState::Proven => &entry.sha256,
+            FileState::WrongDigest { found } => found,
+            _ => return None,
+        };
+        PublishedFile::find(catalogs, &manifest.revision, &entry.path, digest)
     };
     let mut files: Vec<VerifiedFile> = states
         .map(|(entry, state)| VerifiedFile {
             path: entry.path.clone(),
             size: entry.size,
+            published: published(entry, &state),
             state: match state {
                 FileState::Proven if contradictions.contains(&entry.path) => {
                     FileState::NotPublished
@@ -153,6 +162,7 @@ fn report<'a>(
                 path,
                 size: 0,
                 state: FileState::NotPublished,
+                published: None,
             });
         }
     }
@@ -161,15 +171,14 @@ fn report<'a>(
             .iter()
             .any(|f| f.path == path && f.state == FileState::Proven)
     };
-    let proven: Vec<FileEntry> = model
-        .manifest
+    let proven: Vec<FileEntry> = manifest
         .files
         .iter()
         .filter(|f| sound(&f.path))
         .cloned()
         .collect();
     Report {
-        published: catalog.recognise(&proven),
+        published: catalogs.iter().find_map(|c| c.recognise(&proven)),
         files,
     }
 }

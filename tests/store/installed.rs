@@ -3,8 +3,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
+use serde_json::{Value, json};
+
 use crate::harness::{NOT_FOUND, SHARDS, TINY, USAGE, VERIFICATION, World};
-use crate::mirror::COMMIT;
+use crate::mirror::{COMMIT, REPO};
 
 #[test]
 fn an_empty_store() {
@@ -110,6 +112,65 @@ fn verify_names_every_wrong_file() {
     assert_eq!(state("tokenizer.json"), "missing");
     assert_eq!(state("config.json"), "wrong-size");
     assert_eq!(state(SHARDS[1]), "proven");
+}
+
+#[test]
+fn each_file_says_which_published_one_it_is() {
+    let world = World::new();
+    world.pull(&[]).ok();
+    // The catalog that pinned it is asked by itself.
+    let verdict = world.ctl(&["verify", TINY, "--json"]).ok().json();
+    let catalog = world.path("catalog.toml");
+    let asked = json!(["built-in", catalog.to_str().unwrap()]);
+    assert_eq!(verdict["catalogs"], asked);
+    assert_eq!(verdict["published"], format!("{REPO}@{COMMIT}"));
+    for file in verdict["files"].as_array().unwrap() {
+        let path = file["path"].as_str().unwrap();
+        let published = json!({
+            "catalog": catalog.to_str().unwrap(), "repo": REPO, "revision": COMMIT, "path": path,
+        });
+        let expected = match path.starts_with("cpu/") {
+            true => Value::Null,
+            false => published,
+        };
+        assert_eq!(file["published"], expected, "{path}");
+    }
+    let told = world.ctl(&["verify", TINY, "--files"]).ok().stdout;
+    let line = format!("{0}: {REPO}@{COMMIT}: {0}\n", SHARDS[0]);
+    assert!(told.contains(&line), "{told}");
+    assert!(told.contains("cpu/dense.bin: exported"), "{told}");
+    // Bytes that are a published file's, but another's.
+    fs::copy(
+        world.model_dir().join("tokenizer_config.json"),
+        world.model_dir().join("special_tokens_map.json"),
+    )
+    .unwrap();
+    let mut config = world.files["config.json"].clone();
+    config[0] ^= 1;
+    fs::write(world.model_dir().join("config.json"), config).unwrap();
+    let told = world.ctl(&["verify", TINY]);
+    assert!(told.stdout.contains("4136 bytes, must be"), "{told:?}");
+    assert!(told.stdout.contains("matches no published"), "{told:?}");
+    for file in ["config.json", "special_tokens_map.json"] {
+        fs::write(world.model_dir().join(file), &world.files[file]).unwrap();
+    }
+    // Without that catalog only what anybody's models share is known.
+    fs::rename(&catalog, world.path("moved.toml")).unwrap();
+    let told = world.ctl(&["verify", TINY]).ok();
+    assert!(told.stderr.contains("cannot be asked"), "{told:?}");
+    assert!(
+        told.stdout
+            .contains("1 of its 9 files match a published digest"),
+        "{told:?}"
+    );
+    let moved = world.path("moved.toml");
+    let args = ["verify", TINY, "--catalog", moved.to_str().unwrap()];
+    let told = world.ctl(&args).ok().stdout;
+    assert!(
+        told.contains("all 9 files are the published bytes"),
+        "{told}"
+    );
+    assert!(told.contains("by the catalog"), "{told}");
 }
 
 #[test]

@@ -2,7 +2,12 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
-use crate::model::{FileEntry, FileState, sha256_file, verify_with};
+use crate::model::{Catalog, FileEntry, FileState, Report, sha256_file, verify_with};
+
+/// The report on a model, by the built-in catalog.
+fn proven(model: &Installed, threads: usize) -> Report {
+    verify_with(model, &[Catalog::builtin()], threads, &|_, _| ())
+}
 
 /// A store in a folder of its own.
 fn store() -> (tempfile::TempDir, Store) {
@@ -257,7 +262,7 @@ fn a_replaced_target_comes_with_everything_else() {
     staging.replace(&old, new.clone()).unwrap();
     let now = store.find("m").unwrap();
     assert_eq!(now.manifest, new);
-    assert!(verify_with(&now, 2, &|_, _| ()).unwrap().is_sound());
+    assert!(proven(&now, 2).is_sound());
     use std::os::unix::fs::MetadataExt;
     assert_eq!(
         mapped.metadata().unwrap().ino(),
@@ -275,7 +280,7 @@ fn replacing_in_steps_ends_in_the_same_state() {
     staging.replace_in_steps(&old, new.clone()).unwrap();
     let now = store.find("m").unwrap();
     assert_eq!(now.manifest, new);
-    assert!(verify_with(&now, 1, &|_, _| ()).unwrap().is_sound());
+    assert!(proven(&now, 1).is_sound());
     assert_eq!(fs::read_dir(now.dir.join("cpu")).unwrap().count(), 2);
 }
 
@@ -332,11 +337,11 @@ fn a_manifest_in_anothers_folder_is_refused() {
 fn verify_names_every_wrong_file() {
     let (_dir, store) = store();
     let model = install(&store, "m", "r9");
-    assert!(verify_with(&model, 3, &|_, _| ()).unwrap().is_sound());
+    assert!(proven(&model, 3).is_sound());
     fs::write(model.dir.join("a.safetensors"), "xx").unwrap();
     fs::write(model.dir.join("config.json"), "{").unwrap();
     fs::remove_file(model.dir.join("cpu/model.onnx")).unwrap();
-    let report = verify_with(&model, 3, &|_, _| ()).unwrap();
+    let report = proven(&model, 3);
     let states: Vec<_> = report.files.iter().map(|f| f.state.clone()).collect();
     assert_eq!(states[0], FileState::WrongSize { found: 1 });
     assert!(matches!(states[1], FileState::WrongDigest { .. }));
@@ -367,7 +372,7 @@ fn a_link_in_the_place_of_a_file_is_wrong() {
     let elsewhere = store.root().join("elsewhere");
     fs::rename(&file, &elsewhere).unwrap();
     std::os::unix::fs::symlink(&elsewhere, &file).unwrap();
-    let report = verify_with(&model, 1, &|_, _| ()).unwrap();
+    let report = proven(&model, 1);
     assert!(matches!(
         report.files[1].state,
         FileState::Unreadable { .. }
@@ -384,7 +389,7 @@ fn a_manifest_cannot_overrule_the_builtin_catalog() {
     let mut manifest = manifest("20b", &revision, files);
     manifest.catalog = Some(crate::model::Catalog::BUILTIN.into());
     let model = staging.commit(manifest).unwrap();
-    let report = verify_with(&model, 1, &|_, _| ()).unwrap();
+    let report = proven(&model, 1);
     assert_eq!(report.wrong().count(), 12);
     assert_eq!(report.files[0].state, FileState::NotPublished);
 }
