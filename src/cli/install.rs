@@ -142,7 +142,7 @@ fn export_all(
 }
 
 /// Exports into the target's folder below `dir`, which is emptied first.
-fn export_one(
+pub(super) fn export_one(
     checkpoint: &Checkpoint,
     dir: &Path,
     target: Target,

@@ -446,7 +446,7 @@ fn fetch_all(
 }
 
 /// What the hub's own tools obey, too.
-fn offline_by_environment() -> bool {
+pub(super) fn offline_by_environment() -> bool {
     std::env::var("HF_HUB_OFFLINE").is_ok_and(|v| !matches!(v.as_str(), "" | "0" | "false"))
 }
 

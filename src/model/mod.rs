@@ -19,6 +19,8 @@ pub mod incoming;
 mod manifest;
 mod name;
 mod plan;
+#[cfg(feature = "ctl")]
+mod repair;
 mod staging;
 mod store;
 mod timestamp;

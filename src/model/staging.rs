@@ -88,6 +88,12 @@ impl InUse {
             }
         }
     }
+
+    /// Whether anybody holds the model. Who asks must not hold it as well.
+    pub fn by_others(dir: &Path) -> bool {
+        let locked = File::open(dir).map(|folder| folder.try_lock());
+        matches!(locked, Ok(Err(TryLockError::WouldBlock)))
+    }
 }
 
 /// The right to remove a revision's folder: nobody runs it, and nobody begins to.
@@ -314,6 +320,11 @@ impl Staging {
         fsync_directory(&self.store.models_dir())?;
         fsync_directory(self.store.root())?;
         fsync_directory(&self.store.staging_dir())
+    }
+
+    #[cfg(feature = "ctl")]
+    pub(super) fn store(&self) -> &Store {
+        &self.store
     }
 
     /// `NAME@REVISION` this folder was opened for.

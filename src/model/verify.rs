@@ -1,6 +1,6 @@
 //! Proves an installed model's bytes again.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Mutex;
 use std::thread;
@@ -65,6 +65,22 @@ impl Report {
     /// Whether every file is proven.
     pub fn is_sound(&self) -> bool {
         self.wrong().next().is_none()
+    }
+
+    /// The report after the files at `paths` were brought back and proven.
+    #[must_use]
+    pub fn mended(&self, model: &Installed, catalogs: &[Catalog], paths: &HashSet<&str>) -> Self {
+        let entries = model.manifest.all_files();
+        let states = entries.zip(&self.files).map(|(entry, file)| {
+            let state = match &file.state {
+                _ if paths.contains(entry.path.as_str()) => FileState::Proven,
+                // What its bytes are is judged once more.
+                FileState::NotPublished => FileState::Proven,
+                state => state.clone(),
+            };
+            (entry, state)
+        });
+        report(model, catalogs, states)
     }
 
     /// Every file that is not.

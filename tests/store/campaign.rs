@@ -17,6 +17,7 @@ use crate::harness::{
     FAILED, NO_SPACE, Random, SHARDS, TINY, VERIFICATION, World, checkpoint, limited, tree,
 };
 use crate::mirror::{Effect, Served};
+use crate::repair::kill_repairs;
 
 type Files = BTreeMap<String, Vec<u8>>;
 
@@ -315,6 +316,13 @@ fn campaign_killed_at_random_moments() {
 
 #[test]
 #[ignore = "a campaign: make test-faults"]
+fn campaign_repairs_killed_at_random_moments() {
+    kill_repairs(world(), rounds());
+    println!("repair: killed {} times", rounds());
+}
+
+#[test]
+#[ignore = "a campaign: make test-faults"]
 fn campaign_sources_that_lie() {
     let world = world();
     let mut random = Random(19);
@@ -399,25 +407,33 @@ fn campaign_two_processes_at_once() {
     let pull = world.pull_args(&[]);
     let pull: Vec<&str> = pull.iter().map(String::as_str).collect();
     world.pull(&[]).ok();
-    let commands: [&[&str]; 4] = [
+    let repair = ["verify", "--repair", TINY];
+    let commands: [&[&str]; 5] = [
         &pull,
         &["export", TINY, "--target", "cpu", "--force"],
         &["verify", TINY],
+        &repair,
         &["rm", TINY],
     ];
     for _ in 0..rounds() / 4 {
+        if random.below(2) == 0 {
+            let shard = world.model_dir().join(SHARDS[random.below(3) as usize]);
+            fs::write(shard, "damaged").unwrap();
+        }
         let mut children: Vec<_> = (0..2)
             .map(|_| {
-                let chosen = commands[random.below(4) as usize];
+                let chosen = commands[random.below(5) as usize];
                 std::thread::sleep(Duration::from_millis(random.below(40)));
                 world.spawn_quiet(chosen)
             })
             .collect();
         for child in &mut children {
-            // Done, refused while the other works, or nothing there to work on.
+            // Done, refused while the other works, nothing there to work on, or damaged.
             let code = child.wait().unwrap().code();
-            assert!(matches!(code, Some(0 | 1 | 3)), "{code:?}");
+            assert!(matches!(code, Some(0 | 1 | 3 | 4)), "{code:?}");
         }
+        let code = world.ctl(&repair).code;
+        assert!(matches!(code, Some(0 | 3)), "{code:?}");
         world.pull(&[]).ok();
         world.assert_installed();
     }

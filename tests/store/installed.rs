@@ -88,7 +88,7 @@ fn verify_names_every_wrong_file() {
     flip(SHARDS[0], 200_000);
     let outcome = world
         .ctl(&["verify", TINY])
-        .fails(VERIFICATION, &["1 of 11 files", "rm tiny@"]);
+        .fails(VERIFICATION, &["1 of 11 files", "verify --repair tiny@"]);
     assert_eq!(outcome.stdout.lines().count(), 1);
     assert!(
         outcome

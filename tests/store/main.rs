@@ -18,4 +18,5 @@ mod mirror;
 mod offline;
 mod plan;
 mod pull;
+mod repair;
 mod space;

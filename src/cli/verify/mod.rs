@@ -1,5 +1,8 @@
 //! `gptoss-ctl verify`.
 
+mod origin;
+mod repair;
+
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -7,11 +10,12 @@ use serde::Serialize;
 use super::identity::{describe_installed, is_embedded};
 use super::install::open_store;
 use super::progress::Ui;
-use super::{CliError, ExitStatus, Global};
+use super::{CliError, ExitStatus, Global, interrupt};
 use crate::model::{
     Catalog, FileState, InUse, Installed, Manifest, Report, VerifiedFile, human_size, now_rfc3339,
     verify,
 };
+use repair::Repair;
 
 /// Arguments of `gptoss-ctl verify`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +29,16 @@ pub struct Args {
     /// the model].
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
+    /// Bring back what is broken, and only that: from where the model came, or
+    /// from --from or --endpoint. What was exported is exported again.
+    #[arg(long)]
+    repair: bool,
+    /// Repair from a checkpoint's folder or a bundle on this machine.
+    #[arg(long, value_name = "PATH", requires = "repair")]
+    from: Option<PathBuf>,
+    /// Repair from this server: a hub or a mirror of one.
+    #[arg(long, value_name = "URL", requires = "repair", conflicts_with = "from")]
+    endpoint: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -37,6 +51,8 @@ struct Verdict<'a> {
     /// Origins of the catalogs whose digests were looked up.
     catalogs: Vec<&'a str>,
     files: &'a [VerifiedFile],
+    /// What was brought back; none where nothing was to be repaired.
+    repair: Option<&'a Repair>,
 }
 
 /// Runs the command.
@@ -44,12 +60,21 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let store = open_store(global)?;
     let model = store.find(&args.model)?;
-    let _in_use = InUse::hold(&model.dir)?;
+    let in_use = InUse::hold(&model.dir)?;
     let catalogs = catalogs(&args, &model.manifest, &ui)?;
-    let report = {
+    let mut report = {
         let task = ui.task("proving", model.manifest.total_size());
         verify(&model, &catalogs, &|done, total| task.set(done, total))
     };
+    let mut repair = None;
+    let mut failure = None;
+    if args.repair && !report.is_sound() {
+        interrupt::watch("what was brought is kept: run the same command again to go on");
+        let (done, error) = repair::run(global, &args, &store, &model, &report, &ui)?;
+        report = report.mended(&model, &catalogs, &done.paths());
+        (repair, failure) = (Some(done), error);
+    }
+    drop(in_use);
     let verdict = Verdict {
         name: &model.name,
         revision: &model.revision,
@@ -61,11 +86,21 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             .map(|p| format!("{}@{}", p.repo, p.revision)),
         catalogs: catalogs.iter().map(Catalog::origin).collect(),
         files: &report.files,
+        repair: repair.as_ref(),
     };
-    let lines = text(&args, &model, &report);
+    let lines = text(&args, &model, &report, repair.as_ref());
     ui.result(&lines.join("\n"), &verdict);
+    if let Some(repair) = &repair
+        && repair.changed_something()
+        && InUse::by_others(&model.dir)
+    {
+        ui.note(
+            "the model is in use as it was: after `gptoss-ctl unload` a daemon loads the repaired \
+             files with the next prompt",
+        );
+    }
     if !report.is_sound() {
-        return Err(damaged(&model, &report));
+        return Err(failure.unwrap_or_else(|| damaged(&model, &report)));
     }
     if let Err(error) = store.mark_verified(&model, &now_rfc3339()) {
         // A read-only store is proven all the same.
@@ -95,20 +130,24 @@ fn catalogs(args: &Args, manifest: &Manifest, ui: &Ui) -> Result<Vec<Catalog>, C
 
 fn damaged(model: &Installed, report: &Report) -> CliError {
     let label = model.manifest.label();
+    let advice = match report.wrong().any(|f| f.state == FileState::NotPublished) {
+        // Nothing can be proven by a manifest that is wrong itself.
+        true => format!("remove it with `gptoss-ctl rm {label}` and install it again"),
+        false => format!("`gptoss-ctl verify --repair {label}` brings back what is broken"),
+    };
     CliError::new(
         ExitStatus::Verification,
         format!(
-            "{label} is damaged: {} of {} files are wrong; remove it with \
-             `gptoss-ctl rm {label}` and install it again",
+            "{label} is damaged: {} of {} files are wrong; {advice}",
             report.wrong().count(),
             report.files.len()
         ),
     )
 }
 
-fn text(args: &Args, model: &Installed, report: &Report) -> Vec<String> {
+fn text(args: &Args, model: &Installed, report: &Report, repair: Option<&Repair>) -> Vec<String> {
     let manifest = &model.manifest;
-    let mut lines = Vec::new();
+    let mut lines = repair.map(Repair::lines).unwrap_or_default();
     let embedded = is_embedded(manifest);
     let shown = |file: &&VerifiedFile| args.files || file.state != FileState::Proven;
     let files = report.files.iter().filter(shown);

@@ -1,0 +1,170 @@
+//! Where the files of an installed model can be had again.
+
+use std::path::{Path, PathBuf};
+
+use crate::bundle::Bundle;
+use crate::cli::identity::is_embedded;
+use crate::cli::{CliError, ExitStatus};
+use crate::fetch;
+use crate::model::{Catalog, Manifest, check_repo};
+
+use super::Args;
+
+/// A place that has a model's files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// This program.
+    Embedded,
+    /// A repository on a hub or a mirror of one.
+    Hub { endpoint: String, repo: String },
+    /// A checkpoint's folder.
+    Folder(PathBuf),
+    /// A bundle.
+    Bundle(PathBuf),
+}
+
+impl Origin {
+    /// What the command line names, else where the manifest says the model came from.
+    pub(super) fn choose(args: &Args, manifest: &Manifest) -> Result<Self, CliError> {
+        if let Some(path) = &args.from {
+            return Self::at(path).ok_or_else(|| {
+                CliError::new(
+                    ExitStatus::NotFound,
+                    format!(
+                        "{} is neither a checkpoint's folder nor a bundle",
+                        path.display()
+                    ),
+                )
+            });
+        }
+        let recorded = repository(&manifest.source);
+        if let Some(given) = &args.endpoint {
+            let endpoint = fetch::endpoint(Some(given))?;
+            let repo = recorded.map(|(_, repo)| repo).or_else(|| pinned(manifest));
+            return match repo {
+                Some(repo) => Ok(Self::Hub { endpoint, repo }),
+                None => Err(CliError::new(
+                    ExitStatus::Usage,
+                    format!(
+                        "{} did not come from a hub ({}), so that its files have no place on \
+                         {given}; name a folder or a bundle with --from",
+                        manifest.label(),
+                        manifest.source
+                    ),
+                )),
+            };
+        }
+        if is_embedded(manifest) {
+            return Ok(Self::Embedded);
+        }
+        if let Some((endpoint, repo)) = recorded {
+            // A site that names a mirror means it for this as well.
+            let mirror = std::env::var("HF_ENDPOINT").is_ok_and(|v| !v.is_empty());
+            let given = (!mirror).then_some(endpoint.as_str());
+            let endpoint = fetch::endpoint(given)?;
+            return Ok(Self::Hub { endpoint, repo });
+        }
+        local(&manifest.source).ok_or_else(|| {
+            let published = match pinned(manifest) {
+                Some(_) => ", or a server that has the published files with --endpoint",
+                None => "",
+            };
+            CliError::new(
+                ExitStatus::NotFound,
+                format!(
+                    "{} came from \"{}\", and that is not there; name a checkpoint's folder or \
+                     a bundle with --from{published}",
+                    manifest.label(),
+                    manifest.source
+                ),
+            )
+        })
+    }
+
+    /// The folder or the bundle at `path`.
+    fn at(path: &Path) -> Option<Self> {
+        if Bundle::is_at(path) {
+            return Some(Self::Bundle(path.to_owned()));
+        }
+        path.is_dir().then(|| Self::Folder(path.to_owned()))
+    }
+
+    /// Where it is, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Embedded => "this program".into(),
+            Self::Hub { endpoint, repo } => format!("{endpoint}/{repo}"),
+            Self::Folder(path) | Self::Bundle(path) => path.display().to_string(),
+        }
+    }
+}
+
+/// Server and repository of a `source` that `pull` wrote: `ENDPOINT/OWNER/NAME`.
+fn repository(source: &str) -> Option<(String, String)> {
+    // More may follow, as how many files a cache had.
+    let url = source.split_once(", ").map_or(source, |(url, _)| url);
+    let mut parts = url.rsplitn(3, '/');
+    let (name, owner, endpoint) = (parts.next()?, parts.next()?, parts.next()?);
+    let repo = format!("{owner}/{name}");
+    let endpoint = fetch::endpoint(Some(endpoint)).ok()?;
+    check_repo(&repo).ok().map(|()| (endpoint, repo))
+}
+
+/// The folder or bundle of a `source` that `import` wrote, where it is still there:
+/// `import of PATH`, or `bundle PATH, from …`.
+fn local(source: &str) -> Option<Origin> {
+    if let Some(path) = source.strip_prefix("import of ") {
+        return Origin::at(Path::new(path));
+    }
+    let rest = source.strip_prefix("bundle ")?;
+    // A path may hold these words itself: the longest that is there.
+    let ends = rest.rmatch_indices(", from ").map(|(at, _)| &rest[..at]);
+    ends.map(Path::new).find_map(Origin::at)
+}
+
+/// The repository of a model that the built-in catalog pins.
+fn pinned(manifest: &Manifest) -> Option<String> {
+    let catalog = Catalog::builtin();
+    let published = catalog.recognise(&manifest.files)?;
+    (published.complete() && published.revision == manifest.revision).then_some(published.repo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn repositories() {
+        assert_eq!(
+            repository("https://huggingface.co/openai/gpt-oss-20b"),
+            Some(("https://huggingface.co".into(), "openai/gpt-oss-20b".into()))
+        );
+        assert_eq!(
+            repository("http://m:80/hub/a/b, 2 of 9 files from the cache"),
+            Some(("http://m:80/hub".into(), "a/b".into()))
+        );
+        for none in [
+            "embedded in gptoss-ctl",
+            "import of /media/x/y",
+            "bundle /b.tar, from https://huggingface.co/openai/gpt-oss-20b",
+            "https://huggingface.co/../x",
+            "ftp://m/a/b",
+            "",
+        ] {
+            assert_eq!(repository(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_was_imported_is_looked_for_where_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let odd = dir.path().join("a, from b");
+        std::fs::create_dir(&odd).unwrap();
+        let source = format!("import of {}", odd.display());
+        assert_eq!(local(&source), Some(Origin::Folder(odd.clone())));
+        let source = format!("bundle {}, from import of /x, from y", odd.display());
+        assert_eq!(local(&source), Some(Origin::Folder(odd)));
+        assert_eq!(local("bundle /nowhere/b.tar, from x"), None);
+        assert_eq!(local("oci://registry/x"), None);
+    }
+}
