@@ -2,7 +2,7 @@
 
 use gptoss_onnx::export::Target;
 
-use super::install::{self, open_store};
+use super::install::{self, find_own, open_stores};
 use super::progress::Ui;
 use super::{CliError, Global, interrupt};
 
@@ -22,13 +22,13 @@ pub struct Args {
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
-    let store = open_store(global)?;
-    let model = store.find(&args.model)?;
+    let stores = open_stores(global)?;
+    let model = find_own(&stores, &args.model)?;
     interrupt::watch("the model is as it was");
     let names: Vec<String> = args.target.iter().map(ToString::to_string).collect();
     let names = names.join(" and ");
     let label = model.manifest.label();
-    match install::add_targets(&store, &model, &args.target, args.force, &ui)? {
+    match install::add_targets(stores.own(), &model, &args.target, args.force, &ui)? {
         Some(model) => {
             install::tell(
                 &ui,

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{
-    Dimensions, FileEntry, Installed, Manifest, SCHEMA, Signature, Staging, Store, now_rfc3339,
-    require_space,
+    Dimensions, FileEntry, Installed, Manifest, SCHEMA, Signature, Staging, Store, StoreError,
+    Stores, now_rfc3339, require_space,
 };
 
 /// Files up to this size are brought in first: they tell whether the rest is of use.
@@ -38,10 +38,39 @@ struct Outcome<'a> {
     manifest: &'a Manifest,
 }
 
-/// Opens the store the command line names.
+/// Opens the store that is written: the one the command line names, or one's own.
 pub(super) fn open_store(global: &Global) -> Result<Store, CliError> {
-    let root = global.store.clone().unwrap_or_else(Store::default_root);
-    Ok(Store::open(&root)?)
+    Ok(open_stores(global)?.own().clone())
+}
+
+/// Opens the stores that are looked into.
+pub(super) fn open_stores(global: &Global) -> Result<Stores, CliError> {
+    Ok(Stores::open(global.store.as_deref())?)
+}
+
+/// Finds a model that is to be changed: in the store that is written.
+pub(super) fn find_own(stores: &Stores, wanted: &str) -> Result<Installed, CliError> {
+    stores.own().find(wanted).map_err(|error| match error {
+        StoreError::NotInstalled { .. } => {
+            elsewhere(stores, wanted).unwrap_or_else(|| error.into())
+        }
+        error => error.into(),
+    })
+}
+
+/// Says that a model that is to be changed is in the machine's store, if it is.
+pub(super) fn elsewhere(stores: &Stores, wanted: &str) -> Option<CliError> {
+    let system = stores.system()?;
+    let model = system.find(wanted).ok()?;
+    Some(CliError::new(
+        ExitStatus::NotFound,
+        format!(
+            "{} is not in your own store: it is in the machine's, which is only read from here; \
+             `sudo -u gptoss-store gptoss-ctl --store {} …` changes it there",
+            model.manifest.label(),
+            system.root().display()
+        ),
+    ))
 }
 
 /// Tells what was done.
@@ -151,7 +180,7 @@ pub(super) fn export_one(
     let out = dir.join(target.name());
     if out.exists() {
         // Left by an interrupted export: nobody has proven it.
-        std::fs::remove_dir_all(&out).map_err(crate::model::StoreError::io("remove", &out))?;
+        std::fs::remove_dir_all(&out).map_err(StoreError::io("remove", &out))?;
     }
     ui.note(&format!("exporting for {target}"));
     let task = ui.task(&format!("exporting for {target}"), 0);

@@ -1,11 +1,13 @@
 //! `gptoss-ctl list`.
 
+use std::path::Path;
+
 use serde::Serialize;
 
-use super::install::open_store;
+use super::install::open_stores;
 use super::progress::Ui;
 use super::{CliError, Global};
-use crate::model::{Installed, human_size};
+use crate::model::{Installed, Store, Stores, human_size};
 
 /// Arguments of `gptoss-ctl list`.
 #[derive(Debug, clap::Args)]
@@ -16,6 +18,8 @@ pub struct Args {}
 struct Row<'a> {
     name: &'a str,
     revision: &'a str,
+    /// The store it is in.
+    store: &'a Path,
     size: u64,
     targets: Vec<&'a str>,
     source: &'a str,
@@ -27,7 +31,10 @@ struct Row<'a> {
 
 #[derive(Debug, Serialize)]
 struct Listing<'a> {
-    store: String,
+    /// The store that is written.
+    store: &'a Path,
+    /// The machine's, where it is looked into as well.
+    system_store: Option<&'a Path>,
     models: Vec<Row<'a>>,
     /// Interrupted pulls and pulls at work, `NAME@REVISION`.
     staged: Vec<String>,
@@ -35,12 +42,13 @@ struct Listing<'a> {
     unusable: Vec<String>,
 }
 
-impl<'a> From<&'a Installed> for Row<'a> {
-    fn from(model: &'a Installed) -> Self {
+impl<'a> Row<'a> {
+    fn of(model: &'a Installed, stores: &'a Stores) -> Self {
         let manifest = &model.manifest;
         Self {
             name: &model.name,
             revision: &model.revision,
+            store: stores.store_of(model).root(),
             size: manifest.total_size(),
             targets: manifest.targets.keys().map(String::as_str).collect(),
             source: &manifest.source,
@@ -54,19 +62,20 @@ impl<'a> From<&'a Installed> for Row<'a> {
 
 /// Runs the command.
 pub fn run(global: &Global, _args: Args) -> Result<(), CliError> {
-    let store = open_store(global)?;
-    let models = store.models();
+    let stores = open_stores(global)?;
+    // Each store's own: of a model that both have, both copies take space.
+    let models: Vec<_> = stores.all().flat_map(Store::models).collect();
+    let staged = stores.own().staged().into_iter();
     let listing = Listing {
-        store: store.root().display().to_string(),
-        models: models.iter().map(Row::from).collect(),
-        staged: store
-            .staged()
-            .into_iter()
+        store: stores.own().root(),
+        system_store: stores.system().map(Store::root),
+        models: models.iter().map(|m| Row::of(m, &stores)).collect(),
+        staged: staged
             .map(|(name, revision)| format!("{name}@{revision}"))
             .collect(),
-        unusable: store
-            .scan()
-            .into_iter()
+        unusable: stores
+            .all()
+            .flat_map(Store::scan)
             .filter_map(|found| found.err().map(|e| e.to_string()))
             .collect(),
     };
@@ -77,24 +86,46 @@ pub fn run(global: &Global, _args: Args) -> Result<(), CliError> {
 fn table(listing: &Listing<'_>) -> String {
     let mut lines = Vec::new();
     if listing.models.is_empty() {
+        let system = listing.system_store.map(|s| format!(" or {}", s.display()));
         lines.push(format!(
-            "no models in {}; `gptoss-ctl pull 20b` fetches one, `gptoss-ctl pull nano` a tiny one",
-            listing.store
+            "no models in {}{}{}; `gptoss-ctl pull 20b` fetches one, `gptoss-ctl pull nano` a \
+             tiny one",
+            listing.store.display(),
+            system.unwrap_or_default(),
+            match listing.store.exists() {
+                true => "",
+                false => " (it does not exist yet)",
+            }
         ));
     } else {
         let width = listing.models.iter().map(|m| m.name.len()).max();
         let width = width.unwrap_or(0).max("NAME".len());
+        let several = listing.system_store.is_some();
+        let column = |text: &str| match several {
+            true => format!("{text:6}  "),
+            false => String::new(),
+        };
         lines.push(format!(
-            "{:width$}  {:12}  {:>9}  {:14}  INSTALLED",
-            "NAME", "REVISION", "SIZE", "TARGETS"
+            "{:width$}  {:12}  {:>9}  {:14}  {}INSTALLED",
+            "NAME",
+            "REVISION",
+            "SIZE",
+            "TARGETS",
+            column("STORE")
         ));
         for model in &listing.models {
             let revision: String = model.revision.chars().take(12).collect();
+            let store = if model.store == listing.store {
+                "own"
+            } else {
+                "system"
+            };
             lines.push(format!(
-                "{:width$}  {revision:12}  {:>9}  {:14}  {}",
+                "{:width$}  {revision:12}  {:>9}  {:14}  {}{}",
                 model.name,
                 human_size(model.size),
                 model.targets.join(","),
+                column(store),
                 model.installed_at
             ));
         }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::install::open_store;
+use super::install::open_stores;
 use super::{CliError, ExitStatus, Global};
 
 /// A model's folder and the name to show for it.
@@ -28,7 +28,7 @@ pub(super) fn locate(global: &Global, model: &str) -> Result<Located, CliError> 
             ))
         };
     }
-    let installed = open_store(global)?.find(model)?;
+    let installed = open_stores(global)?.find(model)?;
     Ok(Located {
         name: installed.name,
         revision: installed.dir,

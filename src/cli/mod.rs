@@ -56,7 +56,7 @@ struct Arguments {
 /// What every subcommand gets.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Global {
-    /// Folder of the model store.
+    /// Folder of the model store [default: your own; the machine's is read as well].
     #[arg(long, global = true, env = "GPTOSS_STORE", value_name = "DIR")]
     pub store: Option<PathBuf>,
     /// The only file of settings [default: those of gptossd].

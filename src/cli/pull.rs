@@ -9,7 +9,7 @@ use gptoss_onnx::nano;
 use tokio::runtime::Runtime;
 
 use super::identity::{NANO, embedded};
-use super::install::{self, Provenance, SMALL, discard_if_empty, open_store};
+use super::install::{self, Provenance, SMALL, discard_if_empty, open_stores};
 use super::progress::Ui;
 use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, interrupt, plan};
@@ -41,6 +41,12 @@ pub struct Args {
     /// How it will be loaded.
     #[arg(skip)]
     loaded: Options,
+    /// Fetch into your own store what the machine's has already.
+    #[arg(long)]
+    own_copy: bool,
+    /// The machine's store, where what it has is not fetched again.
+    #[arg(skip)]
+    machines: Option<Store>,
     /// Name in the store of a model pulled with hf: [default: OWNER--NAME].
     #[arg(long)]
     name: Option<String>,
@@ -58,6 +64,7 @@ pub struct Args {
 const INSTALLED: &str = "installed";
 const EXPORTED: &str = "exported";
 const ALREADY: &str = "already-installed";
+const SHARED: &str = "in-system-store";
 
 /// A model and the bytes it must consist of.
 struct Request {
@@ -74,7 +81,11 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
     args.offline = global.offline || offline_by_environment();
     args.loaded = plan::as_the_daemon(global)?;
     let ui = Ui::new(global.json);
-    let store = open_store(global)?;
+    let stores = open_stores(global)?;
+    let store = stores.own().clone();
+    if !args.own_copy {
+        args.machines = stores.system().cloned();
+    }
     let trust = Trust::load(global, &[])?;
     interrupt::watch("what was fetched is kept: run the same command again to go on");
     let (status, model) = match args.model.strip_prefix("hf:") {
@@ -108,6 +119,11 @@ fn report(ui: &Ui, status: &str, model: &Installed) {
             model.dir.display()
         ),
         EXPORTED => format!("{label} was installed already and has been exported"),
+        SHARED => format!(
+            "{label} is in the machine's store already ({}), and is used from there; --own-copy \
+             fetches it into your own as well",
+            model.dir.display()
+        ),
         _ => format!(
             "{label} is installed already; `gptoss-ctl verify {}` proves its bytes again",
             model.name
@@ -319,6 +335,11 @@ fn pull(
         refuse_other_bytes(&model, &request.files)?;
         return finish_installed(store, model, args, ui);
     }
+    if let Some(model) =
+        in_system_store(args, &provenance.name, &provenance.revision, &request.files)?
+    {
+        return Ok((SHARED, model));
+    }
     let staging = store.stage(&provenance.name, &provenance.revision)?;
     // It may have been installed before the lock was ours.
     if let Some(model) = store.get(&provenance.name, &provenance.revision)? {
@@ -334,6 +355,39 @@ fn pull(
     };
     let model = install::install(staging, files, request.provenance, &args.target, ui)?;
     Ok((INSTALLED, model))
+}
+
+/// The model in the machine's store, where a user need not fetch it again.
+fn in_system_store(
+    args: &Args,
+    name: &str,
+    revision: &str,
+    files: &[Wanted],
+) -> Result<Option<Installed>, CliError> {
+    let Some(system) = &args.machines else {
+        return Ok(None);
+    };
+    // One that cannot be used does not stand in the way.
+    let Ok(Some(model)) = system.get(name, revision) else {
+        return Ok(None);
+    };
+    if refuse_other_bytes(&model, files).is_err() {
+        return Ok(None);
+    }
+    let lacking = |t: &&Target| !model.manifest.targets.contains_key(t.name());
+    match args.target.iter().find(lacking) {
+        None => Ok(Some(model)),
+        Some(target) => Err(CliError::new(
+            ExitStatus::Failed,
+            format!(
+                "{} is in the machine's store, where it is not exported for {target}: `sudo -u \
+                 gptoss-store gptoss-ctl --store {} export {name} --target {target}` does that, \
+                 --own-copy fetches it into your own store",
+                model.manifest.label(),
+                system.root().display()
+            ),
+        )),
+    }
 }
 
 /// Exports an installed model for the targets it lacks.
@@ -455,6 +509,10 @@ fn pull_nano(store: &Store, args: &Args, ui: &Ui) -> Result<(&'static str, Insta
     let (revision, files) = embedded();
     if let Some(model) = store.get(NANO, &revision)? {
         return finish_installed(store, model, args, ui);
+    }
+    let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
+    if let Some(model) = in_system_store(args, NANO, &revision, &wanted)? {
+        return Ok((SHARED, model));
     }
     let staging = store.stage(NANO, &revision)?;
     staging.clear()?;

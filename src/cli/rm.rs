@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::install::open_store;
+use super::install::{elsewhere, open_stores};
 use super::progress::Ui;
 use super::{CliError, Global};
-use crate::model::{Store, StoreError, check_model_name};
+use crate::model::{StoreError, Stores, check_model_name};
 
 /// Arguments of `gptoss-ctl rm`.
 #[derive(Debug, clap::Args)]
@@ -25,10 +25,11 @@ struct Removed {
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
-    let store = open_store(global)?;
+    let stores = open_stores(global)?;
+    let store = stores.own();
     let (name, _) = args.model.split_once('@').unwrap_or((&args.model, ""));
     check_model_name(name)?;
-    let revisions = choose(&store, &args)?;
+    let revisions = choose(&stores, &args)?;
     let mut removed = Vec::new();
     for revision in revisions {
         store.remove_revision(name, &revision)?;
@@ -40,7 +41,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 }
 
 /// Revisions to remove: installed ones, usable or not; else interrupted ones.
-fn choose(store: &Store, args: &Args) -> Result<Vec<String>, CliError> {
+fn choose(stores: &Stores, args: &Args) -> Result<Vec<String>, CliError> {
+    let store = stores.own();
     let (name, beginning) = args.model.split_once('@').unwrap_or((&args.model, ""));
     let mut revisions = store.revisions(name);
     revisions.retain(|r| r.starts_with(beginning));
@@ -55,11 +57,8 @@ fn choose(store: &Store, args: &Args) -> Result<Vec<String>, CliError> {
         revisions.retain(|r| r == beginning);
     }
     match revisions.len() {
-        0 => Err(StoreError::NotInstalled {
-            wanted: args.model.clone(),
-            root: store.root().to_owned(),
-        }
-        .into()),
+        0 => Err(elsewhere(stores, &args.model)
+            .unwrap_or_else(|| stores.own().not_installed(&args.model).into())),
         1 => Ok(revisions),
         _ if args.all => Ok(revisions),
         _ => {

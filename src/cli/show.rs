@@ -1,9 +1,11 @@
 //! `gptoss-ctl show`.
 
+use std::path::Path;
+
 use serde::Serialize;
 
 use super::identity::describe_installed;
-use super::install::open_store;
+use super::install::open_stores;
 use super::progress::Ui;
 use super::{CliError, Global};
 use crate::model::{Catalog, Installed, Manifest, human_size};
@@ -18,6 +20,8 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Shown<'a> {
     dir: String,
+    /// The store it is in.
+    store: &'a Path,
     size: u64,
     /// The published model all of these bytes are, `OWNER/NAME@COMMIT`.
     published: Option<String>,
@@ -27,10 +31,12 @@ struct Shown<'a> {
 
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    let model = open_store(global)?.find(&args.model)?;
+    let stores = open_stores(global)?;
+    let model = stores.find(&args.model)?;
     let published = Catalog::builtin().recognise(&model.manifest.files);
     let shown = Shown {
         dir: model.dir.display().to_string(),
+        store: stores.store_of(&model).root(),
         size: model.manifest.total_size(),
         published: published
             .as_ref()
@@ -38,15 +44,13 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             .map(|p| format!("{}@{}", p.repo, p.revision)),
         manifest: &model.manifest,
     };
-    let people = text(
-        &model,
-        &describe_installed(&model.manifest, published.as_ref()),
-    );
+    let published = describe_installed(&model.manifest, published.as_ref());
+    let people = text(&model, shown.store, &published);
     Ui::new(global.json).result(&people, &shown);
     Ok(())
 }
 
-fn text(model: &Installed, published: &str) -> String {
+fn text(model: &Installed, store: &Path, published: &str) -> String {
     let manifest = &model.manifest;
     let targets: Vec<&str> = manifest.targets.keys().map(String::as_str).collect();
     let mut lines = vec![
@@ -76,6 +80,7 @@ fn text(model: &Installed, published: &str) -> String {
             manifest.installed_at, manifest.tool_version
         ),
         format!("verified   {}", manifest.verified_at),
+        format!("store      {}", store.display()),
         format!("folder     {}", model.dir.display()),
         String::new(),
     ];

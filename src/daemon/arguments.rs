@@ -20,7 +20,7 @@ pub struct Arguments {
     /// Read this settings file instead of the installed ones.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder of the model store.
+    /// Folder of the model store [default: the user's own, then the machine's].
     #[arg(long, env = "GPTOSS_STORE", value_name = "DIR")]
     pub store: Option<PathBuf>,
     /// Answer from a script, without any model.

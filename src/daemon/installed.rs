@@ -1,6 +1,6 @@
 //! The loader of installed models: store, ONNX Runtime, provider, session.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gptoss_onnx::export::Target;
@@ -8,7 +8,7 @@ use gptoss_onnx::kernels::attention::Precision;
 
 use crate::config::Config;
 use crate::harmony::Tokenizer;
-use crate::model::{Installed, Store, StoreError};
+use crate::model::{Installed, StoreError, Stores};
 use crate::runtime::{
     self, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, RuntimeError,
 };
@@ -19,7 +19,7 @@ const TARGETS: [Target; 2] = [Target::Cpu, Target::Portable];
 
 /// Loads what `gptoss-ctl` installed.
 pub struct StoreLoader {
-    store: Store,
+    stores: Stores,
     default: Option<String>,
     context: usize,
     library: Option<PathBuf>,
@@ -32,14 +32,14 @@ pub struct StoreLoader {
 }
 
 impl StoreLoader {
-    /// A loader for the models under `root`.
+    /// A loader for the models in these stores.
     ///
     /// # Errors
-    /// The folder is not usable, or the settings name an unknown provider.
-    pub fn new(root: &Path, config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
+    /// The settings name an unknown provider.
+    pub fn new(stores: Stores, config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
         let threads = config.runtime.threads;
         Ok(Self {
-            store: Store::open(root)?,
+            stores,
             default: config.model.default.clone(),
             context: config.model.context,
             library: config.runtime.library.clone(),
@@ -52,7 +52,7 @@ impl StoreLoader {
     }
 
     fn find(&self, model: &str) -> Result<Installed, Unavailable> {
-        self.store.find(model).map_err(|error| match error {
+        self.stores.find(model).map_err(|error| match error {
             StoreError::NotInstalled { .. } => Unavailable::NoModel(format!(
                 "the model {model:?} is not installed; `gptoss-ctl list` shows what is, \
                  `gptoss-ctl pull {model}` fetches it"
@@ -66,7 +66,7 @@ impl StoreLoader {
         if let Some(name) = &self.default {
             return Ok(name.clone());
         }
-        let mut names: Vec<_> = self.store.models().into_iter().map(|m| m.name).collect();
+        let mut names: Vec<_> = self.stores.models().into_iter().map(|m| m.name).collect();
         names.dedup();
         let named = |wanted: &str| names.iter().find(|name| *name == wanted);
         let chosen = match names.as_slice() {
@@ -150,7 +150,7 @@ impl Loader for StoreLoader {
                 revision: model.revision,
             }
         };
-        self.store.models().into_iter().map(summary).collect()
+        self.stores.models().into_iter().map(summary).collect()
     }
 
     fn resolve(&self, name: Option<&str>) -> Result<String, Unavailable> {
@@ -161,7 +161,7 @@ impl Loader for StoreLoader {
         let found = self.find(&wanted)?;
         // The bare name where it means the same revision, so that both ways of
         // asking meet the same resident model.
-        let bare = self.store.find(&found.name);
+        let bare = self.stores.find(&found.name);
         Ok(
             match bare.is_ok_and(|bare| bare.revision == found.revision) {
                 true => found.name,
@@ -257,13 +257,16 @@ impl StoreLoader {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::model::{Manifest, SCHEMA, Store, sha256_bytes};
 
     fn loader(root: &Path, default: Option<&str>) -> StoreLoader {
         let mut config = Config::default();
         config.model.default = default.map(str::to_owned);
         config.runtime.library = Some("/nowhere/libonnxruntime.so".into());
-        StoreLoader::new(root, &config).unwrap()
+        StoreLoader::new(Stores::of(root, None).unwrap(), &config).unwrap()
     }
 
     #[test]
@@ -283,6 +286,48 @@ mod tests {
             .resolve(None)
             .unwrap_err();
         assert!(named.to_string().contains("120b"), "{named}");
+    }
+
+    /// Puts a model without weights into a store.
+    fn put(root: &Path, name: &str, revision: &str, context: usize) {
+        let config = format!("{{\"max_position_embeddings\": {context}}}");
+        let staging = Store::open(root).unwrap().stage(name, revision).unwrap();
+        staging.write("config.json", config.as_bytes()).unwrap();
+        let manifest = serde_json::json!({
+            "schema": SCHEMA, "name": name, "revision": revision, "source": "test",
+            "tool_version": "0", "verified_at": "2025-01-01T00:00:00Z",
+            "files": [{
+                "path": "config.json",
+                "size": config.len(),
+                "sha256": sha256_bytes(config.as_bytes()),
+            }],
+        });
+        let manifest = Manifest::parse(manifest.to_string().as_bytes()).unwrap();
+        staging.commit(manifest).unwrap();
+    }
+
+    #[test]
+    fn a_users_daemon_runs_the_machines_models_as_well() {
+        let folder = tempfile::tempdir().unwrap();
+        let (own, system) = (folder.path().join("own"), folder.path().join("system"));
+        put(&own, "m", "r1", 100);
+        put(&system, "m", "r1", 150);
+        put(&system, "m", "r2", 200);
+        put(&system, "n", "r1", 300);
+        let stores = Stores::of(&own, Some(&system)).unwrap();
+        let loader = StoreLoader::new(stores, &Config::default()).unwrap();
+        for (asked, resolved, context) in [
+            ("m", "m", 100),
+            ("m@r1", "m", 100),
+            ("m@r2", "m@r2", 200),
+            ("n", "n", 300),
+        ] {
+            assert_eq!(loader.resolve(Some(asked)).unwrap(), resolved);
+            assert_eq!(loader.context_window(resolved).unwrap(), context, "{asked}");
+        }
+        let models = loader.models();
+        let listed: Vec<_> = models.iter().map(|m| (&*m.name, &*m.revision)).collect();
+        assert_eq!(listed, [("m", "r1"), ("m", "r2"), ("n", "r1")]);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use self::simulated::SimulatedLoader;
 use crate::config::{self, Config, Load, OnPressure};
 use crate::dbus::{Bus, NAME, Parts, Service};
 use crate::engine::EngineSettings;
-use crate::model::Store;
+use crate::model::Stores;
 use crate::runtime::simulated::Script;
 use crate::session::{Availability, Loader, ModelHost, Quota, QuotaLimits, Unloaded};
 
@@ -97,9 +97,11 @@ fn loader(
             Ok(Arc::new(SimulatedLoader::new(Script::from_file(script)?)))
         }
         None => {
-            let root = arguments.store.clone().unwrap_or_else(Store::default_root);
-            tracing::info!("models are in {}", root.display());
-            Ok(Arc::new(StoreLoader::new(&root, config)?))
+            let stores = Stores::open(arguments.store.as_deref())?;
+            let places = stores.all().map(|store| store.root().display().to_string());
+            let places: Vec<_> = places.collect();
+            tracing::info!("models are in {}", places.join(" and "));
+            Ok(Arc::new(StoreLoader::new(stores, config)?))
         }
     }
 }

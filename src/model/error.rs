@@ -9,12 +9,12 @@ use super::plan::human_size;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No such model is installed.
-    #[error("model {wanted} is not installed in {}; `gptoss-ctl list` shows what is, `gptoss-ctl pull {wanted}` fetches one", root.display())]
+    #[error("model {wanted} is not installed in {}; `gptoss-ctl list` shows what is, `gptoss-ctl pull {wanted}` fetches one", looked.join(" or "))]
     NotInstalled {
         /// The name asked for.
         wanted: String,
-        /// The store's folder.
-        root: PathBuf,
+        /// The stores' folders, in words.
+        looked: Vec<String>,
     },
     /// A revision's beginning that several revisions share.
     #[error("{wanted} may mean {}; give more of the revision", candidates.join(" or "))]

@@ -1,7 +1,8 @@
 //! The model store: catalog, manifest, verification, atomic installation.
 //!
 //! - [`Catalog`]: which bytes a model's name stands for.
-//! - [`Store`]: what is installed, and where ([`Store`] draws the folder tree).
+//! - [`Store`]: what is installed, and where ([`Store`] draws the folder tree);
+//!   [`Stores`]: one's own and the machine's.
 //! - [`Staging`]: a model on its way in; [`Staging::commit`] installs it at once
 //!   or not at all.
 //! - [`Manifest`]: what an installed model consists of, byte for byte.
@@ -23,6 +24,7 @@ mod plan;
 mod repair;
 mod staging;
 mod store;
+mod stores;
 mod timestamp;
 mod verify;
 
@@ -38,5 +40,6 @@ pub use name::{check_file_name, check_model_name, check_revision, sanitize_model
 pub use plan::{CacheDimensions, Dimensions, available_space, human_size, require_space};
 pub use staging::{InUse, Staging};
 pub use store::{Installed, Store};
+pub use stores::Stores;
 pub use timestamp::now_rfc3339;
 pub use verify::{FileState, Report, VerifiedFile, verify, verify_with};

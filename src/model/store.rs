@@ -70,13 +70,18 @@ impl Store {
     }
 
     /// Where models are kept unless something else is asked for: `GPTOSS_STORE`;
-    /// the daemon's state folder under systemd; `/var/lib/gptoss` for root;
+    /// the daemon's state folder under systemd; [`Store::system_root`] for root;
     /// `$XDG_DATA_HOME/gptoss`, by default `~/.local/share/gptoss`.
     pub fn default_root() -> PathBuf {
         default_root(
             |name| std::env::var_os(name).filter(|v| !v.is_empty()),
             rustix::process::geteuid().is_root(),
         )
+    }
+
+    /// The machine's store: `GPTOSS_SYSTEM_STORE`, by default `/var/lib/gptoss`.
+    pub fn system_root() -> PathBuf {
+        system_root(|name| std::env::var_os(name).filter(|v| !v.is_empty()))
     }
 
     /// The store's folder.
@@ -164,10 +169,15 @@ impl Store {
             .into_iter()
             .filter(|r| r.starts_with(revision) && check_revision(r).is_ok())
             .find_map(|r| self.read(name, &r).err());
-        Err(broken.unwrap_or_else(|| StoreError::NotInstalled {
+        Err(broken.unwrap_or_else(|| self.not_installed(wanted)))
+    }
+
+    /// The error that tells that a model is not in this store.
+    pub fn not_installed(&self, wanted: &str) -> StoreError {
+        StoreError::NotInstalled {
             wanted: wanted.to_owned(),
-            root: self.root.clone(),
-        }))
+            looked: vec![self.root.display().to_string()],
+        }
     }
 
     /// The installed model of exactly that name and revision.
@@ -217,10 +227,7 @@ impl Store {
         let installed = self.revision_dir(name, revision);
         let staged = self.staging_dir().join(&label);
         if !installed.exists() && !staged.exists() {
-            return Err(StoreError::NotInstalled {
-                wanted: label,
-                root: self.root.clone(),
-            });
+            return Err(self.not_installed(&label));
         }
         self.create_folders()?;
         let _lock = Lock::acquire(self, &label)?;
@@ -309,12 +316,16 @@ fn default_root(variable: impl Fn(&str) -> Option<std::ffi::OsString>, is_root: 
         return first.unwrap_or_default();
     }
     if is_root {
-        return "/var/lib/gptoss".into();
+        return system_root(&variable);
     }
     let data = variable("XDG_DATA_HOME")
         .map(PathBuf::from)
         .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/share")));
-    data.map_or_else(|| "/var/lib/gptoss".into(), |d| d.join("gptoss"))
+    data.map_or_else(|| system_root(&variable), |d| d.join("gptoss"))
+}
+
+fn system_root(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> PathBuf {
+    variable("GPTOSS_SYSTEM_STORE").map_or_else(|| "/var/lib/gptoss".into(), PathBuf::from)
 }
 
 /// Names of the folders in a folder, sorted; none where it cannot be read.

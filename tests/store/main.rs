@@ -20,3 +20,4 @@ mod plan;
 mod pull;
 mod repair;
 mod space;
+mod stores;

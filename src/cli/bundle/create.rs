@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::bundle::{self, BundleError, Form, Signer};
-use crate::cli::install::open_store;
+use crate::cli::install::open_stores;
 use crate::cli::progress::Ui;
 use crate::cli::{CliError, ExitStatus, Global, interrupt};
 use crate::model::{InUse, human_size};
@@ -65,7 +65,7 @@ fn piece_size(text: &str) -> Result<u64, String> {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let form = form(&args)?;
-    let model = open_store(global)?.find(&args.model)?;
+    let model = open_stores(global)?.find(&args.model)?;
     let _in_use = InUse::hold(&model.dir)?;
     let signer = args.sign.as_deref().map(open_signer).transpose()?;
     interrupt::watch("no bundle was written");

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Finding;
 use crate::cli::Global;
 use crate::cli::daemon::BusName;
-use crate::cli::install::open_store;
+use crate::cli::install::open_stores;
 use crate::config::{self, Config, Scope};
 use crate::model::{Store, available_space, human_size};
 use crate::runtime::{self, ProviderChoice, library};
@@ -32,7 +32,7 @@ const SYSTEM_FILES: [(&str, &str); 5] = [
 ];
 
 pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
-    let mut findings = store(global);
+    let mut findings = stores(global);
     findings.extend(runtime());
     findings.push(settings(bus));
     if matches!(bus, BusName::System) {
@@ -41,16 +41,22 @@ pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
     findings
 }
 
-fn store(global: &Global) -> Vec<Finding> {
-    let store = match open_store(global) {
-        Ok(store) => store,
+fn stores(global: &Global) -> Vec<Finding> {
+    let stores = match open_stores(global) {
+        Ok(stores) => stores,
         Err(error) => {
             let advice = "name another folder with --store or GPTOSS_STORE";
             return vec![Finding::wrong("store", error.to_string(), advice)];
         }
     };
+    let mut findings = store(stores.own());
+    findings.extend(stores.system().into_iter().flat_map(store));
+    findings
+}
+
+fn store(store: &Store) -> Vec<Finding> {
     let root = store.root().to_owned();
-    let mut findings = vec![contents(&store, &root)];
+    let mut findings = vec![contents(store, &root)];
     for broken in store.scan().into_iter().filter_map(Result::err) {
         let advice = "remove it with `gptoss-ctl rm` and install it again";
         findings.push(Finding::wrong("store", broken.to_string(), advice));

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::identity::{describe_installed, is_embedded};
-use super::install::open_store;
+use super::install::open_stores;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global, interrupt};
 use crate::model::{
@@ -45,6 +45,8 @@ pub struct Args {
 struct Verdict<'a> {
     name: &'a str,
     revision: &'a str,
+    /// The store it is in.
+    store: &'a Path,
     sound: bool,
     /// The published model all of these bytes are, `OWNER/NAME@COMMIT`.
     published: Option<String>,
@@ -58,8 +60,9 @@ struct Verdict<'a> {
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
-    let store = open_store(global)?;
-    let model = store.find(&args.model)?;
+    let stores = open_stores(global)?;
+    let model = stores.find(&args.model)?;
+    let store = stores.store_of(&model);
     let in_use = InUse::hold(&model.dir)?;
     let catalogs = catalogs(&args, &model.manifest, &ui)?;
     let mut report = {
@@ -70,7 +73,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let mut failure = None;
     if args.repair && !report.is_sound() {
         interrupt::watch("what was brought is kept: run the same command again to go on");
-        let (done, error) = repair::run(global, &args, &store, &model, &report, &ui)?;
+        let (done, error) = repair::run(global, &args, store, &model, &report, &ui)?;
         report = report.mended(&model, &catalogs, &done.paths());
         (repair, failure) = (Some(done), error);
     }
@@ -78,6 +81,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let verdict = Verdict {
         name: &model.name,
         revision: &model.revision,
+        store: store.root(),
         sound: report.is_sound(),
         published: report
             .published

@@ -411,6 +411,8 @@ fn the_default_store_of_each_kind_of_user() {
         (vec![home, ("XDG_DATA_HOME", "/d")], false, "/d/gptoss"),
         (vec![home, ("STATE_DIRECTORY", "/s:/t")], false, "/s"),
         (vec![home, ("GPTOSS_STORE", "/g")], true, "/g"),
+        (vec![home, ("GPTOSS_SYSTEM_STORE", "/y")], true, "/y"),
+        (vec![("GPTOSS_SYSTEM_STORE", "/y")], false, "/y"),
     ] {
         assert_eq!(root_with(&set, is_root), Path::new(expected), "{set:?}");
     }
