@@ -58,7 +58,7 @@ impl CliError {
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let status = match &error {
-            StoreError::NotInstalled { .. } => ExitStatus::NotFound,
+            StoreError::NotInstalled { .. } | StoreError::NotMounted { .. } => ExitStatus::NotFound,
             StoreError::BadName { .. } | StoreError::Ambiguous { .. } => ExitStatus::Usage,
             StoreError::BadManifest { .. } | StoreError::Incomplete { .. } => {
                 ExitStatus::Verification

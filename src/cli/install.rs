@@ -45,7 +45,9 @@ pub(super) fn open_store(global: &Global) -> Result<Store, CliError> {
 
 /// Opens the stores that are looked into.
 pub(super) fn open_stores(global: &Global) -> Result<Stores, CliError> {
-    Ok(Stores::open(global.store.as_deref())?)
+    let stores = Stores::open(global.store.as_deref())?;
+    stores.own().check_disk()?;
+    Ok(stores)
 }
 
 /// Finds a model that is to be changed: in the store that is written.

@@ -53,12 +53,20 @@ impl StoreLoader {
 
     fn find(&self, model: &str) -> Result<Installed, Unavailable> {
         self.stores.find(model).map_err(|error| match error {
-            StoreError::NotInstalled { .. } => Unavailable::NoModel(format!(
+            StoreError::NotInstalled { .. } => self.nothing(format!(
                 "the model {model:?} is not installed; `gptoss-ctl list` shows what is, \
                  `gptoss-ctl pull {model}` fetches it"
             )),
             other => Unavailable::NoModel(other.to_string()),
         })
+    }
+
+    /// No model, for this reason, unless the disk that has them is not there.
+    fn nothing(&self, why: String) -> Unavailable {
+        match self.stores.own().check_disk() {
+            Ok(()) => Unavailable::NoModel(why),
+            Err(error) => Unavailable::NoModel(error.to_string()),
+        }
     }
 
     /// The model for requests that name none.
@@ -73,14 +81,12 @@ impl StoreLoader {
             [only] => Some(only),
             _ => named("20b").or_else(|| named("nano")),
         };
-        chosen.cloned().ok_or_else(|| {
-            Unavailable::NoModel(match names.is_empty() {
-                true => "no model is installed; `gptoss-ctl pull 20b` fetches one".into(),
-                false => format!(
-                    "several models are installed ({}); name one, or set model.default",
-                    names.join(", ")
-                ),
-            })
+        chosen.cloned().ok_or_else(|| match names.is_empty() {
+            true => self.nothing("no model is installed; `gptoss-ctl pull 20b` fetches one".into()),
+            false => Unavailable::NoModel(format!(
+                "several models are installed ({}); name one, or set model.default",
+                names.join(", ")
+            )),
         })
     }
 
@@ -328,6 +334,18 @@ mod tests {
         let models = loader.models();
         let listed: Vec<_> = models.iter().map(|m| (&*m.name, &*m.revision)).collect();
         assert_eq!(listed, [("m", "r1"), ("m", "r2"), ("n", "r1")]);
+    }
+
+    #[test]
+    fn a_disk_that_is_not_there_is_the_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("store");
+        std::os::unix::fs::symlink("/nowhere/gptoss", &link).unwrap();
+        let loader = loader(&link, None);
+        for asked in [None, Some("20b")] {
+            let why = loader.resolve(asked).unwrap_err().to_string();
+            assert!(why.contains("a link to /nowhere/gptoss"), "{why}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::access::{Need, advice};
 use super::plan::human_size;
 
 /// An error of the store.
@@ -15,6 +16,14 @@ pub enum StoreError {
         wanted: String,
         /// The stores' folders, in words.
         looked: Vec<String>,
+    },
+    /// The store is on a disk that is not there.
+    #[error("the store {} is not there: {why}. If it is to be made there all the same: `mkdir -p {}`", root.display(), root.join("models").display())]
+    NotMounted {
+        /// The store's folder.
+        root: PathBuf,
+        /// What speaks for that.
+        why: String,
     },
     /// A revision's beginning that several revisions share.
     #[error("{wanted} may mean {}; give more of the revision", candidates.join(" or "))]
@@ -89,7 +98,7 @@ pub enum StoreError {
         available: u64,
     },
     /// An operation of the file system failed.
-    #[error("cannot {action} {}: {source}{}", path.display(), advice(source, path))]
+    #[error("cannot {action} {}: {source}{}", path.display(), advice(source, Need::of(action), path))]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -110,22 +119,5 @@ impl StoreError {
             path,
             source,
         }
-    }
-}
-
-/// What to do about a failed operation, where that is known.
-fn advice(error: &io::Error, path: &Path) -> String {
-    match error.kind() {
-        _ if super::is_no_space(error) => {
-            "; free some space or name a store on another disk with --store".into()
-        }
-        io::ErrorKind::PermissionDenied => format!(
-            "; the store belongs to another user: run as that user, or use a store of your own with --store (now {})",
-            path.display()
-        ),
-        io::ErrorKind::ReadOnlyFilesystem => {
-            "; the store is read-only here: name another one with --store".into()
-        }
-        _ => String::new(),
     }
 }

@@ -10,6 +10,7 @@
 //!
 //! Nothing here opens a socket.
 
+mod access;
 mod catalog;
 mod digest;
 mod durable;
@@ -18,6 +19,7 @@ mod garbage;
 #[cfg(feature = "ctl")]
 pub mod incoming;
 mod manifest;
+mod mounts;
 mod name;
 mod plan;
 #[cfg(feature = "ctl")]
@@ -28,6 +30,7 @@ mod stores;
 mod timestamp;
 mod verify;
 
+pub use access::{Need, closed_to_others, refusal};
 pub use catalog::{Catalog, CatalogModel, Published, PublishedFile, check_repo};
 pub use digest::{content_revision, sha256_bytes, sha256_file, to_hex};
 pub use durable::{

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::durable::{create_directory, fsync_directory};
 use super::staging::{self, Lock};
-use super::{Manifest, Staging, StoreError, check_model_name, check_revision};
+use super::{Manifest, Staging, StoreError, check_model_name, check_revision, mounts};
 
 /// A folder of installed models.
 ///
@@ -67,6 +67,23 @@ impl Store {
         }
         .map_err(StoreError::io("open the store", &root))?;
         Ok(Self { root })
+    }
+
+    /// Refuses a store that has no models because its disk is not there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotMounted`].
+    pub fn check_disk(&self) -> Result<(), StoreError> {
+        if self.models_dir().exists() {
+            return Ok(());
+        }
+        match mounts::absent_disk(&self.root) {
+            None => Ok(()),
+            Some(why) => Err(StoreError::NotMounted {
+                root: self.root.clone(),
+                why,
+            }),
+        }
     }
 
     /// Where models are kept unless something else is asked for: `GPTOSS_STORE`;

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use super::access::{Need, refusal};
 use super::{Installed, Store, StoreError};
 
 /// The stores that are looked into: the one that is written, then the machine's,
@@ -89,7 +90,11 @@ impl Stores {
                 Err(StoreError::NotInstalled { looked: there, .. }),
                 StoreError::NotInstalled { wanted, mut looked },
             ) => {
-                looked.extend(there);
+                let hidden = refusal(&system.models_dir(), Need::Read);
+                looked.extend(there.into_iter().map(|root| match &hidden {
+                    Some(why) => format!("{root} (which cannot be read: {why})"),
+                    None => root,
+                }));
                 Err(StoreError::NotInstalled { wanted, looked })
             }
             (result, _) => result,

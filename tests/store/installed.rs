@@ -1,7 +1,6 @@
 //! `list`, `show`, `verify`, `rm` and `export`.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -293,19 +292,4 @@ fn a_damaged_target_is_exported_again() {
         .ctl(&["export", TINY, "--target", "cpu", "--force"])
         .ok();
     world.assert_installed();
-}
-
-#[test]
-fn a_store_of_somebody_else_is_explained() {
-    if rustix::process::geteuid().is_root() {
-        // Nothing is forbidden to root: this is for everybody else.
-        return;
-    }
-    let world = World::new();
-    fs::create_dir(world.store()).unwrap();
-    fs::set_permissions(world.store(), fs::Permissions::from_mode(0o555)).unwrap();
-    world
-        .pull(&[])
-        .fails(1, &["belongs to another user", "--store"]);
-    fs::set_permissions(world.store(), fs::Permissions::from_mode(0o755)).unwrap();
 }

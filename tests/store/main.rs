@@ -2,6 +2,7 @@
 //! hub with faults, and against stores and checkpoints that are not as they
 //! should be. After every failure the store must be what it was.
 
+mod access;
 mod bundle;
 mod campaign;
 mod care;

@@ -55,7 +55,7 @@ fn full_while_exporting() {
 
 /// Runs a script as root of a mount namespace of its own; none where this user
 /// may not.
-fn in_namespace(script: &str) -> Option<Outcome> {
+pub fn in_namespace(script: &str) -> Option<Outcome> {
     let unshare = |script: &str| {
         let mut command = Command::new("unshare");
         command.args(["--map-root-user", "--mount", "sh", "-ec", script]);

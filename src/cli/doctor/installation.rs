@@ -7,7 +7,9 @@ use crate::cli::Global;
 use crate::cli::daemon::BusName;
 use crate::cli::install::open_stores;
 use crate::config::{self, Config, Scope};
-use crate::model::{Store, available_space, human_size};
+use crate::model::{
+    Need, Store, StoreError, available_space, closed_to_others, human_size, refusal,
+};
 use crate::runtime::{self, ProviderChoice, library};
 
 /// Files of the system's installation: what is missing when one is.
@@ -32,7 +34,7 @@ const SYSTEM_FILES: [(&str, &str); 5] = [
 ];
 
 pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
-    let mut findings = stores(global);
+    let mut findings = stores(global, bus);
     findings.extend(runtime());
     findings.push(settings(bus));
     if matches!(bus, BusName::System) {
@@ -41,7 +43,7 @@ pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
     findings
 }
 
-fn stores(global: &Global) -> Vec<Finding> {
+fn stores(global: &Global, bus: BusName) -> Vec<Finding> {
     let stores = match open_stores(global) {
         Ok(stores) => stores,
         Err(error) => {
@@ -50,15 +52,48 @@ fn stores(global: &Global) -> Vec<Finding> {
         }
     };
     let mut findings = store(stores.own());
+    // What we may not write to, root, or the puller, may.
+    if let Some(why) = refusal(&models(stores.own()), Need::Write) {
+        let advice = "until then models are only read; --store names another store";
+        findings.push(Finding::note(
+            "store",
+            format!("not writable: {why}"),
+            advice,
+        ));
+    }
     findings.extend(stores.system().into_iter().flat_map(store));
+    let daemons = [stores.own(), stores.system().unwrap_or(stores.own())]
+        .into_iter()
+        .find(|store| store.root() == Store::system_root());
+    if matches!(bus, BusName::System)
+        && let Some(closed) = daemons.and_then(closed_to_others)
+    {
+        findings.push(Finding::wrong(
+            "store",
+            format!("{} is closed to the daemon's user", closed.display()),
+            format!("`sudo chmod -R a+rX {}`", Store::system_root().display()),
+        ));
+    }
     findings
+}
+
+/// The folder that models are put into.
+fn models(store: &Store) -> PathBuf {
+    store.root().join("models")
 }
 
 fn store(store: &Store) -> Vec<Finding> {
     let root = store.root().to_owned();
+    if let Some(why) = refusal(&models(store), Need::Read) {
+        let found = format!("{} cannot be read", root.display());
+        return vec![Finding::wrong("store", found, why)];
+    }
     let mut findings = vec![contents(store, &root)];
     for broken in store.scan().into_iter().filter_map(Result::err) {
-        let advice = "remove it with `gptoss-ctl rm` and install it again";
+        let advice = match broken {
+            StoreError::Io { .. } => "its folder must be readable",
+            _ => "remove it with `gptoss-ctl rm` and install it again",
+        };
         findings.push(Finding::wrong("store", broken.to_string(), advice));
     }
     let staged = store.staged();
