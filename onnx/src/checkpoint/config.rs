@@ -63,6 +63,11 @@ pub struct Config {
     pub rms_eps: f32,
     /// Bound of the experts' activations.
     pub swiglu_limit: f32,
+    /// Slope inside the experts' sigmoid.
+    pub swiglu_alpha: f32,
+    /// Whether config.json says that the experts are in MXFP4. What counts is
+    /// [`Checkpoint::experts`](super::Checkpoint::experts), from the tensors.
+    pub quantized: bool,
     /// Longest context, in positions.
     pub max_position_embeddings: usize,
     /// Ids at which generation ends, from generation_config.json where there
@@ -91,6 +96,9 @@ impl Config {
             rope: raw.rope()?,
             rms_eps: float("rms_norm_eps", raw.rms_norm_eps, 0.0, 1.0)? as f32,
             swiglu_limit: float("swiglu_limit", raw.swiglu_limit.unwrap_or(7.0), 1e-3, 1e6)? as f32,
+            swiglu_alpha: float("swiglu_alpha", raw.swiglu_alpha.unwrap_or(1.702), 0.0, 1e3)?
+                as f32,
+            quantized: raw.quantization_config.is_some(),
             max_position_embeddings: in_range(
                 "max_position_embeddings",
                 raw.max_position_embeddings,
@@ -225,10 +233,12 @@ struct RawConfig {
     layer_types: Vec<String>,
     rms_norm_eps: f64,
     swiglu_limit: Option<f64>,
+    swiglu_alpha: Option<f64>,
     max_position_embeddings: u64,
-    rope_theta: f64,
-    rope_scaling: RawRope,
-    quantization_config: RawQuantization,
+    rope_theta: Option<f64>,
+    rope_scaling: Option<RawRope>,
+    rope_parameters: Option<RawRope>,
+    quantization_config: Option<RawQuantization>,
     #[serde(default)]
     tie_word_embeddings: bool,
     #[serde(default = "yes")]
@@ -241,9 +251,12 @@ fn yes() -> bool {
     true
 }
 
+/// `rope_scaling` as published, with `rope_theta` beside it; `rope_parameters`, with
+/// `rope_theta` inside, as transformers writes it from version 5 on.
 #[derive(Deserialize)]
 struct RawRope {
     rope_type: String,
+    rope_theta: Option<f64>,
     factor: f64,
     original_max_position_embeddings: u64,
     beta_fast: f64,
@@ -271,10 +284,12 @@ impl RawConfig {
                 self.model_type
             )));
         }
-        if self.quantization_config.quant_method != "mxfp4" {
+        if let Some(RawQuantization { quant_method }) = &self.quantization_config
+            && quant_method != "mxfp4"
+        {
             return Err(refuse(format!(
-                "quantization_config.quant_method is {:?}; the published mxfp4 experts are needed",
-                self.quantization_config.quant_method
+                "quantization_config.quant_method is {quant_method:?}; supported are mxfp4 and \
+                 checkpoints that are not quantized"
             )));
         }
         if self.tie_word_embeddings {
@@ -301,33 +316,42 @@ impl RawConfig {
     }
 
     fn rope(&self) -> Result<Rope, CheckpointError> {
-        let raw = &self.rope_scaling;
+        let (key, raw) = match (&self.rope_parameters, &self.rope_scaling) {
+            (Some(raw), _) => ("rope_parameters", raw),
+            (None, Some(raw)) => ("rope_scaling", raw),
+            (None, None) => {
+                return Err(refuse("it has neither rope_parameters nor rope_scaling"));
+            }
+        };
         if raw.rope_type != "yarn" {
             return Err(refuse(format!(
-                "rope_scaling.rope_type is {:?}; only yarn is supported",
+                "{key}.rope_type is {:?}; only yarn is supported",
                 raw.rope_type
             )));
         }
+        let theta = raw.rope_theta.or(self.rope_theta);
+        let theta = theta.ok_or_else(|| refuse("rope_theta is missing"))?;
+        let within = |name: &str| format!("{key}.{name}");
         let rope = Rope {
-            theta: float("rope_theta", self.rope_theta, 1.0, 1e12)?,
-            factor: float("rope_scaling.factor", raw.factor, 0.0, 1e6)?,
+            theta: float("rope_theta", theta, 1.0, 1e12)?,
+            factor: float(&within("factor"), raw.factor, 0.0, 1e6)?,
             original_max_position_embeddings: in_range(
-                "rope_scaling.original_max_position_embeddings",
+                &within("original_max_position_embeddings"),
                 raw.original_max_position_embeddings,
                 1,
                 1 << 24,
             )?,
-            beta_fast: float("rope_scaling.beta_fast", raw.beta_fast, 0.0, 1e6)?,
-            beta_slow: float("rope_scaling.beta_slow", raw.beta_slow, 0.0, 1e6)?,
+            beta_fast: float(&within("beta_fast"), raw.beta_fast, 0.0, 1e6)?,
+            beta_slow: float(&within("beta_slow"), raw.beta_slow, 0.0, 1e6)?,
             truncate: raw.truncate,
         };
         if rope.factor < 1.0 {
-            return Err(refuse("rope_scaling.factor must be at least 1"));
+            return Err(refuse(format!("{key}.factor must be at least 1")));
         }
         if rope.beta_fast < rope.beta_slow {
-            return Err(refuse(
-                "rope_scaling.beta_fast must not be below rope_scaling.beta_slow",
-            ));
+            return Err(refuse(format!(
+                "{key}.beta_fast must not be below {key}.beta_slow"
+            )));
         }
         Ok(rope)
     }

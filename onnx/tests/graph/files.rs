@@ -224,8 +224,10 @@ fn tensors_must_be_all_there_and_no_others() {
         text.contains("[64, 300]") && text.contains("[300, 64]"),
         "{text}"
     );
-    let text = rename("\"dtype\":\"BF16\"", "\"dtype\":\"F16\" ");
-    assert!(text.contains("F16") && text.contains("BF16"), "{text}");
+    let text = rename("\"dtype\":\"BF16\"", "\"dtype\":\"I16\" ");
+    assert!(text.contains("I16") && text.contains("BF16"), "{text}");
+    let text = rename("\"dtype\":\"U8\"", "\"dtype\":\"I8\"");
+    assert!(text.contains("I8") && text.contains("U8"), "{text}");
 
     edit_config(dir.path(), |config| config["num_hidden_layers"] = 1.into());
     edit_config(dir.path(), |config| {
@@ -290,7 +292,7 @@ fn nan_scales_and_infinite_weights_are_refused() {
 #[test]
 fn other_configurations_are_refused_with_a_reason() {
     type Edit = fn(&mut Value);
-    let cases: [(Edit, &str); 14] = [
+    let cases: [(Edit, &str); 15] = [
         (
             |c| c["architectures"][0] = "LlamaForCausalLM".into(),
             "GptOssForCausalLM",
@@ -300,7 +302,11 @@ fn other_configurations_are_refused_with_a_reason() {
             |c| c["quantization_config"]["quant_method"] = "awq".into(),
             "mxfp4",
         ),
-        (|c| c["quantization_config"] = Value::Null, "invalid type"),
+        (
+            |c| c["quantization_config"] = Value::Bool(true),
+            "invalid type",
+        ),
+        (|c| c["rope_scaling"] = Value::Null, "rope_parameters"),
         (|c| c["hidden_size"] = 65.into(), "multiple of 32"),
         (|c| c["hidden_size"] = u64::MAX.into(), "hidden_size"),
         (|c| c["vocab_size"] = (1u64 << 40).into(), "vocab_size"),
