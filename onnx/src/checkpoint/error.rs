@@ -52,6 +52,14 @@ pub enum CheckpointError {
         /// Where it was looked for, for the message.
         place: String,
     },
+    /// A layer's experts are in no format this crate reads, or in two.
+    #[error("layer {layer}: {reason}")]
+    Experts {
+        /// The layer, from 0.
+        layer: usize,
+        /// What is there.
+        reason: String,
+    },
     /// A tensor the architecture does not have.
     #[error("shard {shard} holds {name}, which is no tensor of a gpt-oss model of this shape")]
     UnexpectedTensor {

@@ -1,5 +1,5 @@
-//! Reader of published checkpoints: sharded safetensors, mapped, and
-//! validated completely before use.
+//! Reader of checkpoints, as published and as transformers saves fine-tunes of
+//! them: sharded safetensors, mapped, and validated completely before use.
 //!
 //! ```text
 //! config.json                        shape of the model
@@ -11,26 +11,34 @@
 
 mod config;
 mod error;
+mod formats;
 mod shard;
 mod tensors;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::Read;
+use std::ops::Range;
 use std::path::Path;
 
 use serde::Deserialize;
 
 pub use config::{Config, LayerType, Rope};
 pub use error::CheckpointError;
-pub use tensors::{Dtype, TensorSpec, expected};
+pub use formats::float_layers;
+pub use tensors::{Dtype, Elements, ExpertFormat, Float, TensorSpec, expected};
 
 use shard::{Bytes, Shard};
 
 const INDEX: &str = "model.safetensors.index.json";
 const SINGLE: &str = "model.safetensors";
+/// Largest small file that is read, in bytes: a bound against nonsense.
+const DOCUMENT_MAX: u64 = 64 << 20;
 
 /// A validated checkpoint. Holds the mapped files; never copies a weight.
 pub struct Checkpoint {
     config: Config,
+    experts: Vec<ExpertFormat>,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, Placed>,
 }
@@ -62,24 +70,12 @@ pub struct TensorView<'a> {
 
 impl Checkpoint {
     /// Maps the checkpoint in `dir` and validates all of it: architecture,
-    /// every tensor's name, dtype, shape and place, and the MXFP4 scales.
+    /// every tensor's name, dtype, shape and place, and the MXFP4 scales. Floats
+    /// are looked at when they are used.
     pub fn open(dir: &Path) -> Result<Self, CheckpointError> {
-        let read = |name: &str| {
-            let path = dir.join(name);
-            std::fs::read(&path).map_err(|source| CheckpointError::Read { path, source })
-        };
-        let optional = |name: &str| match read(name) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(CheckpointError::Read { source, .. })
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        };
-        let generation = optional("generation_config.json")?;
-        let config = Config::parse(&read("config.json")?, generation.as_deref())?;
-        let index = optional(INDEX)?;
+        let generation = read_optional(dir, "generation_config.json")?;
+        let config = Config::parse(&read(dir, "config.json")?, generation.as_deref())?;
+        let index = read_optional(dir, INDEX)?;
         Self::assemble(config, index.as_deref(), |name| Shard::map(dir, name))
     }
 
@@ -113,9 +109,18 @@ impl Checkpoint {
             None => BTreeSet::from([SINGLE]),
         };
         let shards = names.into_iter().map(open).collect::<Result<Vec<_>, _>>()?;
-        let tensors = place(&config, &shards, weight_map.as_ref())?;
+        let experts = match &weight_map {
+            Some(map) => formats::of_layers(config.layers, map.keys().map(String::as_str))?,
+            None => {
+                let named = shards.iter().flat_map(|shard| shard.metadata.tensors());
+                let names: Vec<String> = named.map(|(name, _)| name).collect();
+                formats::of_layers(config.layers, names.iter().map(String::as_str))?
+            }
+        };
+        let tensors = place(&config, &experts, &shards, weight_map.as_ref())?;
         let checkpoint = Self {
             config,
+            experts,
             shards,
             tensors,
         };
@@ -137,7 +142,12 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The tensor of that published name; every one of [`expected`] is there.
+    /// How each layer holds its experts.
+    pub fn experts(&self) -> &[ExpertFormat] {
+        &self.experts
+    }
+
+    /// The tensor of that name; every one of [`expected`] is there.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         let placed = self.tensors.get(name)?;
         let shard = self.shards.get(placed.shard)?;
@@ -150,6 +160,17 @@ impl Checkpoint {
             shard: &shard.name,
             offset: placed.offset as u64,
         })
+    }
+
+    /// Gives back the memory that reading a part of a tensor has taken, for tensors that
+    /// are larger than memory together. It can be read again.
+    pub(crate) fn release(&self, name: &str, part: Range<usize>) {
+        if let Some(placed) = self.tensors.get(name)
+            && let Some(shard) = self.shards.get(placed.shard)
+        {
+            let start = placed.offset + part.start;
+            shard.bytes.release(start..start + part.len());
+        }
     }
 
     /// File names of the shards, sorted.
@@ -208,6 +229,33 @@ fn find_parallel(bytes: &[u8], wanted: u8) -> Option<usize> {
     })
 }
 
+fn read(dir: &Path, name: &str) -> Result<Vec<u8>, CheckpointError> {
+    let path = dir.join(name);
+    let mut bytes = Vec::new();
+    let limited = File::open(&path).and_then(|file| {
+        let limit = DOCUMENT_MAX + 1;
+        file.take(limit).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == limit {
+            return Err(std::io::ErrorKind::FileTooLarge.into());
+        }
+        Ok(bytes)
+    });
+    limited.map_err(|source| CheckpointError::Read { path, source })
+}
+
+/// None where there is no such file.
+fn read_optional(dir: &Path, name: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
+    match read(dir, name) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(CheckpointError::Read { source, .. })
+            if source.kind() == std::io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>, CheckpointError> {
     #[derive(Deserialize)]
     struct Index {
@@ -227,6 +275,7 @@ fn parse_index(bytes: &[u8]) -> Result<BTreeMap<String, String>, CheckpointError
 /// Finds every expected tensor, and no other, in the shards.
 fn place(
     config: &Config,
+    experts: &[ExpertFormat],
     shards: &[Shard],
     weight_map: Option<&BTreeMap<String, String>>,
 ) -> Result<BTreeMap<String, Placed>, CheckpointError> {
@@ -236,7 +285,7 @@ fn place(
         .map(|(i, shard)| (shard.name.as_str(), i))
         .collect();
     let mut tensors = BTreeMap::new();
-    for spec in expected(config) {
+    for spec in expected(config, experts) {
         let file = match weight_map {
             None => SINGLE,
             Some(map) => map
@@ -276,24 +325,21 @@ fn place_one(spec: &TensorSpec, index: usize, shard: &Shard) -> Result<Placed, C
         .metadata
         .info(&spec.name)
         .ok_or_else(|| missing(&spec.name, &shard.name))?;
-    let dtype = match info.dtype {
-        safetensors::Dtype::BF16 => Some(Dtype::Bf16),
-        safetensors::Dtype::U8 => Some(Dtype::U8),
-        _ => None,
+    let wrong = || CheckpointError::WrongTensor {
+        name: spec.name.clone(),
+        found: format!("{:?} {:?}", info.dtype, info.shape),
+        expected: format!("{} {:?}", spec.elements, spec.shape),
     };
-    if dtype != Some(spec.dtype) || info.shape != spec.shape {
-        return Err(CheckpointError::WrongTensor {
-            name: spec.name.clone(),
-            found: format!("{:?} {:?}", info.dtype, info.shape),
-            expected: format!("{} {:?}", spec.dtype, spec.shape),
-        });
+    let dtype = Dtype::of(info.dtype).ok_or_else(wrong)?;
+    if !spec.elements.accept(dtype) || info.shape != spec.shape {
+        return Err(wrong());
     }
     let (start, end) = info.data_offsets;
     Ok(Placed {
         shard: index,
         offset: shard.data_start + start,
         length: end - start,
-        dtype: spec.dtype,
+        dtype,
         shape: spec.shape.clone(),
     })
 }

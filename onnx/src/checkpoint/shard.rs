@@ -1,9 +1,10 @@
 //! One safetensors file: its bytes, mapped or static, and its header.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::tensor::{Metadata, SafeTensorError, SafeTensors};
 
 use super::CheckpointError;
@@ -12,6 +13,23 @@ use super::CheckpointError;
 pub(super) enum Bytes {
     Mapped(Mmap),
     Static(&'static [u8]),
+}
+
+impl Bytes {
+    /// Gives the memory of a mapped part back; its next reader reads the file again.
+    pub(super) fn release(&self, part: Range<usize>) {
+        let Bytes::Mapped(map) = self else {
+            return;
+        };
+        if part.end <= map.len() {
+            // SAFETY: nobody can have written to this map, which is read-only and of a
+            // file, so nothing is lost: a page that is touched again is read again.
+            // Advice that is not taken changes nothing.
+            let _ = unsafe {
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, part.start, part.len())
+            };
+        }
+    }
 }
 
 impl std::ops::Deref for Bytes {

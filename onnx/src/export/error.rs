@@ -1,6 +1,8 @@
 //! Why an export, or the reading of an exported model, failed.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+
+use super::sink::File;
 
 /// Why an export failed.
 #[derive(Debug, thiserror::Error)]
@@ -35,16 +37,17 @@ pub enum ExportError {
 /// Failures while weights are made, before the file's path is known.
 #[derive(Debug)]
 pub(super) enum JobError {
-    Io(std::io::Error),
+    Io { file: File, source: std::io::Error },
     NonFinite { name: String, index: usize },
     Incomplete(String),
 }
 
 impl JobError {
-    pub(super) fn at(self, path: &Path) -> ExportError {
+    /// The error as others see it; `path` says where a file is.
+    pub(super) fn at(self, path: impl FnOnce(File) -> PathBuf) -> ExportError {
         match self {
-            JobError::Io(source) => ExportError::Write {
-                path: path.to_owned(),
+            JobError::Io { file, source } => ExportError::Write {
+                path: path(file),
                 source,
             },
             JobError::NonFinite { name, index } => ExportError::NonFinite { name, index },

@@ -1,14 +1,17 @@
 //! Runs the recipes of a plan: reads published tensors, writes derived ones,
 //! a slice of rows at a time.
 
-use crate::checkpoint::{Checkpoint, TensorView};
+use half::bf16;
+
+use crate::checkpoint::{Checkpoint, Dtype, Float, TensorView};
 use crate::graph::rope::{self, Table};
 use crate::graph::{Content, Initializer, Job, Plan};
 use crate::proto::DataType;
-use crate::quantize::{NonFinite, all_finite, int4, int8, widen};
+use crate::quantize::{NonFinite, SquaredError, Transposed, all_finite, int4, int8, mxfp4, widen};
 
 use super::error::JobError;
-use super::sink::{Place, Places, Sink, align};
+use super::experts::Tally;
+use super::sink::{File, Place, Places, Sink, align};
 use super::usable_in_place;
 
 /// Bytes of output made before they are written.
@@ -22,27 +25,45 @@ const LINE: u64 = 64;
 pub(super) struct Runner<'a> {
     checkpoint: &'a Checkpoint,
     plan: &'a Plan,
-    sink: &'a mut dyn Sink,
+    sinks: Sinks<'a>,
+    /// Where the job at work writes.
+    file: File,
     progress: &'a mut dyn FnMut(u64),
     done: u64,
     tables: int4::Tables,
+    tally: Tally,
+}
+
+/// Where derived weights go.
+pub(super) struct Sinks<'a> {
+    /// All, but for:
+    pub weights: &'a mut dyn Sink,
+    /// experts in MXFP4; to `weights` too where there is none.
+    pub experts: Option<&'a mut dyn Sink>,
 }
 
 impl<'a> Runner<'a> {
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         plan: &'a Plan,
-        sink: &'a mut dyn Sink,
+        sinks: Sinks<'a>,
         progress: &'a mut dyn FnMut(u64),
     ) -> Self {
         Self {
             checkpoint,
             plan,
-            sink,
+            sinks,
+            file: File::Weights,
             progress,
             done: 0,
             tables: int4::Tables::default(),
+            tally: Tally::default(),
         }
+    }
+
+    /// What quantizing the experts has cost.
+    pub(super) fn into_tally(self) -> Tally {
+        self.tally
     }
 
     /// Writes every derived tensor and says where each non-inline one is.
@@ -77,17 +98,22 @@ impl<'a> Runner<'a> {
 
     fn published(&mut self, name: &str, of: &Initializer) -> Result<Place, JobError> {
         let view = self.tensor(name)?;
-        if of.dtype == DataType::Bfloat16 {
-            all_finite(view.bytes).map_err(|e| not_finite(name, 0, e))?;
+        if let Dtype::Float(float) = view.dtype {
+            all_finite(float, view.bytes).map_err(|e| not_finite(name, 0, e))?;
         }
-        if usable_in_place(of.dtype, view.offset) {
+        if usable_in_place(of.dtype, &view) {
             return Ok(Place::InShard {
                 shard: view.shard.to_owned(),
                 offset: view.offset,
                 length: view.bytes.len() as u64,
             });
         }
-        let job = Job::Copy(name.to_owned());
+        let job = match (of.dtype, view.dtype) {
+            (DataType::Bfloat16, Dtype::Float(Float::F16 | Float::F32)) => {
+                Job::Bfloat16(name.to_owned())
+            }
+            _ => Job::Copy(name.to_owned()),
+        };
         let made = self.run(&job, std::slice::from_ref(of))?;
         made.into_iter()
             .next()
@@ -96,21 +122,25 @@ impl<'a> Runner<'a> {
 
     /// Runs one job; `outputs` are the initializers it makes.
     fn run(&mut self, job: &Job, outputs: &[Initializer]) -> Result<Vec<Place>, JobError> {
+        self.file = match job {
+            Job::Mxfp4(_) => File::Experts,
+            _ => File::Weights,
+        };
         match job {
             Job::Widen(tensors) => self.one(outputs, |runner| {
                 for name in tensors {
-                    let view = runner.tensor(name)?;
-                    for part in view.bytes.chunks(SLICE) {
-                        let base = (part.as_ptr().addr() - view.bytes.as_ptr().addr()) / 2;
-                        let values = widen(part).map_err(|e| not_finite(name, base, e))?;
+                    let (view, float) = runner.floats(name)?;
+                    for (i, part) in view.bytes.chunks(SLICE).enumerate() {
+                        let base = i * (SLICE / float.size());
+                        let values = widen(float, part).map_err(|e| not_finite(name, base, e))?;
                         runner.write(&float_bytes(&values))?;
                     }
                 }
                 Ok(())
             }),
             Job::Transpose(name) => self.one(outputs, |runner| {
-                let view = runner.tensor(name)?;
-                let values = widen(view.bytes).map_err(|e| not_finite(name, 0, e))?;
+                let (view, float) = runner.floats(name)?;
+                let values = widen(float, view.bytes).map_err(|e| not_finite(name, 0, e))?;
                 let columns = view.shape.last().copied().unwrap_or(1);
                 let column = |c| values.iter().skip(c).step_by(columns).copied();
                 let transposed: Vec<f32> = (0..columns).flat_map(column).collect();
@@ -120,8 +150,21 @@ impl<'a> Runner<'a> {
                 let view = runner.tensor(name)?;
                 runner.write(view.bytes)
             }),
+            Job::Bfloat16(name) => self.one(outputs, |runner| {
+                let (view, float) = runner.floats(name)?;
+                let values = widen(float, view.bytes).map_err(|e| not_finite(name, 0, e))?;
+                let narrow = values.iter().map(|v| bf16::from_f32(*v));
+                let bytes: Vec<u8> = narrow.flat_map(bf16::to_le_bytes).collect();
+                // The largest float32 are infinite in bfloat16.
+                all_finite(Float::Bf16, &bytes).map_err(|e| not_finite(name, 0, e))?;
+                runner.write(&bytes)
+            }),
             Job::Int8 { tensors, layout } => self.int8(tensors, *layout, outputs),
             Job::Int4 { blocks, scales } => self.int4(blocks, scales, outputs),
+            Job::Int4OfFloats(name) => {
+                self.experts(name, outputs, int4::quantize_floats, float_bytes)
+            }
+            Job::Mxfp4(name) => self.experts(name, outputs, mxfp4::quantize, <[u8]>::to_vec),
             Job::Rope => self.rope(outputs),
         }
     }
@@ -136,13 +179,14 @@ impl<'a> Runner<'a> {
         let mut all_scales = Vec::new();
         let weights = self.placed(weights, |runner| {
             for name in tensors {
-                let view = runner.tensor(name)?;
+                let (view, float) = runner.floats(name)?;
                 let rows = (SLICE / layout.row_bytes()).max(1);
-                for (i, part) in view.bytes.chunks(rows * 2 * layout.columns).enumerate() {
-                    let count = part.len() / (2 * layout.columns);
+                let row = float.size() * layout.columns;
+                for (i, part) in view.bytes.chunks(rows * row).enumerate() {
+                    let count = part.len() / row;
                     let mut bytes = vec![0; count * layout.row_bytes()];
                     let mut scales = vec![0.0; count * layout.row_scales()];
-                    int8::quantize(layout, part, &mut bytes, &mut scales)
+                    int8::quantize(layout, float, part, &mut bytes, &mut scales)
                         .map_err(|e| not_finite(name, i * rows * layout.columns, e))?;
                     runner.write(&bytes)?;
                     all_scales.extend_from_slice(&scales);
@@ -191,6 +235,51 @@ impl<'a> Runner<'a> {
         Ok(vec![weights, scales])
     }
 
+    /// Quantizes the experts `[E, K, N]` one after the other: their weights as they are
+    /// made, then their scales.
+    fn experts<S: Copy + Default>(
+        &mut self,
+        name: &str,
+        outputs: &[Initializer],
+        quantize: impl Fn(Transposed<'_>, &mut [u8], &mut [S]) -> Result<SquaredError, NonFinite>,
+        scale_bytes: impl Fn(&[S]) -> Vec<u8>,
+    ) -> Result<Vec<Place>, JobError> {
+        let (view, float) = self.floats(name)?;
+        let [weights, scales] = pair(outputs)?;
+        let &[experts, inputs, outputs] = view.shape else {
+            return Err(JobError::Incomplete(name.to_owned()));
+        };
+        let count = outputs * inputs / int4::BLOCK;
+        let mut all_scales = Vec::with_capacity(experts * count);
+        let weights = self.placed(weights, |runner| {
+            let size = inputs * outputs * float.size();
+            for (expert, bytes) in view.bytes.chunks_exact(size).enumerate() {
+                let matrix = Transposed {
+                    bytes,
+                    float,
+                    inputs,
+                    outputs,
+                };
+                let mut weights = vec![0; count * int4::BLOCK_BYTES];
+                let mut scales = vec![S::default(); count];
+                let error = quantize(matrix, &mut weights, &mut scales)
+                    .map_err(|e| not_finite(name, expert * inputs * outputs, e))?;
+                runner.tally.add(float, error);
+                runner.write(&weights)?;
+                // All experts of a model in bfloat16 may be more than there is memory.
+                let part = expert * size..(expert + 1) * size;
+                runner.checkpoint.release(name, part);
+                all_scales.extend_from_slice(&scales);
+            }
+            Ok(())
+        })?;
+        let scales = self.placed(scales, |runner| {
+            let mut parts = all_scales.chunks(SLICE / size_of::<S>());
+            parts.try_for_each(|part| runner.write(&scale_bytes(part)))
+        })?;
+        Ok(vec![weights, scales])
+    }
+
     fn rope(&mut self, outputs: &[Initializer]) -> Result<Vec<Place>, JobError> {
         let config = self.checkpoint.config();
         let frequencies = rope::frequencies(&config.rope, config.head_dim);
@@ -230,14 +319,21 @@ impl<'a> Runner<'a> {
         body: impl FnOnce(&mut Self) -> Result<(), JobError>,
     ) -> Result<Place, JobError> {
         let wanted = output.byte_len();
-        align(self.sink, if wanted < PAGE { LINE } else { PAGE }).map_err(JobError::Io)?;
-        let offset = self.sink.position();
+        let alignment = if wanted < PAGE { LINE } else { PAGE };
+        let file = self.file;
+        let io = |source| JobError::Io { file, source };
+        align(self.sink(), alignment).map_err(io)?;
+        let offset = self.sink().position();
         body(self)?;
-        let length = self.sink.position() - offset;
+        let length = self.sink().position() - offset;
         if length != wanted {
             return Err(JobError::Incomplete(output.name.clone()));
         }
-        Ok(Place::Written { offset, length })
+        Ok(Place::Written {
+            file,
+            offset,
+            length,
+        })
     }
 
     fn write_floats(&mut self, values: &[f32]) -> Result<(), JobError> {
@@ -246,10 +342,28 @@ impl<'a> Runner<'a> {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), JobError> {
-        self.sink.write(bytes).map_err(JobError::Io)?;
+        let file = self.file;
+        let written = self.sink().write(bytes);
+        written.map_err(|source| JobError::Io { file, source })?;
         self.done += bytes.len() as u64;
         (self.progress)(self.done);
         Ok(())
+    }
+
+    fn sink(&mut self) -> &mut dyn Sink {
+        match (self.file, &mut self.sinks.experts) {
+            (File::Experts, Some(experts)) => *experts,
+            _ => self.sinks.weights,
+        }
+    }
+
+    /// A tensor of floats, and which they are.
+    fn floats(&self, name: &str) -> Result<(TensorView<'a>, Float), JobError> {
+        let view = self.tensor(name)?;
+        match view.dtype {
+            Dtype::Float(float) => Ok((view, float)),
+            Dtype::U8 => Err(JobError::Incomplete(name.to_owned())),
+        }
     }
 
     fn tensor(&self, name: &str) -> Result<TensorView<'a>, JobError> {

@@ -5,6 +5,9 @@
 //! <revision>/                 the checkpoint's own files
 //!   cpu/model.onnx            external data in cpu/dense.bin and the shards
 //!   cpu/dense.bin             int8 attention, embedding, lm_head; float32 rest
+//!   cpu/experts.bin           experts in MXFP4, only those the checkpoint holds as
+//!                             floats: for each matrix its blocks u8 [E, N, K/32, 16],
+//!                             then its scales u8 [E, N, K/32], as published ones lie
 //!   portable/model.onnx       external data in weights.bin
 //!   portable/weights.bin      everything, experts as int4
 //! ```
@@ -14,17 +17,18 @@
 //! so that any ONNX Runtime opens `portable/model.onnx` by its path.
 
 mod error;
+mod experts;
 mod job;
 mod model_file;
 mod sink;
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use prost::Message;
 
-use crate::checkpoint::{Checkpoint, Config};
-use crate::graph::{self, Content, Initializer, Plan};
+use crate::checkpoint::{Checkpoint, Config, Dtype, Float, TensorView};
+use crate::graph::{self, Content, Initializer, Job, Plan};
 use crate::proto::{
     DataType, IR_VERSION, LOCATION_EXTERNAL, ModelProto, OPSET, OperatorSetIdProto,
     StringStringEntryProto, TensorProto,
@@ -32,13 +36,16 @@ use crate::proto::{
 
 pub use crate::graph::{Target, UnknownTarget};
 pub use error::{ExportError, ModelError};
+pub use experts::ExpertsQuantized;
 pub use model_file::{ModelFile, read_model};
 
-use job::Runner;
-use sink::{FileSink, MemorySink, Place, Sink};
+use job::{Runner, Sinks};
+use sink::{File, FileSink, MemorySink, Place, Sink};
 
 /// File name of the graph.
 pub const MODEL_FILE: &str = "model.onnx";
+/// File name of the experts that target `cpu` quantizes.
+pub const EXPERTS_FILE: &str = "experts.bin";
 /// Property that says what external data is relative to, from the model.
 pub const EXTERNAL_ROOT: &str = "gptoss.external_root";
 /// Version of this layout, in the property `gptoss.format`.
@@ -47,10 +54,12 @@ pub const FORMAT: &str = "2";
 const PROTOBUF_LIMIT: u64 = i32::MAX as u64;
 
 /// What an export wrote.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ExportReport {
     /// The files, in the target's folder.
     pub files: Vec<(String, u64, String)>,
+    /// What became of experts that the checkpoint holds as floats, if it does.
+    pub experts: Option<ExpertsQuantized>,
 }
 
 /// Writes `target` into `out_dir`, which is `<revision>/<target>`; the folder
@@ -59,7 +68,7 @@ pub struct ExportReport {
 /// `progress(done, total)` counts bytes of weights written. Reports name, size
 /// in bytes and SHA-256 (lower-case hex) of each file; all are on disk
 /// (fsync) when this returns. Peak anonymous memory: the scales of the largest
-/// matrix and a few MB.
+/// matrix, one expert of a layer where experts are quantized, and a few MB.
 ///
 /// # Errors
 /// When a file cannot be written, or a weight is not a finite number. What was
@@ -75,37 +84,63 @@ pub fn export(
         move |source| ExportError::Write { path, source }
     };
     fs::create_dir_all(out_dir).map_err(write(out_dir))?;
-    let plan = graph::build(checkpoint.config(), target);
-    let weights = weights_name(target);
+    let plan = plan_of(checkpoint, target);
     let total = written_bytes(checkpoint, &plan);
-
-    let path = out_dir.join(weights);
-    let mut sink = FileSink::create(&path).map_err(write(&path))?;
-    let location = match target {
-        Target::Cpu => format!("{target}/{weights}"),
-        Target::Portable => weights.to_owned(),
+    let place = |file| out_dir.join(file_name(target, file));
+    let create = |file| {
+        let path = place(file);
+        FileSink::create(&path).map_err(|source| ExportError::Write { path, source })
     };
-    let places = {
-        let mut report = |done| progress(done, total);
-        let mut runner = Runner::new(checkpoint, &plan, &mut sink, &mut report);
-        runner.place_all().map_err(|e| e.at(&path))?
+    let mut weights = create(File::Weights)?;
+    let mut experts = match plan.jobs.iter().any(|job| matches!(job, Job::Mxfp4(_))) {
+        true => Some(create(File::Experts)?),
+        false => None,
     };
-    let (size, sha256) = sink.finish().map_err(write(&path))?;
-    let mut files = vec![(weights.to_owned(), size, sha256)];
+    let mut report = |done| progress(done, total);
+    let sinks = Sinks {
+        weights: &mut weights,
+        experts: experts.as_mut().map(|sink| sink as &mut dyn Sink),
+    };
+    let mut runner = Runner::new(checkpoint, &plan, sinks, &mut report);
+    let places = runner.place_all().map_err(|e| e.at(place))?;
+    let quantized = runner.into_tally().of(checkpoint, target);
 
     let model = finish_model(checkpoint, target, plan, |initializer, tensor| {
-        attach(tensor, initializer, &places, &location);
+        attach(tensor, initializer, &places, target);
         Ok(())
     })?;
     let path = out_dir.join(MODEL_FILE);
-    let mut sink = FileSink::create(&path).map_err(write(&path))?;
-    sink.write(&model.encode_to_vec()).map_err(write(&path))?;
-    let (size, sha256) = sink.finish().map_err(write(&path))?;
-    files.push((MODEL_FILE.to_owned(), size, sha256));
+    let mut graph = FileSink::create(&path).map_err(write(&path))?;
+    graph.write(&model.encode_to_vec()).map_err(write(&path))?;
 
-    let folder = File::open(out_dir).map_err(write(out_dir))?;
+    let mut files = Vec::new();
+    let experts = experts.map(|sink| (sink, EXPERTS_FILE));
+    let sinks = [(weights, file_name(target, File::Weights))];
+    for (sink, name) in sinks
+        .into_iter()
+        .chain(experts)
+        .chain([(graph, MODEL_FILE)])
+    {
+        let path = out_dir.join(name);
+        let (size, sha256) = sink.finish().map_err(write(&path))?;
+        files.push((name.to_owned(), size, sha256));
+    }
+    let folder = fs::File::open(out_dir).map_err(write(out_dir))?;
     folder.sync_all().map_err(write(out_dir))?;
-    Ok(ExportReport { files })
+    Ok(ExportReport {
+        files,
+        experts: quantized,
+    })
+}
+
+/// Bytes of weights that an export of this checkpoint writes; its graph and the gaps
+/// between tensors come on top.
+pub fn weight_bytes(checkpoint: &Checkpoint, target: Target) -> u64 {
+    written_bytes(checkpoint, &plan_of(checkpoint, target))
+}
+
+fn plan_of(checkpoint: &Checkpoint, target: Target) -> Plan {
+    graph::build(checkpoint.config(), checkpoint.experts(), target)
 }
 
 /// The whole model in one message, weights included.
@@ -113,20 +148,24 @@ pub fn export(
 /// # Errors
 /// When it would exceed protobuf's 2 GB, or a weight is not a finite number.
 pub fn in_memory(checkpoint: &Checkpoint, target: Target) -> Result<Vec<u8>, ExportError> {
-    let plan = graph::build(checkpoint.config(), target);
+    let plan = plan_of(checkpoint, target);
     let size: u64 = plan.initializers.iter().map(Initializer::byte_len).sum();
     if size > PROTOBUF_LIMIT - (64 << 20) {
         return Err(ExportError::TooLarge { bytes: size });
     }
     let mut sink = MemorySink::default();
     let mut nothing = |_| ();
-    let places = Runner::new(checkpoint, &plan, &mut sink, &mut nothing)
+    let sinks = Sinks {
+        weights: &mut sink,
+        experts: None,
+    };
+    let places = Runner::new(checkpoint, &plan, sinks, &mut nothing)
         .place_all()
-        .map_err(|e| e.at(Path::new("memory")))?;
+        .map_err(|e| e.at(|_| "memory".into()))?;
     let model = finish_model(checkpoint, target, plan, |initializer, tensor| {
         if tensor.raw_data.is_none() {
             let bytes = match places.get(&initializer.name) {
-                Some(Place::Written { offset, length }) => sink.bytes(*offset, *length),
+                Some(Place::Written { offset, length, .. }) => sink.bytes(*offset, *length),
                 Some(Place::InShard { .. }) => published(checkpoint, &initializer.name),
                 None => None,
             };
@@ -143,6 +182,14 @@ pub fn weights_name(target: Target) -> &'static str {
     match target {
         Target::Cpu => "dense.bin",
         Target::Portable => "weights.bin",
+    }
+}
+
+/// Name of a file in the target's folder.
+fn file_name(target: Target, file: File) -> &'static str {
+    match file {
+        File::Weights => weights_name(target),
+        File::Experts => EXPERTS_FILE,
     }
 }
 
@@ -221,19 +268,30 @@ fn entry(key: &str, value: String) -> StringStringEntryProto {
     }
 }
 
-fn attach(tensor: &mut TensorProto, of: &Initializer, places: &sink::Places, derived: &str) {
+fn attach(tensor: &mut TensorProto, of: &Initializer, places: &sink::Places, target: Target) {
     let (location, offset, length) = match places.get(&of.name) {
         None => return,
-        Some(Place::Written { offset, length }) => (derived, *offset, *length),
+        Some(Place::Written {
+            file,
+            offset,
+            length,
+        }) => {
+            let name = file_name(target, *file);
+            let location = match target {
+                Target::Cpu => format!("{target}/{name}"),
+                Target::Portable => name.to_owned(),
+            };
+            (location, *offset, *length)
+        }
         Some(Place::InShard {
             shard,
             offset,
             length,
-        }) => (shard.as_str(), *offset, *length),
+        }) => (shard.clone(), *offset, *length),
     };
     tensor.data_location = Some(LOCATION_EXTERNAL);
     tensor.external_data = vec![
-        entry("location", location.to_owned()),
+        entry("location", location),
         entry("offset", offset.to_string()),
         entry("length", length.to_string()),
     ];
@@ -256,13 +314,19 @@ fn written_bytes(checkpoint: &Checkpoint, plan: &Plan) -> u64 {
         Content::Derived { .. } => true,
         Content::Published(name) => checkpoint
             .tensor(name)
-            .is_some_and(|view| !usable_in_place(of.dtype, view.offset)),
+            .is_some_and(|view| !usable_in_place(of.dtype, &view)),
     });
     written.map(Initializer::byte_len).sum()
 }
 
-/// Whether a published tensor can be used at that offset of its shard: float
-/// types are read as such, so they must be aligned.
-fn usable_in_place(dtype: DataType, offset: u64) -> bool {
-    offset.is_multiple_of(dtype.size())
+/// Whether a published tensor can be used where it is: of that type, and floats, which
+/// are read as such, aligned.
+fn usable_in_place(dtype: DataType, view: &TensorView<'_>) -> bool {
+    let same = match view.dtype {
+        Dtype::Float(Float::Bf16) => dtype == DataType::Bfloat16,
+        Dtype::Float(Float::F16) => dtype == DataType::Float16,
+        Dtype::Float(Float::F32) => dtype == DataType::Float,
+        Dtype::U8 => dtype == DataType::Uint8,
+    };
+    same && view.offset.is_multiple_of(dtype.size())
 }

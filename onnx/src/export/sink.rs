@@ -1,7 +1,7 @@
 //! Where derived weights go: a hashed file, or memory.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
@@ -10,11 +10,24 @@ use sha2::{Digest, Sha256};
 /// Where each initializer's bytes ended up, by its name.
 pub(super) type Places = BTreeMap<String, Place>;
 
+/// A file of derived weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum File {
+    /// [`super::weights_name`].
+    Weights,
+    /// [`super::EXPERTS_FILE`].
+    Experts,
+}
+
 /// Where an initializer's bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Place {
-    /// In the sink.
-    Written { offset: u64, length: u64 },
+    /// In a file of this export.
+    Written {
+        file: File,
+        offset: u64,
+        length: u64,
+    },
     /// In a shard of the checkpoint, used in place.
     InShard {
         shard: String,
@@ -40,7 +53,7 @@ pub(super) fn align(sink: &mut dyn Sink, alignment: u64) -> io::Result<()> {
 
 /// A file, hashed as it is written.
 pub(super) struct FileSink {
-    file: BufWriter<File>,
+    file: BufWriter<fs::File>,
     hash: Sha256,
     position: u64,
 }
@@ -48,7 +61,7 @@ pub(super) struct FileSink {
 impl FileSink {
     pub(super) fn create(path: &Path) -> io::Result<Self> {
         Ok(Self {
-            file: BufWriter::with_capacity(1 << 20, File::create(path)?),
+            file: BufWriter::with_capacity(1 << 20, fs::File::create(path)?),
             hash: Sha256::new(),
             position: 0,
         })

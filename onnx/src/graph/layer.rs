@@ -1,6 +1,6 @@
 //! One layer: attention, router, and the experts of each target.
 
-use crate::checkpoint::LayerType;
+use crate::checkpoint::{ExpertFormat, LayerType};
 use crate::kernels::attention::Precision;
 use crate::proto::{AttributeProto, DataType};
 use crate::quantize::int4;
@@ -10,9 +10,6 @@ use super::{
     ACCURACY_LEVEL, ACTIVATIONS, BLOCKS, Builder, FIRST_AXIS, GPTOSS, MICROSOFT, Operators,
     ROPE_COS, ROPE_SIN, SEQUENCES, STANDARD, WINDOW_BLOCKS, attention_operator,
 };
-
-/// Slope inside the experts' sigmoid.
-const SWIGLU_ALPHA: f32 = 1.702;
 
 impl Builder<'_> {
     /// Attention of a layer, up to its output projection: f32
@@ -146,8 +143,9 @@ impl Builder<'_> {
     }
 }
 
-/// Experts in MXFP4 as published, read in place: f32 `[1, S, H]`.
-pub(super) fn published_experts(
+/// Experts in MXFP4, f32 `[1, S, H]`: read in place where the checkpoint holds them
+/// so, else quantized.
+pub(super) fn mxfp4_experts(
     builder: &mut Builder<'_>,
     layer: usize,
     input: &str,
@@ -158,16 +156,28 @@ pub(super) fn published_experts(
     let mut inputs = vec![input.to_owned(), router.to_owned()];
     for (projection, rows, columns) in builder.expert_shapes() {
         let part = |part: &str| format!("{mlp}.experts.{projection}_{part}");
-        let blocks = columns / int4::BLOCK as i64;
-        let shapes: [(&str, DataType, &[i64]); 3] = [
-            ("blocks", DataType::Uint8, &[experts, rows, blocks, 16]),
-            ("scales", DataType::Uint8, &[experts, rows, blocks]),
-            ("bias", DataType::Bfloat16, &[experts, rows]),
-        ];
-        for (name, dtype, dims) in shapes {
-            builder.plan.published(&part(name), dtype, dims);
-            inputs.push(part(name));
+        let (blocks, scales, bias) = (part("blocks"), part("scales"), part("bias"));
+        let count = columns / int4::BLOCK as i64;
+        let block_dims = [experts, rows, count, 16];
+        let scale_dims = [experts, rows, count];
+        match builder.experts[layer] {
+            ExpertFormat::Mxfp4 => {
+                let plan = &mut builder.plan;
+                plan.published(&blocks, DataType::Uint8, &block_dims);
+                plan.published(&scales, DataType::Uint8, &scale_dims);
+            }
+            ExpertFormat::Float => builder.plan.derived(
+                Job::Mxfp4(format!("{mlp}.experts.{projection}")),
+                &[
+                    (&blocks, DataType::Uint8, &block_dims),
+                    (&scales, DataType::Uint8, &scale_dims),
+                ],
+            ),
         }
+        builder
+            .plan
+            .published(&bias, DataType::Bfloat16, &[experts, rows]);
+        inputs.extend([blocks, scales, bias]);
     }
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
     let output = format!("{mlp}.out");
@@ -179,7 +189,7 @@ pub(super) fn published_experts(
         vec![
             AttributeProto::int("k", builder.config.experts_per_token as i64),
             AttributeProto::float("limit", builder.config.swiglu_limit),
-            AttributeProto::float("alpha", SWIGLU_ALPHA),
+            AttributeProto::float("alpha", builder.config.swiglu_alpha),
             AttributeProto::string(ACTIVATIONS, "int8"),
         ],
     );
@@ -211,11 +221,15 @@ pub(super) fn int4_experts(
         let part = |part: &str| format!("{mlp}.experts.{projection}{part}");
         let (weight, scale, bias) = (part(".weight_q4"), part(".scale"), part("_bias"));
         let blocks = columns / int4::BLOCK as i64;
-        builder.plan.derived(
-            Job::Int4 {
+        let job = match builder.experts[layer] {
+            ExpertFormat::Mxfp4 => Job::Int4 {
                 blocks: part("_blocks"),
                 scales: part("_scales"),
             },
+            ExpertFormat::Float => Job::Int4OfFloats(part("")),
+        };
+        builder.plan.derived(
+            job,
             &[
                 (&weight, DataType::Uint8, &[experts, rows, columns / 2]),
                 (&scale, DataType::Float, &[experts, rows, blocks]),
@@ -238,7 +252,7 @@ pub(super) fn int4_experts(
             AttributeProto::string("activation_type", "swiglu"),
             AttributeProto::int("swiglu_fusion", 1),
             AttributeProto::float("swiglu_limit", config.swiglu_limit),
-            AttributeProto::float("activation_alpha", SWIGLU_ALPHA),
+            AttributeProto::float("activation_alpha", config.swiglu_alpha),
             AttributeProto::float("activation_beta", 1.0),
             AttributeProto::int("normalize_routing_weights", 1),
             AttributeProto::int(ACCURACY_LEVEL, 4),

@@ -32,7 +32,7 @@ pub mod rope;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::checkpoint::{Config, LayerType};
+use crate::checkpoint::{Config, ExpertFormat, LayerType};
 use crate::kernels::attention::{BLOCK, Precision};
 use crate::proto::{AttributeProto, DataType, NodeProto};
 use crate::quantize::int8;
@@ -51,7 +51,8 @@ const STANDARD: &str = "";
 /// Where an exported graph is to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Target {
-    /// CPU with our operators: experts as published, in place.
+    /// CPU with our operators: experts in MXFP4, in place as published where the
+    /// checkpoint holds them so.
     Cpu,
     /// Stock operators only: experts as int4. Any ONNX Runtime runs it.
     Portable,
@@ -90,23 +91,24 @@ impl FromStr for Target {
     }
 }
 
-/// The graph of `target` for a model of this shape.
-pub fn build(config: &Config, target: Target) -> Plan {
+/// The graph of `target` for a model of this shape; `experts` has the format of each
+/// layer's in the checkpoint.
+pub fn build(config: &Config, experts: &[ExpertFormat], target: Target) -> Plan {
     match target {
-        Target::Cpu => cpu(config),
-        Target::Portable => portable(config),
+        Target::Cpu => cpu(config, experts),
+        Target::Portable => portable(config, experts),
     }
 }
 
-/// Target `cpu`: `gptoss:MoE` over the published MXFP4 tensors, `gptoss:Linear`
-/// for the other matrices.
-pub fn cpu(config: &Config) -> Plan {
-    Builder::new(config, Operators::Ours).model(layer::published_experts)
+/// Target `cpu`: `gptoss:MoE` over MXFP4 tensors, `gptoss:Linear` for the other
+/// matrices.
+pub fn cpu(config: &Config, experts: &[ExpertFormat]) -> Plan {
+    Builder::new(config, experts, Operators::Ours).model(layer::mxfp4_experts)
 }
 
 /// Target `portable`: `QMoE` over int4 experts.
-pub fn portable(config: &Config) -> Plan {
-    Builder::new(config, Operators::Stock).model(layer::int4_experts)
+pub fn portable(config: &Config, experts: &[ExpertFormat]) -> Plan {
+    Builder::new(config, experts, Operators::Stock).model(layer::int4_experts)
 }
 
 /// Adds the experts of a layer: (builder, layer, input, router logits) to the
@@ -122,6 +124,8 @@ enum Operators {
 
 struct Builder<'a> {
     config: &'a Config,
+    /// One entry a layer.
+    experts: &'a [ExpertFormat],
     operators: Operators,
     plan: Plan,
 }
@@ -140,11 +144,13 @@ pub const ROPE_SIN: &str = "rope.sin";
 const FIRST_AXIS: &str = "axis.first";
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a Config, operators: Operators) -> Self {
+    fn new(config: &'a Config, experts: &'a [ExpertFormat], operators: Operators) -> Self {
+        assert_eq!(experts.len(), config.layers, "one entry a layer");
         let mut plan = Plan::default();
         plan.graph.name = Some("gpt-oss".into());
         Self {
             config,
+            experts,
             operators,
             plan,
         }

@@ -57,13 +57,15 @@ pub enum Content {
 /// How to make one or two initializers from published tensors.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Job {
-    /// bfloat16 tensors, widened to float32, one after the other.
+    /// Float tensors, widened to float32, one after the other.
     Widen(Vec<String>),
-    /// A bfloat16 matrix `[rows, columns]`, as float32 `[columns, rows]`.
+    /// A float matrix `[rows, columns]`, as float32 `[columns, rows]`.
     Transpose(String),
     /// A tensor's bytes as they are.
     Copy(String),
-    /// bfloat16 matrices, stacked, as int8 blocks: weights, then scales.
+    /// A tensor of another float type, rounded to bfloat16.
+    Bfloat16(String),
+    /// Float matrices, stacked, as int8 blocks: weights, then scales.
     Int8 {
         /// The matrices, all of the same width.
         tensors: Vec<String>,
@@ -77,6 +79,12 @@ pub enum Job {
         /// The E8M0 scales, u8 `[E, N, K/32]`.
         scales: String,
     },
+    /// Experts that are floats `[E, K, N]`, as MXFP4 in the published layout: blocks
+    /// u8 `[E, N, K/32, 16]`, then scales u8 `[E, N, K/32]`.
+    Mxfp4(String),
+    /// Experts that are floats `[E, K, N]`, as int4 blocks `[E, N, K/2]`: weights,
+    /// then scales.
+    Int4OfFloats(String),
     /// YaRN's cosines, then its sines.
     Rope,
 }

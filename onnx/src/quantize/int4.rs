@@ -1,12 +1,19 @@
-//! int4 from MXFP4, for stock operators: `weight ≈ (nibble - 8) · scale`, one
-//! scale for each of the checkpoint's own blocks of 32.
+//! int4 from MXFP4 and from floats, for stock operators:
+//! `weight ≈ (nibble - 8) · scale`, one scale for each block of 32, the checkpoint's own
+//! where it has any.
 //!
-//! A block holds 16 different codes at most, so the squared error of a
+//! An MXFP4 block holds 16 different codes at most, so the squared error of a
 //! candidate scale follows from how often each code occurs, whatever the
 //! block's exponent. The candidate with the least error wins, the first among
-//! equals. Blocks whose values int4 can hold, such as `{0, m}`, are exact.
+//! equals. Blocks whose values int4 can hold, such as `{0, m}`, are exact. Floats are
+//! tried with the same candidates.
 
-use super::for_rows;
+use std::num::NonZero;
+
+use super::{
+    NonFinite, SquaredError, Transposed, all_cores, floor_log2, for_rows, largest_magnitude, power,
+    power_of_four, quantize_blocks, sum,
+};
 
 /// Weights sharing a scale.
 pub const BLOCK: usize = 32;
@@ -86,7 +93,8 @@ pub fn quantize(
     scales: &mut [f32],
 ) {
     let row_bytes = row_blocks * BLOCK_BYTES;
-    let done = for_rows(row_bytes, row_blocks, weights, scales, |first, w, s| {
+    let row = (row_bytes, row_blocks);
+    let done = for_rows(all_cores(), row, weights, scales, |first, w, s| {
         let each = blocks
             .chunks_exact(BLOCK_BYTES)
             .zip(exponents)
@@ -99,9 +107,85 @@ pub fn quantize(
         Ok::<(), std::convert::Infallible>(())
     });
     match done {
-        Ok(()) => {}
+        Ok(_) => {}
         Err(never) => match never {},
     }
+}
+
+/// Quantizes a float matrix `[inputs, outputs]` into int4 rows of outputs, on all cores:
+/// `weights` u8 `[outputs, inputs/2]`, `scales` `[outputs, inputs/32]`.
+///
+/// # Errors
+/// At an infinity or NaN, with its index.
+pub fn quantize_floats(
+    matrix: Transposed<'_>,
+    weights: &mut [u8],
+    scales: &mut [f32],
+) -> Result<SquaredError, NonFinite> {
+    quantize_floats_on(all_cores(), matrix, weights, scales)
+}
+
+fn quantize_floats_on(
+    threads: NonZero<usize>,
+    matrix: Transposed<'_>,
+    weights: &mut [u8],
+    scales: &mut [f32],
+) -> Result<SquaredError, NonFinite> {
+    quantize_blocks(threads, matrix, weights, scales, quantize_float_block)
+}
+
+/// Writes a block's nibbles; its scale and error, none where a value is not finite.
+fn quantize_float_block(
+    values: &[f32; BLOCK],
+    weights: &mut [u8; BLOCK_BYTES],
+) -> Option<(f32, SquaredError)> {
+    let largest = largest_magnitude(values)?;
+    // All below 2 in this unit, so that squares neither overflow nor vanish.
+    let exponent = floor_log2(largest).clamp(-126, 126);
+    let values = values.map(|v| v * power(-exponent));
+    let largest = f32::from_bits(largest) * power(-exponent);
+    let (mut best, mut levels, mut least) = (0.0, [0.0; BLOCK], f32::INFINITY);
+    if largest > 0.0 {
+        for ratio in RATIOS {
+            let step = largest / ratio;
+            let (tried, error) = levels_of(&values, step, largest);
+            if error < least {
+                (best, levels, least) = (step, tried, error);
+            }
+        }
+    } else {
+        least = 0.0;
+    }
+    for (weight, pair) in weights.iter_mut().zip(levels.as_chunks::<2>().0) {
+        let nibble = |level: f32| (level as i8 + 8) as u8;
+        *weight = nibble(pair[0]) | nibble(pair[1]) << 4;
+    }
+    let unit = power_of_four(exponent);
+    Some((
+        best * power(exponent),
+        SquaredError {
+            error: f64::from(least) * unit,
+            total: f64::from(sum(&values.map(|v| v * v))) * unit,
+        },
+    ))
+}
+
+/// The nearest levels at a step, and their squared error.
+fn levels_of(values: &[f32; BLOCK], step: f32, largest: f32) -> ([f32; BLOCK], f32) {
+    /// Adding 1.5 · 2^23 leaves an integer, ties to even, on every CPU.
+    const MAGIC: f32 = 12_582_912.0;
+    // Rounding noise of an exact level must not count.
+    let noise = 1e-6 * largest;
+    let mut levels = [0.0; BLOCK];
+    let mut squares = [0.0; BLOCK];
+    for i in 0..BLOCK {
+        let level = (values[i] / step + MAGIC) - MAGIC;
+        levels[i] = level.clamp(-8.0, 7.0);
+        let error = levels[i] * step - values[i];
+        let error = if error.abs() < noise { 0.0 } else { error };
+        squares[i] = error * error;
+    }
+    (levels, sum(&squares))
 }
 
 fn quantize_block(tables: &Tables, block: &[u8], exponent: u8, weights: &mut [u8]) -> f32 {
@@ -213,7 +297,69 @@ mod tests {
         assert_eq!(largest, 0.0);
     }
 
+    /// The codes of one block as floats, quantized directly.
+    fn of_floats(codes: &[u8; BLOCK], exponent: u8) -> ([u8; BLOCK_BYTES], f32, SquaredError) {
+        let unit = exponent_value(exponent);
+        let values = codes.map(|code| CODES[usize::from(code)] * unit);
+        let mut weights = [0; BLOCK_BYTES];
+        let (scale, error) = quantize_float_block(&values, &mut weights).expect("finite");
+        (weights, scale, error)
+    }
+
+    #[test]
+    fn zeros_have_no_scale() {
+        assert_eq!(of_floats(&[0; BLOCK], 127).0, [0x88; BLOCK_BYTES]);
+        assert_eq!(of_floats(&[0; BLOCK], 127).1, 0.0);
+    }
+
+    #[test]
+    fn infinities_and_nan_are_found() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![0.5; 64 * 3];
+            values[3 * 40 + 2] = bad;
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let matrix = Transposed {
+                bytes: &bytes,
+                float: crate::checkpoint::Float::F32,
+                inputs: 64,
+                outputs: 3,
+            };
+            let (mut weights, mut scales) = ([0; 96], [0.0; 6]);
+            for threads in [1, 2] {
+                let threads = NonZero::new(threads).expect("some");
+                let error = quantize_floats_on(threads, matrix, &mut weights, &mut scales);
+                assert_eq!(error, Err(NonFinite { index: 122 }));
+            }
+        }
+    }
+
     proptest! {
+        /// Floats that came from MXFP4 lose as little as MXFP4 itself does, and blocks
+        /// that int4 can hold are the same to the bit.
+        #[test]
+        fn floats_are_quantized_as_well(codes in prop::array::uniform32(0u8..16), exponent in 20u8..230) {
+            let mut blocks = [0; BLOCK_BYTES];
+            let mut scale = [0.0];
+            quantize(&Tables::default(), 1, &pack(&codes), &[exponent], &mut blocks, &mut scale);
+            let unit = exponent_value(exponent);
+            let loss = |nibbles: &[u8], scale: f32| -> f64 {
+                let squared = |(i, code): (usize, &u8)| {
+                    let level = f64::from(nibbles[i / 2] >> (4 * (i % 2)) & 15) - 8.0;
+                    let back = level * f64::from(scale) / f64::from(unit);
+                    (back - f64::from(CODES[usize::from(*code)])).powi(2)
+                };
+                codes.iter().enumerate().map(squared).sum()
+            };
+            let (of_floats, float_scale, error) = of_floats(&codes, exponent);
+            let (from_codes, from_floats) = (loss(&blocks, scale[0]), loss(&of_floats, float_scale));
+            prop_assert!((from_codes - from_floats).abs() <= 1e-4 * from_codes + 1e-9);
+            let told = error.error / f64::from(unit).powi(2);
+            prop_assert!((told - from_floats).abs() <= 1e-4 * from_floats + 1e-9, "{told} {from_floats}");
+            if error.error == 0.0 {
+                prop_assert_eq!((of_floats, float_scale), (blocks, scale[0]));
+            }
+        }
+
         #[test]
         fn two_valued_blocks_are_exact(code in 1u8..16, bits in any::<[bool; 32]>(), exponent in 1u8..250) {
             let codes = bits.map(|b| if b { code } else { 0 });

@@ -2,7 +2,8 @@
 //! `scale = max|weight| / 127`. Rows of `{0, m}` come back exactly, up to
 //! float32 rounding.
 
-use super::{EXPONENT, NonFinite, all_finite, for_rows, words};
+use super::{NonFinite, all_cores, for_rows, largest_magnitude};
+use crate::checkpoint::Float;
 
 /// Weights sharing a scale in matrix products.
 pub const MATMUL_BLOCK: usize = 64;
@@ -56,53 +57,56 @@ impl Layout {
     }
 }
 
-/// Quantizes rows of little-endian bfloat16 (`2 · columns` bytes each) into
-/// `weights` (`row_bytes` each) and `scales` (`row_scales` each), on all cores.
+/// Quantizes rows of little-endian floats (`columns` each) into `weights`
+/// (`row_bytes` each) and `scales` (`row_scales` each), on all cores.
 ///
 /// # Errors
 /// At an infinity or NaN, with its index from the start of `source`.
 pub fn quantize(
     layout: Layout,
+    float: Float,
     source: &[u8],
     weights: &mut [u8],
     scales: &mut [f32],
 ) -> Result<(), NonFinite> {
     let (row_bytes, row_scales) = (layout.row_bytes(), layout.row_scales());
-    let source_bytes = 2 * layout.columns;
-    for_rows(row_bytes, row_scales, weights, scales, |first, w, s| {
+    let row = (row_bytes, row_scales);
+    for_rows(all_cores(), row, weights, scales, |first, w, s| {
         let rows = source
-            .chunks_exact(source_bytes)
+            .chunks_exact(float.size() * layout.columns)
             .skip(first)
             .zip(w.chunks_exact_mut(row_bytes))
             .zip(s.chunks_exact_mut(row_scales));
+        let mut values = vec![0.0; layout.columns];
         for (row, ((source, weights), scales)) in rows.enumerate() {
-            quantize_row(layout, source, weights, scales).map_err(|e| NonFinite {
+            float.widen_into(source, &mut values);
+            quantize_row(layout, &values, weights, scales).map_err(|e| NonFinite {
                 index: (first + row) * layout.columns + e.index,
             })?;
         }
         Ok(())
-    })
+    })?;
+    Ok(())
 }
 
 fn quantize_row(
     layout: Layout,
-    source: &[u8],
+    values: &[f32],
     weights: &mut [u8],
     scales: &mut [f32],
 ) -> Result<(), NonFinite> {
-    let blocks = source
-        .chunks(2 * layout.block)
+    let blocks = values
+        .chunks(layout.block)
         .zip(weights.chunks_mut(layout.block))
         .zip(scales);
-    for (index, ((source, weights), scale)) in blocks.enumerate() {
-        let largest = words(source).map(|word| word & 0x7fff).fold(0, u16::max);
-        if largest >= EXPONENT {
-            let within = all_finite(source).err().map_or(0, |e| e.index);
+    for (index, ((values, weights), scale)) in blocks.enumerate() {
+        let Some(largest) = largest_magnitude(values) else {
+            let within = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
             return Err(NonFinite {
                 index: index * layout.block + within,
             });
-        }
-        *scale = f32::from_bits(u32::from(largest) << 16) / 127.0;
+        };
+        *scale = f32::from_bits(largest) / 127.0;
         let inverse = 1.0 / *scale;
         weights.fill(ZERO_POINT);
         if !inverse.is_finite() {
@@ -110,8 +114,8 @@ fn quantize_row(
             *scale = 0.0;
             continue;
         }
-        for (weight, word) in weights.iter_mut().zip(words(source)) {
-            *weight = round_to_byte(f32::from_bits(u32::from(word) << 16) * inverse);
+        for (weight, value) in weights.iter_mut().zip(values) {
+            *weight = round_to_byte(value * inverse);
         }
     }
     Ok(())
@@ -139,7 +143,7 @@ mod tests {
         let rows = values.len() / layout.columns;
         let mut weights = vec![0; rows * layout.row_bytes()];
         let mut scales = vec![0.0; rows * layout.row_scales()];
-        quantize(layout, &bytes, &mut weights, &mut scales)?;
+        quantize(layout, Float::Bf16, &bytes, &mut weights, &mut scales)?;
         Ok((weights, scales))
     }
 

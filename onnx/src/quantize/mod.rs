@@ -1,63 +1,137 @@
-//! Quantizers: int8 blocks of bfloat16 rows, int4 blocks of MXFP4 rows, both
-//! symmetric.
+//! Quantizers: int8 blocks of float rows; MXFP4 and int4 blocks of the experts' float
+//! matrices; int4 blocks of MXFP4 rows. All are symmetric.
 //!
 //! Every step is one IEEE operation on one value, so that the result is the
 //! same on every machine, with any number of threads.
 
 pub mod int4;
 pub mod int8;
+pub mod mxfp4;
+mod transposed;
 
 use std::num::NonZero;
 
-/// A bfloat16 weight is infinite or not a number.
+use crate::checkpoint::Float;
+
+pub use transposed::Transposed;
+
+/// A weight is infinite or not a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NonFinite {
     /// Flat index of the first such element.
     pub index: usize,
 }
 
-/// Widens little-endian bfloat16 to float32.
+/// What quantizing weights has cost.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct SquaredError {
+    /// Sum of the squared differences.
+    pub error: f64,
+    /// Sum of the squared weights.
+    pub total: f64,
+}
+
+impl SquaredError {
+    /// Root mean square of the differences, relative to that of the weights.
+    pub fn relative_rms(self) -> f64 {
+        match self.total {
+            0.0 => 0.0,
+            total => (self.error / total).sqrt(),
+        }
+    }
+}
+
+impl std::ops::AddAssign for SquaredError {
+    fn add_assign(&mut self, other: Self) {
+        self.error += other.error;
+        self.total += other.total;
+    }
+}
+
+/// Widens little-endian elements to float32.
 ///
 /// # Errors
 /// At the first infinity or NaN.
-pub fn widen(bytes: &[u8]) -> Result<Vec<f32>, NonFinite> {
-    all_finite(bytes)?;
-    let wide = |word| f32::from_bits(u32::from(word) << 16);
-    Ok(words(bytes).map(wide).collect())
+pub fn widen(float: Float, bytes: &[u8]) -> Result<Vec<f32>, NonFinite> {
+    let mut values = vec![0.0; bytes.len() / float.size()];
+    float.widen_into(bytes, &mut values);
+    match values.iter().position(|v| !v.is_finite()) {
+        None => Ok(values),
+        Some(index) => Err(NonFinite { index }),
+    }
 }
 
-/// Looks for infinities and NaN in little-endian bfloat16.
+/// Looks for infinities and NaN in little-endian elements.
 ///
 /// # Errors
 /// At the first.
-pub fn all_finite(bytes: &[u8]) -> Result<(), NonFinite> {
-    match words(bytes).position(|word| word & EXPONENT == EXPONENT) {
+pub fn all_finite(float: Float, bytes: &[u8]) -> Result<(), NonFinite> {
+    let mut elements = bytes.chunks_exact(float.size());
+    match elements.position(|element| !float.is_finite(element)) {
         None => Ok(()),
         Some(index) => Err(NonFinite { index }),
     }
 }
 
-fn words(bytes: &[u8]) -> impl Iterator<Item = u16> + '_ {
-    bytes
-        .chunks_exact(2)
-        .map(|b| u16::from_le_bytes([b[0], b[1]]))
+/// The bits of a float32 but its sign.
+const MAGNITUDE: u32 = 0x7fff_ffff;
+/// Those of infinity; a NaN has larger ones.
+const INFINITE: u32 = 0x7f80_0000;
+
+/// The largest magnitude among finite values, as its bits.
+///
+/// None where a value is infinite or not a number.
+fn largest_magnitude(values: &[f32]) -> Option<u32> {
+    let largest = values.iter().fold(0, |m, v| m.max(v.to_bits() & MAGNITUDE));
+    (largest < INFINITE).then_some(largest)
 }
 
-/// The exponent's bits in a bfloat16; all set in infinities and NaN.
-const EXPONENT: u16 = 0x7f80;
+/// `floor(log2(x))` of a positive finite float32, by its bits.
+fn floor_log2(bits: u32) -> i32 {
+    match bits >> 23 {
+        0 => 31 - bits.leading_zeros() as i32 - 149,
+        exponent => exponent as i32 - 127,
+    }
+}
 
-/// Runs `work(first_row, weights, scales)` on every core over disjoint runs of
-/// rows; `weights` and `scales` are the output rows of that run.
-fn for_rows<E: Send>(
-    row_bytes: usize,
-    row_scales: usize,
+/// `2^exponent`, for -126 to 127.
+fn power(exponent: i32) -> f32 {
+    f32::from_bits(((exponent + 127) as u32) << 23)
+}
+
+/// `4^exponent`, for -511 to 511.
+fn power_of_four(exponent: i32) -> f64 {
+    f64::from_bits(((2 * exponent + 1023) as u64) << 52)
+}
+
+/// Sums eight at a time, in an order that vectors have too.
+fn sum(values: &[f32; transposed::BLOCK]) -> f32 {
+    let mut sums = [0.0; 8];
+    for part in values.as_chunks::<8>().0 {
+        for (sum, value) in sums.iter_mut().zip(part) {
+            *sum += value;
+        }
+    }
+    let [a, b, c, d, e, f, g, h] = sums;
+    ((a + b) + (c + d)) + ((e + f) + (g + h))
+}
+
+/// Every core of this machine.
+fn all_cores() -> NonZero<usize> {
+    std::thread::available_parallelism().unwrap_or(NonZero::<usize>::MIN)
+}
+
+/// Runs `work(first_row, weights, scales)` on threads over disjoint runs of rows;
+/// `weights` and `scales` are the output rows of that run. Their results, in order.
+fn for_rows<S: Send, T: Send, E: Send>(
+    threads: NonZero<usize>,
+    (row_bytes, row_scales): (usize, usize),
     weights: &mut [u8],
-    scales: &mut [f32],
-    work: impl Fn(usize, &mut [u8], &mut [f32]) -> Result<(), E> + Sync,
-) -> Result<(), E> {
+    scales: &mut [S],
+    work: impl Fn(usize, &mut [u8], &mut [S]) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
     let rows = weights.len() / row_bytes.max(1);
-    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
-    let share = rows.div_ceil(threads).max(1);
+    let share = rows.div_ceil(threads.get()).max(1);
     std::thread::scope(|scope| {
         let runs = weights
             .chunks_mut(share * row_bytes)
@@ -67,12 +141,54 @@ fn for_rows<E: Send>(
         let workers: Vec<_> = runs
             .map(|(i, (w, s))| scope.spawn(move || work(i * share, w, s)))
             .collect();
-        for worker in workers {
-            match worker.join() {
-                Ok(result) => result?,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        Ok(())
+        let results = workers.into_iter().map(|worker| match worker.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        results.collect()
     })
+}
+
+/// Quantizes a matrix `[inputs, outputs]` by its blocks along the inputs:
+/// `quantize(block, bytes)` writes the 16 bytes of a block and gives its scale and
+/// what it cost, none where a value is not finite. `weights` u8
+/// `[outputs, inputs/32, 16]`, `scales` `[outputs, inputs/32]`.
+fn quantize_blocks<S: Send>(
+    threads: NonZero<usize>,
+    matrix: Transposed<'_>,
+    weights: &mut [u8],
+    scales: &mut [S],
+    quantize: impl Fn(&[f32; transposed::BLOCK], &mut [u8; 16]) -> Option<(S, SquaredError)> + Sync,
+) -> Result<SquaredError, NonFinite> {
+    let row_blocks = matrix.inputs / transposed::BLOCK;
+    let row = (row_blocks * 16, row_blocks);
+    let errors = for_rows(threads, row, weights, scales, |first, weights, scales| {
+        let rows = scales.len() / row_blocks;
+        let blocks = weights.as_chunks_mut::<16>().0;
+        let mut errors = vec![SquaredError::default(); rows];
+        let mut finite = true;
+        matrix.blocks(first..first + rows, |row, place, block| {
+            let at = row * row_blocks + place;
+            match quantize(block, &mut blocks[at]) {
+                Some((scale, error)) => {
+                    scales[at] = scale;
+                    errors[row] += error;
+                }
+                None => finite = false,
+            }
+        });
+        finite.then_some(errors).ok_or(())
+    });
+    match errors {
+        Ok(errors) => {
+            // Row by row, whoever computed them.
+            let mut all = SquaredError::default();
+            errors.into_iter().flatten().for_each(|row| all += row);
+            Ok(all)
+        }
+        // The first of them, whoever met one.
+        Err(()) => Err(all_finite(matrix.float, matrix.bytes)
+            .err()
+            .unwrap_or(NonFinite { index: 0 })),
+    }
 }

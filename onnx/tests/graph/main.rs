@@ -2,6 +2,7 @@
 //! an independent float64 implementation.
 
 mod files;
+mod finetune;
 mod host;
 mod judge;
 mod nano;
@@ -9,3 +10,4 @@ mod oracle;
 mod parity;
 mod shapes;
 mod synthetic;
+mod transformers;

@@ -143,11 +143,18 @@ impl Oracle {
         add(x, &project("o", &mixed));
     }
 
+    /// Of transformers 5, or as published.
+    fn rope(&self) -> &Value {
+        let newer = self.config.get("rope_parameters");
+        newer.unwrap_or(&self.config["rope_scaling"])
+    }
+
     /// Inverse frequencies, after the definition in the YaRN paper's code.
     fn yarn(&self, dim: usize) -> Vec<f64> {
-        let rope = &self.config["rope_scaling"];
+        let rope = self.rope();
         let get = |key: &str| rope[key].as_f64().expect(key);
-        let base = self.float("rope_theta");
+        let base = rope.get("rope_theta").unwrap_or(&self.config["rope_theta"]);
+        let base = base.as_f64().expect("rope_theta");
         let original = get("original_max_position_embeddings");
         let find = |rotations: f64| {
             dim as f64 * (original / (rotations * 2.0 * PI)).ln() / (2.0 * base.ln())
@@ -164,9 +171,7 @@ impl Oracle {
     }
 
     fn rotate(&self, head: &mut [f64], position: usize, frequencies: &[f64]) {
-        let factor = self.config["rope_scaling"]["factor"]
-            .as_f64()
-            .expect("factor");
+        let factor = self.rope()["factor"].as_f64().expect("factor");
         let concentration = 0.1 * factor.ln() + 1.0;
         let (first, second) = head.split_at_mut(frequencies.len());
         for ((a, b), frequency) in first.iter_mut().zip(second).zip(frequencies) {
@@ -218,38 +223,66 @@ impl Oracle {
         }
     }
 
-    fn matrices(&self, name: &str) -> Mxfp4<'_> {
+    fn matrices(&self, name: &str) -> Experts<'_> {
         let experts = self.int("num_local_experts");
         let bias = self.bf16(&format!("{name}_bias"));
-        Mxfp4 {
+        Experts {
             rows: bias.len() / experts,
-            blocks: self.raw(&format!("{name}_blocks")),
-            scales: self.raw(&format!("{name}_scales")),
+            weights: match self.tensors.contains_key(name) {
+                true => Weights::Floats(self.bf16(name)),
+                false => Weights::Mxfp4 {
+                    blocks: self.raw(&format!("{name}_blocks")),
+                    scales: self.raw(&format!("{name}_scales")),
+                },
+            },
             bias,
         }
     }
 }
 
 /// The stacked matrices of all experts.
-struct Mxfp4<'a> {
+struct Experts<'a> {
     rows: usize,
-    blocks: &'a [u8],
-    scales: &'a [u8],
+    weights: Weights<'a>,
     bias: Vec<f64>,
 }
 
-impl Mxfp4<'_> {
+enum Weights<'a> {
+    /// As published, rows of outputs.
+    Mxfp4 { blocks: &'a [u8], scales: &'a [u8] },
+    /// As in transformers, rows of inputs.
+    Floats(Vec<f64>),
+}
+
+impl Experts<'_> {
     fn apply(&self, expert: usize, x: &[f64]) -> Vec<f64> {
+        match &self.weights {
+            Weights::Mxfp4 { blocks, scales } => self.apply_mxfp4(expert, blocks, scales, x),
+            Weights::Floats(weights) => {
+                let bias = self.bias.iter().skip(expert * self.rows);
+                let mut sums: Vec<f64> = bias.take(self.rows).copied().collect();
+                let inputs = weights.chunks_exact(self.rows).skip(expert * x.len());
+                for (row, x) in inputs.zip(x) {
+                    for (sum, weight) in sums.iter_mut().zip(row) {
+                        *sum += weight * x;
+                    }
+                }
+                sums
+            }
+        }
+    }
+
+    fn apply_mxfp4(&self, expert: usize, blocks: &[u8], scales: &[u8], x: &[f64]) -> Vec<f64> {
         let per_row = x.len() / 32;
         let row = |row: usize| {
             let mut sum = self.bias[row];
             for (block, x) in (row * per_row..).zip(x.chunks_exact(32)) {
-                let bytes = &self.blocks[block * 16..][..16];
+                let bytes = &blocks[block * 16..][..16];
                 let mut part = 0.0;
                 for (byte, x) in bytes.iter().zip(x.chunks_exact(2)) {
                     part += FP4[usize::from(byte & 15)] * x[0] + FP4[usize::from(byte >> 4)] * x[1];
                 }
-                sum += part * 2f64.powi(i32::from(self.scales[block]) - 127);
+                sum += part * 2f64.powi(i32::from(scales[block]) - 127);
             }
             sum
         };
