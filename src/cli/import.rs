@@ -22,7 +22,7 @@ use crate::model::{
 /// Arguments of `gptoss-ctl import`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Folder of a checkpoint in the published layout, or a bundle.
+    /// Folder of a checkpoint, as published or as transformers saves fine-tunes, or a bundle.
     dir: PathBuf,
     /// Name in the store [default: the published model's, else the folder's].
     #[arg(long)]

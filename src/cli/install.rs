@@ -4,15 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use gptoss_onnx::checkpoint::{Checkpoint, Config};
+use gptoss_onnx::checkpoint::{Checkpoint, Config, float_layers};
 use gptoss_onnx::export::{self, Target};
 use serde::Serialize;
 
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{
-    Dimensions, FileEntry, Installed, Manifest, SCHEMA, Signature, Staging, Store, StoreError,
-    Stores, now_rfc3339, require_space,
+    Dimensions, FileEntry, Installed, Manifest, QuantizedExperts, SCHEMA, Signature, Staging,
+    Store, StoreError, Stores, now_rfc3339, require_space,
 };
 
 /// Files up to this size are brought in first: they tell whether the rest is of use.
@@ -85,11 +85,26 @@ pub(super) fn tell(ui: &Ui, status: &str, people: &str, model: &Installed) {
     ui.result(people, &outcome);
 }
 
-/// Reads `config.json` of a folder: refuses other architectures before anything
-/// large is fetched or copied, and says what the exports will take.
+/// Reads `config.json` of a folder, and where there is one the index: refuses other
+/// architectures and formats before anything large is fetched or copied, and says what
+/// the exports will take, as far as that can be known.
 pub(super) fn check_config(dir: &Path, targets: &[Target]) -> Result<u64, CliError> {
-    let read = |name: &str| std::fs::read(dir.join(name));
-    let config = read("config.json").map_err(|e| {
+    let floats = float_layers_in(dir)?;
+    let config = read_config(dir)?;
+    let dimensions = Dimensions::from_config(&config);
+    Ok(dimensions.map_or(0, |d| export_bytes(&d, floats, targets)))
+}
+
+/// How many layers of the checkpoint in a folder hold their experts as floats, which an
+/// export for `cpu` writes anew.
+pub(super) fn float_layers_in(dir: &Path) -> Result<u64, CliError> {
+    let generation = std::fs::read(dir.join("generation_config.json")).ok();
+    let config = Config::parse(&read_config(dir)?, generation.as_deref())?;
+    Ok(float_layers(dir, &config)? as u64)
+}
+
+fn read_config(dir: &Path) -> Result<Vec<u8>, CliError> {
+    std::fs::read(dir.join("config.json")).map_err(|e| {
         CliError::new(
             ExitStatus::NotFound,
             format!(
@@ -97,17 +112,14 @@ pub(super) fn check_config(dir: &Path, targets: &[Target]) -> Result<u64, CliErr
                 dir.display()
             ),
         )
-    })?;
-    Config::parse(&config, read("generation_config.json").ok().as_deref())?;
-    let Some(dimensions) = Dimensions::from_config(&config) else {
-        return Ok(0);
-    };
-    Ok(export_bytes(&dimensions, targets))
+    })
 }
 
-/// What the exports take at most.
-pub(super) fn export_bytes(dimensions: &Dimensions, targets: &[Target]) -> u64 {
-    let each = targets.iter().map(|t| dimensions.export_bytes(t.name()));
+/// What the exports take at most, of a checkpoint that holds the experts of
+/// `float_layers` layers as floats.
+pub(super) fn export_bytes(dimensions: &Dimensions, float_layers: u64, targets: &[Target]) -> u64 {
+    let each = targets.iter();
+    let each = each.map(|t| dimensions.export_bytes(t.name(), float_layers));
     each.fold(0, u64::saturating_add)
 }
 
@@ -143,7 +155,8 @@ pub(super) fn install(
         installed_at: now.clone(),
         verified_at: now,
         files,
-        targets: exported,
+        targets: exported.targets,
+        quantized: exported.quantized,
     };
     Ok(staging.commit(manifest)?)
 }
@@ -159,42 +172,69 @@ fn open_staged(staging: &Staging) -> Result<Checkpoint, CliError> {
     })
 }
 
-fn export_all(
+/// What exports have made, by target.
+#[derive(Default)]
+pub(super) struct Exported {
+    pub(super) targets: BTreeMap<String, Vec<FileEntry>>,
+    quantized: BTreeMap<String, QuantizedExperts>,
+}
+
+/// Exports into the targets' folders below `dir`, which are emptied first.
+pub(super) fn export_all(
     checkpoint: &Checkpoint,
     dir: &Path,
     targets: &[Target],
     ui: &Ui,
-) -> Result<BTreeMap<String, Vec<FileEntry>>, CliError> {
-    let mut exported = BTreeMap::new();
+) -> Result<Exported, CliError> {
+    for target in targets {
+        let out = dir.join(target.name());
+        if out.exists() {
+            // Left by an interrupted export: nobody has proven it.
+            std::fs::remove_dir_all(&out).map_err(StoreError::io("remove", &out))?;
+        }
+    }
+    // Before the tensors were there, this could be estimated only.
+    let bytes = targets.iter().map(|t| export::weight_bytes(checkpoint, *t));
+    require_space(dir, "the export", bytes.fold(0, u64::saturating_add))?;
+    let mut exported = Exported::default();
     for &target in targets {
-        exported.insert(target.to_string(), export_one(checkpoint, dir, target, ui)?);
+        export_one(checkpoint, dir, target, ui, &mut exported)?;
     }
     Ok(exported)
 }
 
-/// Exports into the target's folder below `dir`, which is emptied first.
-pub(super) fn export_one(
+fn export_one(
     checkpoint: &Checkpoint,
     dir: &Path,
     target: Target,
     ui: &Ui,
-) -> Result<Vec<FileEntry>, CliError> {
+    exported: &mut Exported,
+) -> Result<(), CliError> {
     let out = dir.join(target.name());
-    if out.exists() {
-        // Left by an interrupted export: nobody has proven it.
-        std::fs::remove_dir_all(&out).map_err(StoreError::io("remove", &out))?;
-    }
     ui.note(&format!("exporting for {target}"));
     let task = ui.task(&format!("exporting for {target}"), 0);
     let report = export::export(checkpoint, target, &out, &mut |done, total| {
         task.set(done, total);
     })?;
+    drop(task);
     let entry = |(name, size, sha256)| FileEntry {
         path: format!("{target}/{name}"),
         size,
         sha256,
     };
-    Ok(report.files.into_iter().map(entry).collect())
+    let files = report.files.into_iter().map(entry).collect();
+    exported.targets.insert(target.to_string(), files);
+    if let Some(experts) = report.experts {
+        let quantized = QuantizedExperts {
+            from: experts.from,
+            to: experts.to.to_owned(),
+            layers: experts.layers as u64,
+            relative_rms_error: experts.relative_rms_error,
+        };
+        ui.note(&format!("the experts of {target}: {quantized}"));
+        exported.quantized.insert(target.to_string(), quantized);
+    }
+    Ok(())
 }
 
 /// Exports an installed model for targets it lacks, or anew with `force`.
@@ -232,7 +272,11 @@ pub(super) fn add_targets(
         Ok(exported) => exported,
     };
     let mut manifest = model.manifest.clone();
-    manifest.targets.extend(exported);
+    for target in exported.targets.keys() {
+        manifest.quantized.remove(target);
+    }
+    manifest.targets.extend(exported.targets);
+    manifest.quantized.extend(exported.quantized);
     manifest.tool_version = env!("CARGO_PKG_VERSION").into();
     Ok(Some(staging.replace(model, manifest)?))
 }

@@ -13,7 +13,7 @@ use super::eval::positive;
 use super::locate::{Located, locate};
 use super::progress::Ui;
 use super::pull::Choice;
-use super::{CliError, ExitStatus, Global, pull, settings};
+use super::{CliError, ExitStatus, Global, install, pull, settings};
 use crate::model::{Dimensions, Store, available_space, human_size};
 use crate::runtime::{MemoryPlan, Options, memory};
 
@@ -189,10 +189,16 @@ fn disk(folder: PathBuf, subject: &Subject, targets: &[Target]) -> Result<Disk, 
         let located = subject.located.as_ref();
         located.is_some_and(|l| l.revision.join(target.name()).is_dir())
     };
+    // Of a checkpoint that is not there yet: published ones hold no floats.
+    let floats = match &subject.located {
+        Some(located) => install::float_layers_in(&located.revision).unwrap_or(0),
+        None => 0,
+    };
     let mut exports = BTreeMap::new();
     for target in targets.iter().filter(|t| !exported(t)) {
         if let Some(dimensions) = &subject.dimensions {
-            exports.insert(target.to_string(), dimensions.export_bytes(target.name()));
+            let bytes = dimensions.export_bytes(target.name(), floats);
+            exports.insert(target.to_string(), bytes);
         }
     }
     let needed = exports.values().copied();

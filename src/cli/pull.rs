@@ -443,7 +443,7 @@ fn fetch_all(
         return Ok(entries);
     }
     let dimensions = request.dimensions.as_ref();
-    let exports = dimensions.map_or(0, |d| install::export_bytes(d, &args.target));
+    let exports = dimensions.map_or(0, |d| install::export_bytes(d, 0, &args.target));
     require_space(
         dir,
         "the download and the export",

@@ -82,11 +82,25 @@ fn text(model: &Installed, store: &Path, published: &str) -> String {
         format!("verified   {}", manifest.verified_at),
         format!("store      {}", store.display()),
         format!("folder     {}", model.dir.display()),
-        String::new(),
     ];
+    lines.extend(experts(manifest));
+    lines.push(String::new());
     for entry in manifest.all_files() {
         let size = human_size(entry.size);
         lines.push(format!("{}  {size:>9}  {}", entry.sha256, entry.path));
     }
     lines.join("\n")
+}
+
+/// What the experts of each target are: the checkpoint's own bytes, or what an export
+/// has made of them.
+fn experts(manifest: &Manifest) -> impl Iterator<Item = String> {
+    manifest.targets.keys().map(|target| {
+        let what = match (manifest.quantized.get(target), target.as_str()) {
+            (Some(quantized), _) => quantized.to_string(),
+            (None, "cpu") => "the checkpoint's own bytes, MXFP4".into(),
+            (None, _) => "quantized by the export from MXFP4 to int4".into(),
+        };
+        format!("experts    for {target}: {what}")
+    })
 }

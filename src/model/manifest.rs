@@ -1,6 +1,7 @@
 //! What an installed model consists of.
 
 use std::collections::{BTreeMap, HashSet};
+use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -56,6 +57,38 @@ pub struct Signature {
     pub over: String,
 }
 
+/// Experts that an export quantized, because the checkpoint holds them as floats: what
+/// runs is then not the checkpoint's own bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct QuantizedExperts {
+    /// What the checkpoint holds: `BF16`, `F16`, `F32`, or several, joined by a comma.
+    pub from: String,
+    /// What the export holds: `MXFP4` or `int4`.
+    pub to: String,
+    /// In how many layers.
+    pub layers: u64,
+    /// Root mean square of what the weights have changed by, relative to that of the
+    /// weights; 0 where nothing was lost.
+    pub relative_rms_error: f64,
+}
+
+impl fmt::Display for QuantizedExperts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            from, to, layers, ..
+        } = self;
+        let plural = if *layers == 1 { "layer" } else { "layers" };
+        write!(
+            f,
+            "quantized by the export from {from} to {to}, {layers} {plural}, "
+        )?;
+        match self.relative_rms_error {
+            0.0 => f.write_str("without loss"),
+            error => write!(f, "relative RMS error {error:.4}"),
+        }
+    }
+}
+
 /// `manifest.json` of an installed model, schema 1.
 ///
 /// ```json
@@ -73,7 +106,11 @@ pub struct Signature {
 ///   "targets": {"cpu": [{"path": "cpu/model.onnx", "size": 90210, "sha256": "…"}]}
 /// }
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+///
+/// Where an export has quantized experts, there is also
+/// `"quantized": {"cpu": {"from": "BF16", "to": "MXFP4", "layers": 24,
+/// "relative_rms_error": 0.11}}`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`SCHEMA`].
     pub schema: u32,
@@ -104,6 +141,9 @@ pub struct Manifest {
     /// Files of each exported target, paths beginning with the target's name.
     #[serde(default)]
     pub targets: BTreeMap<String, Vec<FileEntry>>,
+    /// What became of the experts in exports that had to quantize them, by target.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub quantized: BTreeMap<String, QuantizedExperts>,
 }
 
 impl Manifest {
@@ -260,6 +300,15 @@ mod tests {
             verified_at: "2025-08-05T17:00:00Z".into(),
             files: vec![entry("config.json")],
             targets: BTreeMap::from([("cpu".into(), vec![entry("cpu/model.onnx")])]),
+            quantized: BTreeMap::from([(
+                "cpu".into(),
+                QuantizedExperts {
+                    from: "BF16".into(),
+                    to: "MXFP4".into(),
+                    layers: 24,
+                    relative_rms_error: 0.1125,
+                },
+            )]),
         }
     }
 

@@ -38,7 +38,7 @@ pub use durable::{
 };
 pub use error::StoreError;
 pub use garbage::{Garbage, Reason};
-pub use manifest::{FileEntry, Manifest, SCHEMA, Signature};
+pub use manifest::{FileEntry, Manifest, QuantizedExperts, SCHEMA, Signature};
 pub use name::{check_file_name, check_model_name, check_revision, sanitize_model_name};
 pub use plan::{CacheDimensions, Dimensions, available_space, human_size, require_space};
 pub use staging::{InUse, Staging};

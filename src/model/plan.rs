@@ -108,11 +108,11 @@ impl Dimensions {
 
     /// Bytes of the weights that a loaded export for `target` keeps in memory.
     ///
-    /// `cpu`: int8 with a float32 scale for 64 weights, and the experts as
-    /// published, 17 bytes for 32 weights. Others: the experts as int4.
+    /// `cpu`: int8 with a float32 scale for 64 weights, and the experts in
+    /// MXFP4, 17 bytes for 32 weights. Others: the experts as int4.
     pub fn weight_bytes(&self, target: &str) -> u64 {
         let dense = self.dense();
-        let experts = self.experts();
+        let experts = self.experts(self.num_hidden_layers);
         let experts = match target {
             "cpu" => experts / 32 * 17,
             _ => experts / 8 * 5,
@@ -150,29 +150,33 @@ impl Dimensions {
         })
     }
 
-    /// Weights of the experts.
-    fn experts(&self) -> u64 {
+    /// Weights of the experts of some layers.
+    fn experts(&self, layers: u64) -> u64 {
         [
             self.intermediate_size,
             self.hidden_size,
             self.num_local_experts,
-            self.num_hidden_layers,
+            layers,
         ]
         .into_iter()
         .fold(3, u64::saturating_mul)
     }
 
-    /// Upper estimate of the bytes an export for `target` writes.
+    /// Upper estimate of the bytes an export for `target` writes, of a checkpoint
+    /// that holds the experts of `float_layers` layers as floats.
     ///
-    /// `cpu`: int8 with a float32 scale for 64 weights; the experts stay where
-    /// they are. Others: the experts too, as int4 with their scales.
-    pub fn export_bytes(&self, target: &str) -> u64 {
+    /// `cpu`: int8 with a float32 scale for 64 weights; experts in MXFP4 stay where they
+    /// are, floats become MXFP4: 32 weights in 17 bytes. Others: the experts too,
+    /// whatever they were, as int4 with their scales.
+    pub fn export_bytes(&self, target: &str, float_layers: u64) -> u64 {
         let dense = self.dense();
         let bytes = match target {
-            "cpu" => dense.saturating_add(dense / 16),
+            "cpu" => dense
+                .saturating_add(dense / 16)
+                .saturating_add((self.experts(float_layers) / 32).saturating_mul(17)),
             _ => dense
                 .saturating_add(dense / 4)
-                .saturating_add(self.experts() / 8 * 5),
+                .saturating_add(self.experts(self.num_hidden_layers) / 8 * 5),
         };
         // Norms, biases, sinks and the graph itself.
         bytes
@@ -201,8 +205,15 @@ mod tests {
             "num_attention_heads":64,"num_key_value_heads":8,"head_dim":64,
             "num_local_experts":32,"vocab_size":201088,"max_position_embeddings":131072,
             "sliding_window":128}"#;
-        let needed = Dimensions::from_config(config).unwrap().export_bytes("cpu");
+        let dimensions = Dimensions::from_config(config).unwrap();
+        let needed = dimensions.export_bytes("cpu", 0);
         assert!((1_900_000_000..2_100_000_000).contains(&needed), "{needed}");
+        // A fine-tune of it: all of its experts are written as well, 10.15 GB.
+        let with_experts = dimensions.export_bytes("cpu", 24) - needed;
+        assert!(
+            (10_150_000_000..10_500_000_000).contains(&with_experts),
+            "{with_experts}"
+        );
     }
 
     #[test]
@@ -215,7 +226,8 @@ mod tests {
             u64::MAX
         );
         let dimensions = Dimensions::from_config(config.as_bytes()).unwrap();
-        assert_eq!(dimensions.export_bytes("cpu"), u64::MAX);
+        assert_eq!(dimensions.export_bytes("cpu", u64::MAX), u64::MAX);
+        assert_eq!(dimensions.export_bytes("portable", 0), u64::MAX);
         assert_eq!(dimensions.weight_bytes("cpu"), u64::MAX);
         assert_eq!(dimensions.cache(), None);
     }

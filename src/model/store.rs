@@ -21,7 +21,8 @@ use super::{Manifest, Staging, StoreError, check_model_name, check_revision, mou
 /// │           ├── …
 /// │           └── cpu/                               one folder a target
 /// │               ├── model.onnx
-/// │               └── dense.bin
+/// │               ├── dense.bin
+/// │               └── experts.bin                only where the checkpoint's experts are floats
 /// └── .staging/                                      same file system, so that a rename installs
 ///     ├── 20b@6cee5e81…/                             a model on its way in, kept for resuming
 ///     │   ├── config.json                            proven

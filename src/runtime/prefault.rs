@@ -1,7 +1,7 @@
 //! Brings mapped weights into memory before the first token needs them.
 //!
-//! ONNX Runtime maps each expert tensor from the checkpoint's own file, and the
-//! quantized matrices from the export's. A page
+//! ONNX Runtime maps each expert tensor from the checkpoint's own file, and what was
+//! quantized, experts of a fine-tune among it, from the export's. A page
 //! that is touched for the first time in the middle of a token costs a fault,
 //! and a read from the disk where the page cache is cold; reading them ahead,
 //! in order and from several threads, costs a fraction of that.
@@ -131,6 +131,7 @@ mod tests {
 7f0000004000-7f0000005000 r--p 00000000 fe:01 12 /store/m/cpu/model-4.safetensors
 7f0000004000-7f0000005000 r--p 00000000 fe:01 12 /store/m/other.bin
 7f0000008000-7f0000009000 r--p 00000000 fe:01 12 /store/m/cpu/dense.bin
+7f0000009000-7f000000d000 r--p 00000000 fe:01 12 /store/m/cpu/experts.bin
 7f0000005000-7f0000006000 r--p 00000000 fe:01 12 /store/m/tokenizer.json
 7f0000006000-7f0000007000 rw-p 00000000 00:00 0 [heap]
 7f0000007000-7f0000008000 rw-p 00000000 00:00 0 
@@ -140,6 +141,7 @@ mod tests {
             (0x7f0000000000, 0x2000),
             (0x7f0000002000, 0x1000),
             (0x7f0000008000, 0x1000),
+            (0x7f0000009000, 0x4000),
         ]
         .map(|(start, length)| Region { start, length });
         assert_eq!(regions, expected);

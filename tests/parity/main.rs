@@ -4,6 +4,7 @@
 mod backend;
 mod bench;
 mod eval;
+mod finetune;
 mod harness;
 mod library;
 mod logits;
@@ -12,3 +13,7 @@ mod reference;
 mod sequences;
 mod speculation;
 mod taught;
+
+#[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]
+#[path = "../../onnx/tests/graph/transformers.rs"]
+mod transformers;

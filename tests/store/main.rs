@@ -8,6 +8,7 @@ mod campaign;
 mod care;
 mod carriers;
 mod faults;
+mod finetune;
 mod fullsize;
 mod harness;
 mod hostile;
@@ -22,3 +23,7 @@ mod pull;
 mod repair;
 mod space;
 mod stores;
+
+#[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]
+#[path = "../../onnx/tests/graph/transformers.rs"]
+mod transformers;

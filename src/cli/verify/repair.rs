@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::Args;
 use super::origin::Origin;
 use crate::bundle::{Bundle, BundleError};
-use crate::cli::install::{check_config, discard_if_empty, export_one};
+use crate::cli::install::{check_config, discard_if_empty, export_all};
 use crate::cli::progress::{Transfer, Ui};
 use crate::cli::pull::offline_by_environment;
 use crate::cli::{CliError, ExitStatus, Global};
@@ -287,7 +287,8 @@ impl Work<'_> {
         let needed = check_config(model, &[target])?;
         require_space(dir, "the export", needed)?;
         let checkpoint = Checkpoint::open(model)?;
-        export_one(&checkpoint, dir, target, self.ui)
+        let exported = export_all(&checkpoint, dir, &[target], self.ui)?;
+        Ok(exported.targets.into_values().flatten().collect())
     }
 
     /// The export is not the one that was recorded, and so it does not replace it.
