@@ -31,6 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         &mut |_, _| (),
     )?;
     eprintln!("exported in {:.1} s", start.elapsed().as_secs_f64());
+    if let Some(experts) = report.experts {
+        eprintln!(
+            "experts of {} layers quantized from {} to {}, relative RMS error {:.4}",
+            experts.layers, experts.from, experts.to, experts.relative_rms_error
+        );
+    }
     for (name, size, sha256) in report.files {
         println!("{sha256}  {size:>12}  {name}");
     }

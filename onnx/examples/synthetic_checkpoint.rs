@@ -2,11 +2,13 @@
 //! number of layers at the real width, in little memory:
 //!
 //! ```text
-//! cargo run --release -p gptoss-onnx --example synthetic_checkpoint -- DIR [LAYERS [TOKENIZER_DIR]]
+//! cargo run --release -p gptoss-onnx --example synthetic_checkpoint -- \
+//!     [--experts mxfp4|bf16] DIR [LAYERS [TOKENIZER_DIR]]
 //! ```
 //!
-//! 24 layers (the default) make the 13.8 GB of gpt-oss-20b. Every layer has
-//! bytes of its own; the same arguments give the same bytes.
+//! 24 layers (the default) make the 13.8 GB of gpt-oss-20b, or with `--experts bf16`,
+//! as transformers saves a fine-tune, 41.8 GB. Every layer has bytes of its own; the
+//! same arguments give the same bytes.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -33,6 +35,15 @@ enum Draw {
     Codes,
     /// E8M0 exponents so that MXFP4 weights have about this deviation.
     Exponents(f64),
+}
+
+/// How the experts' matrices are stored.
+#[derive(Clone, Copy, PartialEq)]
+enum Experts {
+    /// As published.
+    Mxfp4,
+    /// As in a fine-tune, normal and so on no grid.
+    Bf16,
 }
 
 struct Tensor {
@@ -73,7 +84,7 @@ impl Random {
     }
 }
 
-fn tensors(layers: usize) -> Vec<Tensor> {
+fn tensors(layers: usize, experts: Experts) -> Vec<Tensor> {
     let mut all = Vec::new();
     let mut push = |name: String, shape: &[usize], draw| {
         all.push(Tensor {
@@ -127,15 +138,20 @@ fn tensors(layers: usize) -> Vec<Tensor> {
         );
         push("mlp.router.bias", &[EXPERTS], Draw::Normal(0.0, 0.4));
         for (part, rows, level) in [("gate_up", 2 * HIDDEN, 2.0), ("down", HIDDEN, 0.3)] {
-            let name = |kind: &str| format!("mlp.experts.{part}_proj_{kind}");
+            let name = |kind: &str| format!("mlp.experts.{part}_proj{kind}");
             let blocks = [EXPERTS, rows, HIDDEN / 32, 16];
-            push(&name("blocks"), &blocks, Draw::Codes);
-            push(
-                &name("scales"),
-                &blocks[..3],
-                Draw::Exponents(level * per_row),
-            );
-            push(&name("bias"), &blocks[..2], Draw::Normal(0.0, 0.1));
+            let deviation = level * per_row;
+            match experts {
+                Experts::Mxfp4 => {
+                    push(&name("_blocks"), &blocks, Draw::Codes);
+                    push(&name("_scales"), &blocks[..3], Draw::Exponents(deviation));
+                }
+                Experts::Bf16 => {
+                    let shape = [EXPERTS, HIDDEN, rows];
+                    push(&name(""), &shape, Draw::Normal(0.0, deviation));
+                }
+            }
+            push(&name("_bias"), &blocks[..2], Draw::Normal(0.0, 0.1));
         }
     }
     push(
@@ -213,8 +229,12 @@ fn write_tensor(
     Ok(())
 }
 
-fn config(layers: usize) -> Value {
+fn config(layers: usize, experts: Experts) -> Value {
     let kinds = ["sliding_attention", "full_attention"];
+    let quantization = match experts {
+        Experts::Mxfp4 => json!({"quant_method": "mxfp4"}),
+        Experts::Bf16 => Value::Null,
+    };
     json!({
         "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss",
         "attention_bias": true, "attention_dropout": 0.0, "eos_token_id": 200_002,
@@ -224,7 +244,7 @@ fn config(layers: usize) -> Value {
         "layer_types": (0..layers).map(|i| kinds[i % 2]).collect::<Vec<_>>(),
         "max_position_embeddings": 131_072, "num_attention_heads": HEADS,
         "num_hidden_layers": layers, "num_key_value_heads": KV_HEADS,
-        "pad_token_id": 199_999, "quantization_config": {"quant_method": "mxfp4"},
+        "pad_token_id": 199_999, "quantization_config": quantization,
         "rms_norm_eps": 1e-5, "rope_theta": 150_000,
         "rope_scaling": {
             "beta_fast": 32.0, "beta_slow": 1.0, "factor": 32.0, "rope_type": "yarn",
@@ -236,15 +256,23 @@ fn config(layers: usize) -> Value {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut arguments = std::env::args().skip(1);
-    let dir = arguments
-        .next()
-        .ok_or("usage: synthetic_checkpoint DIR [LAYERS [TOKENIZER_DIR]]")?;
+    const USAGE: &str =
+        "usage: synthetic_checkpoint [--experts mxfp4|bf16] DIR [LAYERS [TOKENIZER_DIR]]";
+    let mut arguments = std::env::args().skip(1).peekable();
+    let experts = match arguments.next_if_eq("--experts") {
+        None => Experts::Mxfp4,
+        Some(_) => match arguments.next().as_deref() {
+            Some("mxfp4") => Experts::Mxfp4,
+            Some("bf16") => Experts::Bf16,
+            _ => return Err(USAGE.into()),
+        },
+    };
+    let dir = arguments.next().ok_or(USAGE)?;
     let layers: usize = arguments.next().map_or(Ok(24), |n| n.parse())?;
     let dir = Path::new(&dir);
     fs::create_dir_all(dir)?;
 
-    let tensors = tensors(layers);
+    let tensors = tensors(layers, experts);
     let total: usize = tensors.iter().map(Tensor::bytes).sum();
     let (mut shards, mut before) = (vec![Vec::new(); SHARDS], 0);
     for tensor in &tensors {
@@ -261,7 +289,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(dir.join("model.safetensors.index.json"), index.to_string())?;
     fs::write(
         dir.join("config.json"),
-        serde_json::to_string_pretty(&config(layers))?,
+        serde_json::to_string_pretty(&config(layers, experts))?,
     )?;
     if let Some(tokenizer) = arguments.next() {
         for file in [
