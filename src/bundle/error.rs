@@ -59,6 +59,14 @@ pub enum BundleError {
         /// What is wrong with it.
         why: String,
     },
+    /// A file of a runtime is not what it was taken for.
+    #[error("{} is not what this version of gptoss pins: {why}. No bundle was written", path.display())]
+    OtherRuntime {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// Reading or writing failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -27,6 +27,10 @@ pub(super) const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 pub(super) const MODEL_CONFIG: &str = "application/vnd.gptoss.model.config.v1+json";
 /// One file of a model's checkpoint, as it is.
 pub(super) const MODEL_FILE: &str = "application/vnd.gptoss.model.file.v1";
+/// A runtime's config: [`RuntimeConfig`].
+pub(super) const RUNTIME_CONFIG: &str = "application/vnd.gptoss.runtime.config.v1+json";
+/// One file of a runtime, as it is.
+pub(super) const RUNTIME_FILE: &str = "application/vnd.gptoss.runtime.file.v1";
 /// What a signature's manifest is.
 pub(super) const SIGNATURE: &str = "application/vnd.gptoss.signature.v1";
 /// A signature in minisign's format.
@@ -193,10 +197,22 @@ pub(super) struct ModelConfig {
     pub(super) license: Option<String>,
 }
 
-/// A layer for a file of a checkpoint; none for one without a usable digest.
-pub(super) fn file_layer(entry: &FileEntry) -> Option<Descriptor> {
+/// Schema of [`RuntimeConfig`] that this program writes and reads.
+pub(super) const RUNTIME_SCHEMA: u32 = 1;
+
+/// What a bundle says about a runtime, besides the files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RuntimeConfig {
+    /// [`RUNTIME_SCHEMA`].
+    pub(super) schema: u32,
+    /// What it runs on: `linux-x86_64`.
+    pub(super) platform: String,
+}
+
+/// A layer for a file; none for one without a usable digest.
+pub(super) fn file_layer(media_type: &str, entry: &FileEntry) -> Option<Descriptor> {
     let layer = Descriptor {
-        media_type: MODEL_FILE.to_owned(),
+        media_type: media_type.to_owned(),
         digest: Digest::from_hex(&entry.sha256)?,
         size: entry.size,
         artifact_type: None,
@@ -247,7 +263,7 @@ mod tests {
         };
         let manifest = ImageManifest::new(
             Descriptor::of(MODEL_CONFIG, b"{}"),
-            vec![file_layer(&entry).unwrap()],
+            vec![file_layer(MODEL_FILE, &entry).unwrap()],
         );
         let bytes = to_bytes(&manifest);
         let hex = sha256_bytes(b"{}");

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::media::{Blob, INDEX_FILE, LAYOUT_FILE, Media};
 use super::oci::{
     self, DOCUMENT_MAX, Descriptor, Digest, ENTRIES_MAX, ImageIndex, ImageManifest, Layout,
-    ModelConfig, TITLE,
+    ModelConfig, RuntimeConfig, TITLE,
 };
 use super::signature::signer_of;
 use super::{BundleError, SignedBy, TrustedKeys};
@@ -24,6 +24,17 @@ pub struct Bundle {
     path: PathBuf,
     media: Media,
     models: Vec<BundledModel>,
+    runtimes: Vec<BundledRuntime>,
+}
+
+/// An ONNX Runtime in a bundle. Nothing about it is proven but that its files are
+/// those its manifest lists: it is for the reader to know their digests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundledRuntime {
+    /// What it runs on, by the word of the bundle's maker.
+    pub platform: String,
+    /// The library and its licences.
+    pub files: Vec<FileEntry>,
 }
 
 /// A model in a bundle.
@@ -87,11 +98,12 @@ impl Bundle {
     /// [`BundleError::WrongBytes`], [`BundleError::Piece`].
     pub fn open(path: &Path) -> Result<Self, BundleError> {
         let media = Media::open(path)?;
-        let models = read_models(&media)?;
+        let (models, runtimes) = read_contents(&media)?;
         Ok(Self {
             path: path.to_owned(),
             media,
             models,
+            runtimes,
         })
     }
 
@@ -103,6 +115,11 @@ impl Bundle {
     /// The models it holds.
     pub fn models(&self) -> &[BundledModel] {
         &self.models
+    }
+
+    /// The runtimes it holds.
+    pub fn runtimes(&self) -> &[BundledRuntime] {
+        &self.runtimes
     }
 
     /// The model of that name, or the only one.
@@ -221,12 +238,12 @@ impl Bundle {
         StoreError::io("read", &self.path)(error).into()
     }
 
-    /// Proves a model's files where they lie.
+    /// Proves files where they lie.
     ///
     /// # Errors
     /// [`BundleError::WrongBytes`] for the first that is damaged.
-    pub fn prove(&self, model: &BundledModel, progress: &dyn Progress) -> Result<(), BundleError> {
-        for file in self.in_order(&model.files)? {
+    pub fn prove(&self, files: &[FileEntry], progress: &dyn Progress) -> Result<(), BundleError> {
+        for file in self.in_order(files)? {
             let wanted = Wanted::from(file);
             let mut checksum = Checksum::new(&wanted);
             let (mut source, mut done) = (self.blob(file)?.read_from(0)?, 0);
@@ -254,8 +271,8 @@ impl Bundle {
     }
 }
 
-/// Every model of a layout, and the signatures that belong to them.
-fn read_models(media: &Media) -> Result<Vec<BundledModel>, BundleError> {
+/// Every model of a layout with the signatures that belong to it, and every runtime.
+fn read_contents(media: &Media) -> Result<(Vec<BundledModel>, Vec<BundledRuntime>), BundleError> {
     let required = |name: &str| {
         let absent = || BundleError::malformed(format!("it has no {name}"));
         media.document(name, DOCUMENT_MAX)?.ok_or_else(absent)
@@ -274,6 +291,7 @@ fn read_models(media: &Media) -> Result<Vec<BundledModel>, BundleError> {
         )));
     }
     let (mut models, mut signatures) = (Vec::<BundledModel>::new(), Vec::new());
+    let mut runtimes = Vec::new();
     for listed in &index.manifests {
         if listed.media_type != oci::MANIFEST {
             continue;
@@ -285,6 +303,11 @@ fn read_models(media: &Media) -> Result<Vec<BundledModel>, BundleError> {
             if !models.iter().any(|m| m.manifest == model.manifest) {
                 models.push(model);
             }
+        } else if manifest.config.media_type == oci::RUNTIME_CONFIG {
+            let runtime = read_runtime(media, &manifest)?;
+            if !runtimes.contains(&runtime) {
+                runtimes.push(runtime);
+            }
         } else if manifest.artifact_type.as_deref() == Some(oci::SIGNATURE) {
             signatures.extend(read_signature(media, &manifest)?);
         }
@@ -294,7 +317,7 @@ fn read_models(media: &Media) -> Result<Vec<BundledModel>, BundleError> {
             model.signatures.push(text);
         }
     }
-    Ok(models)
+    Ok((models, runtimes))
 }
 
 /// A document by its descriptor.
@@ -335,19 +358,16 @@ fn read_model(
 ) -> Result<BundledModel, BundleError> {
     let config = proven_document(media, &manifest.config, "the model's config")?;
     let config: ModelConfig = oci::parse("the model's config", &config)?;
-    if config.schema != oci::CONFIG_SCHEMA {
-        return Err(BundleError::malformed(format!(
-            "the model's config has schema {} and this version of gptoss reads schema {}; \
-             upgrade gptoss",
-            config.schema,
-            oci::CONFIG_SCHEMA
-        )));
-    }
+    check_schema("the model's config", config.schema, oci::CONFIG_SCHEMA)?;
     let bad_name = |e: StoreError| BundleError::malformed(e.to_string());
     check_model_name(&config.name).map_err(bad_name)?;
     check_revision(&config.revision).map_err(bad_name)?;
+    let files = read_files(media, manifest, oci::MODEL_FILE)?;
+    if !files.iter().any(|f| f.path == "config.json") {
+        return Err(BundleError::malformed("the model has no config.json"));
+    }
     Ok(BundledModel {
-        files: read_files(media, manifest)?,
+        files,
         name: config.name,
         revision: config.revision,
         source: plain_text(&config.source),
@@ -358,16 +378,39 @@ fn read_model(
     })
 }
 
+fn read_runtime(media: &Media, manifest: &ImageManifest) -> Result<BundledRuntime, BundleError> {
+    let config = proven_document(media, &manifest.config, "the runtime's config")?;
+    let config: RuntimeConfig = oci::parse("the runtime's config", &config)?;
+    check_schema("the runtime's config", config.schema, oci::RUNTIME_SCHEMA)?;
+    Ok(BundledRuntime {
+        platform: plain_text(&config.platform),
+        files: read_files(media, manifest, oci::RUNTIME_FILE)?,
+    })
+}
+
+fn check_schema(what: &str, found: u32, read: u32) -> Result<(), BundleError> {
+    if found == read {
+        return Ok(());
+    }
+    Err(BundleError::malformed(format!(
+        "{what} has schema {found} and this version of gptoss reads schema {read}; upgrade gptoss"
+    )))
+}
+
 /// The layers as files: each named once by a plain name, each there in its size.
-fn read_files(media: &Media, manifest: &ImageManifest) -> Result<Vec<FileEntry>, BundleError> {
+fn read_files(
+    media: &Media,
+    manifest: &ImageManifest,
+    media_type: &str,
+) -> Result<Vec<FileEntry>, BundleError> {
     if manifest.layers.len() > ENTRIES_MAX {
         return Err(BundleError::malformed(format!(
-            "the model has more than {ENTRIES_MAX} files"
+            "a manifest has more than {ENTRIES_MAX} files"
         )));
     }
     let (mut files, mut seen, mut total) = (Vec::new(), HashSet::new(), 0u64);
     for layer in &manifest.layers {
-        if layer.media_type != oci::MODEL_FILE {
+        if layer.media_type != media_type {
             return Err(BundleError::malformed(format!(
                 "a layer has the unknown type \"{}\"",
                 plain_text(&layer.media_type)
@@ -390,9 +433,6 @@ fn read_files(media: &Media, manifest: &ImageManifest) -> Result<Vec<FileEntry>,
             size: layer.size,
             sha256: layer.digest.hex().to_owned(),
         });
-    }
-    if !seen.contains("config.json") {
-        return Err(BundleError::malformed("the model has no config.json"));
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));
     Ok(files)

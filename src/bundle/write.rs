@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use super::archive::{length, write_end, write_header, write_padding};
 use super::media::{INDEX_FILE, LAYOUT_FILE, blob_name, open_regular};
 use super::oci::{
-    self, Descriptor, Digest, ImageIndex, ImageManifest, Layout, ModelConfig, file_layer, to_bytes,
+    self, Descriptor, Digest, ImageIndex, ImageManifest, Layout, ModelConfig, RuntimeConfig,
+    file_layer, to_bytes,
 };
 use super::pieces::{self, PIECES_MAX, PieceWriter};
 use super::{BundleError, Signer};
 use crate::model::incoming::{Checksum, CopyError, Expected, Progress, Wanted, copy_hashed};
 use crate::model::{
-    Installed, StoreError, create_file, fsync_directory, now_rfc3339, require_space,
+    FileEntry, Installed, StoreError, create_file, fsync_directory, now_rfc3339, require_space,
 };
 
 /// How to write a bundle.
@@ -25,6 +26,25 @@ pub enum Form {
     Tar,
     /// One in a tar file, cut into pieces of so many bytes.
     Pieces(u64),
+}
+
+/// What goes into a bundle.
+pub struct Contents<'a> {
+    /// The model, by its checkpoint.
+    pub model: &'a Installed,
+    /// Runtimes, of several platforms.
+    pub runtimes: &'a [RuntimeFiles],
+    /// Who signs the model.
+    pub signer: Option<&'a Signer>,
+}
+
+/// An ONNX Runtime to put into a bundle.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RuntimeFiles {
+    /// What it runs on: `linux-x86_64`.
+    pub platform: String,
+    /// Where each file is, and what it must be.
+    pub files: Vec<(PathBuf, FileEntry)>,
 }
 
 /// What was written.
@@ -40,31 +60,38 @@ pub struct Written {
 /// A document of the bundle, by its name in the layout.
 type Document = (String, Vec<u8>);
 
-/// All of a bundle but the model's files.
+/// A file to copy; progress hears of it as `wanted.path`.
+struct Original {
+    place: PathBuf,
+    wanted: Wanted,
+}
+
+/// All of a bundle but the bytes of its files.
 struct Plan {
     documents: Vec<Document>,
-    files: Vec<Wanted>,
+    runtime: Vec<Original>,
+    model: Vec<Original>,
     manifest: Digest,
 }
 
-/// Writes a bundle of an installed model's checkpoint to `path`.
+/// Writes a bundle of an installed model's checkpoint, and of runtimes, to `path`.
 ///
 /// Each file is hashed as it is copied: a damaged model does not become a bundle.
 /// The bundle appears under its name when it is complete and flushed.
 ///
 /// # Errors
-/// [`BundleError::Occupied`], [`BundleError::Damaged`], and what the file system
-/// says.
+/// [`BundleError::Occupied`], [`BundleError::Damaged`],
+/// [`BundleError::OtherRuntime`], and what the file system says.
 pub fn create(
-    model: &Installed,
+    contents: &Contents<'_>,
     path: &Path,
     form: Form,
-    signer: Option<&Signer>,
     progress: &dyn Progress,
 ) -> Result<Written, BundleError> {
-    let plan = plan(model, signer)?;
+    let plan = plan(contents)?;
     let sizes = plan.documents.iter().map(|(_, bytes)| bytes.len() as u64);
-    let size = length(sizes.chain(plan.files.iter().map(|f| f.size)));
+    let files = plan.runtime.iter().chain(&plan.model);
+    let size = length(sizes.chain(files.map(|f| f.wanted.size)));
     if let Form::Pieces(limit) = form {
         let (pieces, most) = (size.div_ceil(limit.max(1)), PIECES_MAX as u64);
         if pieces > most {
@@ -77,9 +104,18 @@ pub fn create(
     for (name, bytes) in &plan.documents {
         output.document(name, bytes)?;
     }
-    for file in &plan.files {
-        output.file(&model.dir.join(&file.path), file, progress)?;
-        progress.proven(&file.path);
+    for file in &plan.runtime {
+        let copied = output.file(file, progress);
+        copied.map_err(|error| match error {
+            BundleError::Damaged { why, .. } => BundleError::OtherRuntime {
+                path: file.place.clone(),
+                why,
+            },
+            error => error,
+        })?;
+    }
+    for file in &plan.model {
+        output.file(file, progress)?;
     }
     output.finish()?;
     Ok(Written {
@@ -90,7 +126,8 @@ pub fn create(
 
 /// What the bundle of a model consists of; but for a signature, the same whenever
 /// it is made.
-fn plan(model: &Installed, signer: Option<&Signer>) -> Result<Plan, BundleError> {
+fn plan(contents: &Contents<'_>) -> Result<Plan, BundleError> {
+    let Contents { model, signer, .. } = contents;
     let manifest = &model.manifest;
     let config = to_bytes(&ModelConfig {
         schema: oci::CONFIG_SCHEMA,
@@ -102,14 +139,7 @@ fn plan(model: &Installed, signer: Option<&Signer>) -> Result<Plan, BundleError>
     // The small files first: they tell a reader whether the rest is of use.
     let mut entries: Vec<_> = manifest.files.iter().collect();
     entries.sort_by(|a, b| (a.size, &a.path).cmp(&(b.size, &b.path)));
-    let bad_digest = |path: &str| BundleError::Damaged {
-        path: path.to_owned(),
-        why: "its manifest has no usable SHA-256".into(),
-    };
-    let mut layers = Vec::new();
-    for entry in &entries {
-        layers.push(file_layer(entry).ok_or_else(|| bad_digest(&entry.path))?);
-    }
+    let layers = layers(oci::MODEL_FILE, entries.iter().copied())?;
     let image = ImageManifest::new(Descriptor::of(oci::MODEL_CONFIG, &config), layers);
     let image_bytes = to_bytes(&image);
     let described = Descriptor::of(oci::MANIFEST, &image_bytes);
@@ -121,6 +151,23 @@ fn plan(model: &Installed, signer: Option<&Signer>) -> Result<Plan, BundleError>
         let (listed, mut signature) = sign(signer, &manifest.label(), &image_bytes, described)?;
         manifests.push(listed);
         blobs.append(&mut signature);
+    }
+    let mut runtime = Vec::new();
+    for carried in contents.runtimes {
+        let (listed, mut documents) = describe_runtime(carried)?;
+        manifests.push(listed);
+        blobs.append(&mut documents);
+        runtime.extend(carried.files.iter().map(|(place, entry)| {
+            // Those of two platforms have the same name.
+            let path = format!("{}/{}", carried.platform, entry.path);
+            original(
+                place.clone(),
+                FileEntry {
+                    path,
+                    ..entry.clone()
+                },
+            )
+        }));
     }
     let index = to_bytes(&ImageIndex {
         schema_version: 2,
@@ -135,19 +182,63 @@ fn plan(model: &Installed, signer: Option<&Signer>) -> Result<Plan, BundleError>
         (INDEX_FILE.to_owned(), index),
     ];
     documents.extend(blobs.into_iter().map(|b| (blob_name(&Digest::of(&b)), b)));
-    // Two files of the same bytes are one blob.
-    let mut files: Vec<Wanted> = Vec::new();
-    for entry in entries {
-        let wanted = Wanted::from(entry);
-        if !files.iter().any(|f| f.expected == wanted.expected) {
-            files.push(wanted);
-        }
-    }
-    Ok(Plan {
+    let files = entries.into_iter();
+    let model = files.map(|entry| original(model.dir.join(&entry.path), entry.clone()));
+    let mut plan = Plan {
         documents,
-        files,
+        runtime,
+        model: model.collect(),
         manifest: digest,
-    })
+    };
+    plan.keep_one_of_each();
+    Ok(plan)
+}
+
+fn original(place: PathBuf, entry: FileEntry) -> Original {
+    let wanted = Wanted::from(&entry);
+    Original { place, wanted }
+}
+
+impl Plan {
+    /// Two files of the same bytes are one blob.
+    fn keep_one_of_each(&mut self) {
+        let mut seen = Vec::new();
+        let mut first = |file: &Original| {
+            let new = !seen.contains(&file.wanted.expected);
+            seen.push(file.wanted.expected.clone());
+            new
+        };
+        self.runtime.retain(&mut first);
+        self.model.retain(first);
+    }
+}
+
+fn layers<'a>(
+    media_type: &str,
+    files: impl Iterator<Item = &'a FileEntry>,
+) -> Result<Vec<Descriptor>, BundleError> {
+    let layer = |entry: &FileEntry| {
+        file_layer(media_type, entry).ok_or_else(|| BundleError::Damaged {
+            path: entry.path.clone(),
+            why: "its manifest has no usable SHA-256".into(),
+        })
+    };
+    files.map(layer).collect()
+}
+
+/// A runtime as a manifest, and its blobs.
+fn describe_runtime(runtime: &RuntimeFiles) -> Result<(Descriptor, Vec<Vec<u8>>), BundleError> {
+    let RuntimeFiles { platform, files } = runtime;
+    let config = to_bytes(&RuntimeConfig {
+        schema: oci::RUNTIME_SCHEMA,
+        platform: platform.clone(),
+    });
+    let layers = layers(oci::RUNTIME_FILE, files.iter().map(|(_, entry)| entry))?;
+    let manifest = ImageManifest::new(Descriptor::of(oci::RUNTIME_CONFIG, &config), layers);
+    let bytes = to_bytes(&manifest);
+    let name = format!("onnxruntime-{platform}");
+    let listed = Descriptor::of(oci::MANIFEST, &bytes).annotated(oci::REF_NAME, &name);
+    Ok((listed, vec![bytes, config]))
 }
 
 /// A signature as a manifest that names its subject, and its blobs: so that a
@@ -244,20 +335,16 @@ impl Output {
         }
     }
 
-    /// Copies a file of the model and proves it.
-    fn file(
-        &mut self,
-        source: &Path,
-        wanted: &Wanted,
-        progress: &dyn Progress,
-    ) -> Result<(), BundleError> {
+    /// Copies a file and proves it.
+    fn file(&mut self, file: &Original, progress: &dyn Progress) -> Result<(), BundleError> {
+        let Original { place, wanted } = file;
         let damaged = |why: String| BundleError::Damaged {
             path: wanted.path.clone(),
             why,
         };
-        let (mut from, size) = open_regular(source).map_err(|e| match e.kind() {
+        let (mut from, size) = open_regular(place).map_err(|e| match e.kind() {
             ErrorKind::InvalidData | ErrorKind::NotFound => damaged(e.to_string()),
-            _ => BundleError::io("read", source)(e),
+            _ => BundleError::io("read", place)(e),
         })?;
         if size != wanted.size {
             return Err(damaged(format!("{size} bytes instead of {}", wanted.size)));
@@ -284,7 +371,9 @@ impl Output {
             }
         };
         copied.map_err(unwritten)?;
-        checksum.finish(wanted).map(drop).map_err(damaged)
+        checksum.finish(wanted).map_err(damaged)?;
+        progress.proven(&wanted.path);
+        Ok(())
     }
 
     fn finish(self) -> Result<(), BundleError> {

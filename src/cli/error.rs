@@ -107,6 +107,7 @@ impl From<BundleError> for CliError {
             | BundleError::Piece { .. }
             | BundleError::WrongBytes { .. }
             | BundleError::Signature(_)
+            | BundleError::OtherRuntime { .. }
             | BundleError::Damaged { .. } => ExitStatus::Verification,
         };
         Self::new(status, error.to_string())

@@ -40,6 +40,7 @@ impl From<Args> for bundle::import::Args {
             target: args.target,
             model: None,
             key: Vec::new(),
+            no_runtime: false,
         }
     }
 }

@@ -16,7 +16,7 @@ pub struct Args {
 
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
-    in_process::start_runtime()?;
+    in_process::start_runtime(global)?;
     let library = runtime::library::loaded().ok_or(runtime::RuntimeError::NotInitialised)?;
     let report = runtime::choose(args.provider)?;
     if global.json {

@@ -32,7 +32,7 @@ struct Outcome {
 /// Runs the command.
 pub fn run(global: &Global, _args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
-    in_process::start_runtime()?;
+    in_process::start_runtime(global)?;
     let library = library::loaded().ok_or(RuntimeError::NotInitialised)?;
     let mut providers = Vec::new();
     for provider in Provider::of_this_system() {

@@ -124,9 +124,9 @@ fn unavailable(error: RuntimeError) -> Unavailable {
     };
     match error {
         RuntimeError::LibraryNotFound { .. } => no_runtime("libonnxruntime.so".into()),
-        RuntimeError::NotALibrary { path, .. } | RuntimeError::LibraryTooOld { path, .. } => {
-            no_runtime(path.display().to_string())
-        }
+        RuntimeError::NotALibrary { path, .. }
+        | RuntimeError::NotPinned { path, .. }
+        | RuntimeError::LibraryTooOld { path, .. } => no_runtime(path.display().to_string()),
         RuntimeError::AlreadyLoaded { loaded } => no_runtime(loaded.display().to_string()),
         RuntimeError::ProviderUnusable { provider, .. } => Unavailable::SelfTestFailed {
             provider: provider.to_string(),
@@ -178,7 +178,7 @@ impl Loader for StoreLoader {
 
     fn probe(&self, model: &str) -> Result<(), Unavailable> {
         target(&self.find(model)?)?;
-        let library = runtime::find(self.library.as_deref());
+        let library = runtime::find(self.library.as_deref(), self.store.root());
         library.map(drop).map_err(unavailable)
     }
 
@@ -230,7 +230,8 @@ impl StoreLoader {
     ) -> Result<LoadedModel, Unavailable> {
         let installed = self.find(model)?;
         let target = target(&installed)?;
-        let library = runtime::find(self.library.as_deref()).map_err(unavailable)?;
+        let library = runtime::find(self.library.as_deref(), self.store.root());
+        let library = library.map_err(unavailable)?;
         runtime::initialise(&library).map_err(unavailable)?;
         progress(0.05);
         let report = self.provider()?;

@@ -46,7 +46,7 @@ pub fn content_revision(files: &[FileEntry]) -> String {
 /// # Errors
 /// The system's, and [`io::ErrorKind::InvalidInput`] for anything that is not a
 /// regular file; links are not followed.
-pub fn sha256_file(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<(u64, String)> {
+pub fn sha256_file(path: &Path, progress: impl FnMut(u64)) -> io::Result<(u64, String)> {
     let mut file = OpenOptions::new()
         .read(true)
         .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits() as i32)
@@ -59,9 +59,20 @@ pub fn sha256_file(path: &Path, mut progress: impl FnMut(u64)) -> io::Result<(u6
     }
     // Advice only: a failure costs speed, nothing else.
     let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+    sha256_read(&mut file, progress)
+}
+
+/// Bytes and SHA-256 of what a reader gives; `progress` hears of every block's bytes.
+///
+/// # Errors
+/// The reader's.
+pub fn sha256_read(
+    source: &mut impl Read,
+    mut progress: impl FnMut(u64),
+) -> io::Result<(u64, String)> {
     let (mut hash, mut size, mut block) = (Sha256::new(), 0, vec![0; BLOCK]);
     loop {
-        let n = match file.read(&mut block) {
+        let n = match source.read(&mut block) {
             Ok(0) => break,
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,

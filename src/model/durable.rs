@@ -32,7 +32,10 @@ pub fn create_file(path: &Path) -> io::Result<File> {
 }
 
 /// Creates a folder and its missing parents with [`DIRECTORY_MODE`].
-pub(super) fn create_directory(path: &Path) -> Result<(), StoreError> {
+///
+/// # Errors
+/// [`StoreError::Io`].
+pub fn create_directory(path: &Path) -> Result<(), StoreError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(DIRECTORY_MODE)

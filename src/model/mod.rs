@@ -32,9 +32,10 @@ mod verify;
 
 pub use access::{Need, closed_to_others, refusal};
 pub use catalog::{Catalog, CatalogModel, Published, PublishedFile, check_repo};
-pub use digest::{content_revision, sha256_bytes, sha256_file, to_hex};
+pub use digest::{content_revision, sha256_bytes, sha256_file, sha256_read, to_hex};
 pub use durable::{
-    DIRECTORY_MODE, FILE_MODE, create_file, fsync_directory, fsync_path, is_no_space,
+    DIRECTORY_MODE, FILE_MODE, create_directory, create_file, fsync_directory, fsync_path,
+    is_no_space,
 };
 pub use error::StoreError;
 pub use garbage::{Garbage, Reason};

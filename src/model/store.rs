@@ -23,6 +23,7 @@ use super::{Manifest, Staging, StoreError, check_model_name, check_revision, mou
 /// │               ├── model.onnx
 /// │               ├── dense.bin
 /// │               └── experts.bin                only where the checkpoint's experts are floats
+/// ├── runtime/                                       ONNX Runtime, where a bundle brought it
 /// └── .staging/                                      same file system, so that a rename installs
 ///     ├── 20b@6cee5e81…/                             a model on its way in, kept for resuming
 ///     │   ├── config.json                            proven

@@ -29,6 +29,18 @@ pub enum RuntimeError {
         /// The loader's own words.
         reason: String,
     },
+    /// What a bundle brought is not what this program pins.
+    #[error(
+        "{} is not the ONNX Runtime that this version of gptoss pins ({why}) and is not loaded; \
+         remove it, or import the bundle again",
+        path.display()
+    )]
+    NotPinned {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The library is older than the interface this program speaks.
     #[error(
         "{} is ONNX Runtime {version}, too old: {needed} or newer is needed; \

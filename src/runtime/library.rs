@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
+use super::carried::{self, Proven};
 use super::error::RuntimeError;
 
 /// Oldest version whose C interface this program can use.
@@ -67,10 +68,30 @@ pub struct LibraryInfo {
     pub providers: Vec<String>,
 }
 
+/// A library that was found, by why it may be loaded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Library {
+    /// Installed like the program itself, or named by whoever runs it.
+    Installed(PathBuf),
+    /// Brought into the store by a bundle: only bytes that are pinned are loaded.
+    Carried(PathBuf),
+}
+
+impl Library {
+    /// The file, or the bare name that the system's loader resolves.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Installed(path) | Self::Carried(path) => path,
+        }
+    }
+}
+
 struct Loaded {
     path: PathBuf,
     version: String,
     environment: Environment,
+    /// What was loaded instead of the file, where that is not trusted.
+    _proven: Option<Proven>,
 }
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
@@ -78,50 +99,78 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 /// Finds the library, without opening it.
 ///
 /// Order: `configured` (the setting `runtime.library`), `ORT_DYLIB_PATH`, the
-/// package's private folder, the folder `../lib/gptoss` of the running program
-/// (an installation under another prefix), the system loader's search path. In
-/// each folder the build for CUDA comes first, where it is installed.
+/// package's private folder, the folder `lib/gptoss` of the running program's
+/// installation, what a bundle brought into `store`, the system loader's search
+/// path. In the folders of an installation the build for CUDA comes first.
 /// A place named by a person is not skipped silently: if nothing is there, that
 /// is the error.
-pub fn find(configured: Option<&Path>) -> Result<PathBuf, RuntimeError> {
+///
+/// # Errors
+/// [`RuntimeError::LibraryNotFound`].
+pub fn find(configured: Option<&Path>, store: &Path) -> Result<Library, RuntimeError> {
+    let variable = named_by_variable();
+    let folders = installation_folders();
+    find_among(configured.or(variable.as_deref()), &folders, store)
+}
+
+/// Folders that an installation keeps the library in, the one that is named first.
+pub fn folders() -> Vec<PathBuf> {
+    let named = named_by_variable().and_then(|path| Some(path.parent()?.to_owned()));
+    named.into_iter().chain(installation_folders()).collect()
+}
+
+fn named_by_variable() -> Option<PathBuf> {
     let variable = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
-    let program = std::env::current_exe().ok();
-    find_among(
-        configured.or(variable.as_deref().map(Path::new)),
-        Path::new(PACKAGE_FOLDER),
-        program.as_deref(),
-    )
+    variable.map(PathBuf::from)
+}
+
+fn installation_folders() -> Vec<PathBuf> {
+    let beside = std::env::current_exe().ok();
+    let beside = beside.as_deref().and_then(beside_program);
+    std::iter::once(PACKAGE_FOLDER.into())
+        .chain(beside)
+        .collect()
+}
+
+/// `PREFIX/lib/gptoss` of `PREFIX/bin/gptoss-ctl` and of `PREFIX/lib/gptoss/gptossd`.
+fn beside_program(program: &Path) -> Option<PathBuf> {
+    let folder = program.parent()?;
+    match folder.ends_with("lib/gptoss") {
+        true => Some(folder.to_owned()),
+        false => Some(folder.parent()?.join("lib/gptoss")),
+    }
 }
 
 fn find_among(
     named: Option<&Path>,
-    package: &Path,
-    program: Option<&Path>,
-) -> Result<PathBuf, RuntimeError> {
+    folders: &[PathBuf],
+    store: &Path,
+) -> Result<Library, RuntimeError> {
     if let Some(path) = named {
         return if path.is_file() {
-            Ok(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+            let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+            Ok(Library::Installed(path))
         } else {
             Err(RuntimeError::LibraryNotFound {
                 tried: vec![path.to_owned()],
             })
         };
     }
-    let beside = program
-        .and_then(Path::parent)
-        .and_then(Path::parent)
-        .map(|prefix| prefix.join("lib/gptoss"));
-    let folders = std::iter::once(package.to_owned()).chain(beside);
-    let places: Vec<PathBuf> = folders
-        .flat_map(|folder| [folder.join(CUDA_FOLDER), folder])
-        .map(|folder| folder.join(FILE_NAME))
-        .collect();
-    match places.iter().find(|place| place.is_file()) {
+    let installed = folders
+        .iter()
+        .flat_map(|folder| [folder.join(CUDA_FOLDER), folder.clone()])
+        .map(|folder| Library::Installed(folder.join(FILE_NAME)));
+    let carried = Library::Carried(carried::folder(store).join(FILE_NAME));
+    let places: Vec<Library> = installed.chain([carried]).collect();
+    match places.iter().find(|place| place.path().is_file()) {
         Some(place) => Ok(place.clone()),
-        None if opens(Path::new(LOADER_NAME)) => Ok(PathBuf::from(LOADER_NAME)),
-        None => Err(RuntimeError::LibraryNotFound {
-            tried: places.into_iter().chain([LOADER_NAME.into()]).collect(),
-        }),
+        None if opens(Path::new(LOADER_NAME)) => Ok(Library::Installed(LOADER_NAME.into())),
+        None => {
+            let tried = places.iter().map(|place| place.path().to_owned());
+            Err(RuntimeError::LibraryNotFound {
+                tried: tried.chain([LOADER_NAME.into()]).collect(),
+            })
+        }
     }
 }
 
@@ -133,11 +182,16 @@ pub fn opens(path: &Path) -> bool {
     unsafe { libloading::Library::new(path) }.is_ok()
 }
 
-/// Loads the library at `path` and starts its environment, telemetry off and
-/// its messages going to `tracing` under the target `onnxruntime`.
+/// Loads a library and starts its environment, telemetry off and its messages
+/// going to `tracing` under the target `onnxruntime`.
 ///
-/// Calling it again with the same path does nothing.
-pub fn initialise(path: &Path) -> Result<(), RuntimeError> {
+/// Calling it again with the same path does nothing. One that was carried costs its
+/// size in memory, 30 MB.
+///
+/// # Errors
+/// Why it will not do.
+pub fn initialise(library: &Library) -> Result<(), RuntimeError> {
+    let path = library.path();
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*loaded {
         return if loaded.path == path {
@@ -151,7 +205,14 @@ pub fn initialise(path: &Path) -> Result<(), RuntimeError> {
     if std::env::var(TELEMETRY_SWITCH).as_deref() != Ok("1") {
         return Err(RuntimeError::Telemetry);
     }
-    let version = version_of(path)?;
+    let proven = match library {
+        Library::Carried(path) => Some(Proven::of(path)?),
+        Library::Installed(_) => None,
+    };
+    let opened = proven
+        .as_ref()
+        .map_or_else(|| path.to_owned(), Proven::path);
+    let version = version_of(path, &opened)?;
     if !new_enough(&version) {
         return Err(RuntimeError::LibraryTooOld {
             path: path.to_owned(),
@@ -159,12 +220,13 @@ pub fn initialise(path: &Path) -> Result<(), RuntimeError> {
             needed: NEEDED_VERSION,
         });
     }
-    let environment = start(path)?;
+    let environment = start(path, &opened)?;
     tracing::info!(library = %path.display(), version, "ONNX Runtime loaded");
     *loaded = Some(Loaded {
         path: path.to_owned(),
         version,
         environment,
+        _proven: proven,
     });
     Ok(())
 }
@@ -189,8 +251,9 @@ pub(super) fn environment() -> Result<Environment, RuntimeError> {
         .ok_or(RuntimeError::NotInitialised)
 }
 
-fn start(path: &Path) -> Result<Environment, RuntimeError> {
-    let environment = ort::init_from(path)
+/// `opened` is what the loader is given for the file `path`.
+fn start(path: &Path, opened: &Path) -> Result<Environment, RuntimeError> {
+    let environment = ort::init_from(opened)
         .map_err(|error| RuntimeError::NotALibrary {
             path: path.to_owned(),
             reason: error.to_string(),
@@ -226,15 +289,16 @@ fn forward_to_tracing(level: LogLevel, _category: &str, _id: &str, place: &str, 
     }
 }
 
-/// Asks the library at `path` for its version.
-fn version_of(path: &Path) -> Result<String, RuntimeError> {
+/// Asks the library at `path`, which the loader is given as `opened`, for its version.
+fn version_of(path: &Path, opened: &Path) -> Result<String, RuntimeError> {
     let not_a_library = |reason: String| RuntimeError::NotALibrary {
         path: path.to_owned(),
         reason,
     };
     // SAFETY: opening runs the initialisers of a file that the administrator
-    // or the package named as ONNX Runtime; that trust is the premise.
-    let library = unsafe { libloading::Library::new(path) }
+    // or the package named as ONNX Runtime, or whose bytes were proven to be it;
+    // that trust is the premise.
+    let library = unsafe { libloading::Library::new(opened) }
         .map_err(|error| not_a_library(error.to_string()))?;
     // SAFETY: every version of ONNX Runtime exports this function with this
     // signature; it takes nothing and returns a pointer to static data.
@@ -311,46 +375,59 @@ mod tests {
         assert!(!new_enough(""));
     }
 
+    fn put(folder: &Path) -> Library {
+        std::fs::create_dir_all(folder).unwrap();
+        std::fs::write(folder.join(FILE_NAME), b"x").unwrap();
+        Library::Installed(folder.join(FILE_NAME))
+    }
+
     #[test]
     fn a_named_place_is_never_skipped() {
         let package = tempfile::tempdir().unwrap();
-        std::fs::write(package.path().join(FILE_NAME), b"x").unwrap();
+        put(package.path());
+        let folders = [package.path().to_owned()];
         let missing = package.path().join("elsewhere.so");
-        let error = find_among(Some(&missing), package.path(), None).unwrap_err();
+        let error = find_among(Some(&missing), &folders, package.path()).unwrap_err();
         assert!(matches!(&error, RuntimeError::LibraryNotFound { tried } if *tried == [missing]));
         let message = error.to_string();
         assert!(message.contains("make runtime") && message.contains("ORT_DYLIB_PATH"));
     }
 
     #[test]
-    fn the_package_comes_before_the_prefix_of_the_program() {
+    fn an_installation_comes_before_what_a_bundle_brought() {
         let root = tempfile::tempdir().unwrap();
-        let package = root.path().join("package");
-        let beside = root.path().join("prefix/lib/gptoss");
-        std::fs::create_dir_all(&package).unwrap();
-        std::fs::create_dir_all(&beside).unwrap();
-        std::fs::write(beside.join(FILE_NAME), b"x").unwrap();
-        let program = root.path().join("prefix/bin/gptossd");
+        let folders = ["package", "prefix"].map(|name| root.path().join(name));
+        let store = root.path().join("store");
+        put(&carried::folder(&store));
         assert_eq!(
-            find_among(None, &package, Some(&program)).unwrap(),
-            beside.join(FILE_NAME)
+            find_among(None, &folders, &store).unwrap(),
+            Library::Carried(store.join("runtime").join(FILE_NAME))
         );
-        std::fs::write(package.join(FILE_NAME), b"x").unwrap();
-        assert_eq!(
-            find_among(None, &package, Some(&program)).unwrap(),
-            package.join(FILE_NAME)
-        );
+        for folder in folders.iter().rev() {
+            let there = put(folder);
+            assert_eq!(find_among(None, &folders, &store).unwrap(), there);
+        }
+    }
+
+    #[test]
+    fn both_programs_find_the_folder_of_their_installation() {
+        for program in [
+            "/opt/gptoss/bin/gptoss-ctl",
+            "/opt/gptoss/lib/gptoss/gptossd",
+        ] {
+            let folder = beside_program(Path::new(program)).unwrap();
+            assert_eq!(folder, Path::new("/opt/gptoss/lib/gptoss"), "{program}");
+        }
     }
 
     #[test]
     fn the_build_for_cuda_comes_first() {
         let root = tempfile::tempdir().unwrap();
-        let cuda = root.path().join("cuda");
-        std::fs::create_dir_all(&cuda).unwrap();
-        for folder in [root.path(), &cuda] {
-            std::fs::write(folder.join(FILE_NAME), b"x").unwrap();
-            let found = find_among(None, root.path(), None).unwrap();
-            assert_eq!(found, folder.join(FILE_NAME));
+        let folders = [root.path().to_owned()];
+        for folder in [root.path(), &root.path().join(CUDA_FOLDER)] {
+            let there = put(folder);
+            let found = find_among(None, &folders, Path::new("/nowhere"));
+            assert_eq!(found.unwrap(), there);
         }
     }
 

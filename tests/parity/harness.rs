@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex};
 
 use gptoss::engine::backend::{Solo, Wanted};
-use gptoss::runtime::{self, Options, OrtBackend};
+use gptoss::runtime::{self, Library, Options, OrtBackend};
 use gptoss_onnx::checkpoint::Checkpoint;
 use gptoss_onnx::export::{self, Target};
 use ndarray::Array2;
@@ -14,7 +14,7 @@ use super::reference;
 
 /// Loads ONNX Runtime once; without it no test here means anything.
 pub fn start() {
-    runtime::initialise(&library()).expect("ONNX Runtime loads");
+    runtime::initialise(&Library::Installed(library())).expect("ONNX Runtime loads");
 }
 
 /// The library the tests use.

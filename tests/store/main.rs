@@ -21,6 +21,7 @@ mod offline;
 mod plan;
 mod pull;
 mod repair;
+mod runtime;
 mod space;
 mod stores;
 

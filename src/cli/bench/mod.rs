@@ -180,6 +180,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let in_all = |test: &Test| test.parallel * test.positions().next_multiple_of(64);
     let profile = profile::Folder::new(args.profile)?;
     let mut backend = in_process::load_backend(
+        global,
         &located,
         Options {
             context: args.context.unwrap_or(needed),
@@ -225,7 +226,9 @@ fn run_replay(global: &Global, args: &Args) -> Result<(), CliError> {
             context: args.context.unwrap_or(text.positions()),
             ..options(args, &located)
         };
-        Ok(Box::new(in_process::load_backend(&located, options)?))
+        Ok(Box::new(in_process::load_backend(
+            global, &located, options,
+        )?))
     };
     replay::run(&load, &text, args.repetitions, global.json)
 }

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::bundle::{self, BundleError, Form, Signer};
+use super::runtime;
+use crate::bundle::{self, BundleError, Contents, Form, Signer};
 use crate::cli::install::open_stores;
 use crate::cli::progress::Ui;
 use crate::cli::{CliError, ExitStatus, Global, interrupt};
 use crate::model::{InUse, human_size};
+use crate::runtime::pinned::PinnedRuntime;
 
 /// Smallest piece: below, none holds a document.
 const SMALLEST_PIECE: u64 = 64_000;
@@ -24,6 +26,22 @@ pub struct Args {
     /// Cut the tar file into pieces of at most this size: 4G, 650M.
     #[arg(long, value_name = "SIZE", value_parser = piece_size)]
     split: Option<u64>,
+    /// Put ONNX Runtime in, too, so that the medium is all a machine needs beside the
+    /// programs: for this platform, or for those named: linux-x86_64, linux-aarch64.
+    #[arg(
+        long,
+        value_name = "PLATFORMS",
+        value_delimiter = ',',
+        num_args = 0..=1,
+        require_equals = true,
+        value_parser = runtime::platform,
+        default_missing_value = runtime::THIS
+    )]
+    with_runtime: Vec<PinnedRuntime>,
+    /// A folder with ONNX Runtime's library, as packaging/runtime/fetch makes it, or
+    /// with a folder for each platform [default: where this program finds its own].
+    #[arg(long, value_name = "DIR", requires = "with_runtime")]
+    runtime_dir: Vec<PathBuf>,
     /// Sign it with this secret key of minisign's.
     #[arg(long, value_name = "KEY")]
     sign: Option<PathBuf>,
@@ -40,6 +58,8 @@ struct Created<'a> {
     size: u64,
     /// Number of the key that signed it.
     signed_by: Option<String>,
+    /// Platforms whose ONNX Runtime is in it.
+    runtimes: Vec<String>,
 }
 
 /// `4G`, `650M`, `1000000`: powers of ten, as disks are sold, so that 4G fits FAT32.
@@ -65,25 +85,35 @@ fn piece_size(text: &str) -> Result<u64, String> {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let form = form(&args)?;
-    let model = open_stores(global)?.find(&args.model)?;
+    let stores = open_stores(global)?;
+    let model = stores.find(&args.model)?;
     let _in_use = InUse::hold(&model.dir)?;
+    let runtimes = runtime::locate(&args.with_runtime, &args.runtime_dir, stores.own())?;
     let signer = args.sign.as_deref().map(open_signer).transpose()?;
     interrupt::watch("no bundle was written");
     let files = &model.manifest.files;
     let total: u64 = files.iter().map(|f| f.size).sum();
+    let platforms: Vec<String> = runtimes.iter().map(|r| r.platform.clone()).collect();
     let label = model.manifest.label();
     ui.note(&format!(
-        "writing {label}: {} files, {}",
+        "writing {label}: {} files, {}{}",
         files.len(),
-        human_size(total)
+        human_size(total),
+        with_runtimes(&platforms)
     ));
     let written = {
         let display = ui.transfer("writing", files.iter().map(|f| (f.path.as_str(), f.size)));
-        bundle::create(&model, &args.output, form, signer.as_ref(), &display)?
+        let contents = Contents {
+            model: &model,
+            runtimes: &runtimes,
+            signer: signer.as_ref(),
+        };
+        bundle::create(&contents, &args.output, form, &display)?
     };
     let signed_by = signer.as_ref().map(Signer::key_id);
     let people = format!(
-        "wrote {label} to {}: {}, manifest {}{}",
+        "wrote {label}{} to {}: {}, manifest {}{}",
+        with_runtimes(&platforms),
         args.output.display(),
         human_size(written.size),
         written.manifest,
@@ -100,9 +130,17 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         manifest: written.manifest.to_string(),
         size: written.size,
         signed_by,
+        runtimes: platforms,
     };
     ui.result(&people, &created);
     Ok(())
+}
+
+fn with_runtimes(platforms: &[String]) -> String {
+    match platforms {
+        [] => String::new(),
+        platforms => format!(", and ONNX Runtime for {}", platforms.join(" and ")),
+    }
 }
 
 fn form(args: &Args) -> Result<Form, CliError> {

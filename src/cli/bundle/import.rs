@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use gptoss_onnx::export::Target;
 
-use super::record;
+use super::{record, runtime};
 use crate::bundle::{Bundle, BundledModel};
 use crate::cli::identity::{Claim, describe, identify};
 use crate::cli::import::tell_installed;
@@ -35,6 +35,9 @@ pub struct Args {
     /// A public key of minisign's whose signature counts, too.
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
+    /// Leave ONNX Runtime out where the bundle holds it.
+    #[arg(long)]
+    pub no_runtime: bool,
 }
 
 /// Runs the command.
@@ -45,12 +48,15 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let bundle = Bundle::open(&args.path)?;
     let model = bundle.model(args.model.as_deref())?;
     let (provenance, published) = judge(&args, model, &trust)?;
+    interrupt::watch("what was copied is kept: run the same command again to go on");
+    if !args.no_runtime {
+        runtime::install(&bundle, &store, &ui)?;
+    }
     let installed = || store.get(&provenance.name, &provenance.revision);
     if let Some(installed) = installed()? {
         refuse_other_bytes(&installed, &model.files)?;
         return tell_installed(&store, installed, &args.target, &ui);
     }
-    interrupt::watch("what was copied is kept: run the same command again to go on");
     let staging = store.stage(&provenance.name, &provenance.revision)?;
     // It may have been installed before the lock was ours.
     if let Some(installed) = installed()? {

@@ -2,6 +2,7 @@
 
 mod create;
 pub(super) mod import;
+mod runtime;
 mod verify;
 
 use crate::bundle::SignedBy;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::record;
+use super::{record, runtime};
 use crate::bundle::{Bundle, BundledModel};
 use crate::cli::identity::describe;
 use crate::cli::progress::Ui;
@@ -41,6 +41,8 @@ struct Proven<'a> {
     /// Numbers of the keys that signatures name.
     signers: Vec<String>,
     files: &'a [FileEntry],
+    /// Platforms whose pinned ONNX Runtime is in it.
+    runtimes: Vec<&'a str>,
 }
 
 /// Runs the command.
@@ -52,8 +54,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let signed = model.signed_by(&trust.keys)?;
     {
         let sizes = model.files.iter().map(|f| (f.path.as_str(), f.size));
-        bundle.prove(model, &ui.transfer("proving", sizes))?;
+        bundle.prove(&model.files, &ui.transfer("proving", sizes))?;
     }
+    runtime::prove(&bundle, &ui)?;
     let published = Catalog::builtin().recognise(&model.files);
     let signature = signed.map(|s| record(s, &model.manifest));
     let proven = Proven {
@@ -70,15 +73,23 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         signers: model.signers()?,
         signature,
         files: &model.files,
+        runtimes: runtime::platforms(&bundle),
     };
     let people = format!(
-        "{}@{}: all {} files, {}, are what the bundle's manifest lists; {}; {}",
+        "{}@{}: all {} files, {}, are what the bundle's manifest lists; {}; {}{}",
         model.name,
         model.revision,
         model.files.len(),
         human_size(model.total_size()),
         describe(published.as_ref()),
-        describe_signature(&proven, model)
+        describe_signature(&proven, model),
+        match &proven.runtimes[..] {
+            [] => String::new(),
+            platforms => format!(
+                "; its ONNX Runtime for {} is the pinned one",
+                platforms.join(" and ")
+            ),
+        }
     );
     ui.result(&people, &proven);
     Ok(())

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use super::Finding;
-use crate::cli::Global;
 use crate::cli::daemon::BusName;
 use crate::cli::install::open_stores;
+use crate::cli::{Global, in_process};
 use crate::config::{self, Config, Scope};
 use crate::model::{
     Need, Store, StoreError, available_space, closed_to_others, human_size, refusal,
@@ -35,7 +35,7 @@ const SYSTEM_FILES: [(&str, &str); 5] = [
 
 pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
     let mut findings = stores(global, bus);
-    findings.extend(runtime());
+    findings.extend(runtime(global));
     findings.push(settings(bus));
     if matches!(bus, BusName::System) {
         findings.push(files());
@@ -131,10 +131,10 @@ fn contents(store: &Store, root: &Path) -> Finding {
 }
 
 /// The library, and which provider proves itself with it.
-fn runtime() -> Vec<Finding> {
-    let loaded = runtime::find(None).and_then(|path| runtime::initialise(&path));
-    if let Err(error) = loaded {
-        let advice = "install the package gptoss, or set ORT_DYLIB_PATH";
+fn runtime(global: &Global) -> Vec<Finding> {
+    if let Err(error) = in_process::start_runtime(global) {
+        let advice = "install the package gptoss, import a bundle with a runtime, or set \
+                      ORT_DYLIB_PATH";
         return vec![Finding::wrong("runtime", error.to_string(), advice)];
     }
     let mut findings = Vec::new();

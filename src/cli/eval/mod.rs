@@ -86,7 +86,12 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 }
 
 /// Loads the model with a cache of `context` positions.
-fn load(args: &Args, located: &Located, context: usize) -> Result<Solo<OrtBackend>, CliError> {
+fn load(
+    global: &Global,
+    args: &Args,
+    located: &Located,
+    context: usize,
+) -> Result<Solo<OrtBackend>, CliError> {
     let options = Options {
         model: located.name.clone(),
         target: args.target,
@@ -98,7 +103,7 @@ fn load(args: &Args, located: &Located, context: usize) -> Result<Solo<OrtBacken
         prefault: false,
         ..Options::default()
     };
-    in_process::load(located, options)
+    in_process::load(global, located, options)
 }
 
 fn run_logits(
@@ -111,7 +116,7 @@ fn run_logits(
     let prompts = prompts::read(tokens)?;
     let needed = |p: &Prompt| p.ids.len() + args.greedy;
     let longest = prompts.iter().map(needed).max().unwrap_or(1);
-    let mut backend = load(args, located, args.context.unwrap_or(longest))?;
+    let mut backend = load(global, args, located, args.context.unwrap_or(longest))?;
     let rows = write(output, &prompts, args.greedy, &mut backend)?;
     if global.json {
         let summary = json!({
@@ -142,7 +147,12 @@ fn run_perplexity(
     text: &Path,
 ) -> Result<(), CliError> {
     let tokens = perplexity::tokens(text, &located.revision)?;
-    let mut backend = load(args, located, args.context.unwrap_or(PERPLEXITY_WINDOW))?;
+    let mut backend = load(
+        global,
+        args,
+        located,
+        args.context.unwrap_or(PERPLEXITY_WINDOW),
+    )?;
     let window = backend.info().context_window;
     let measured = perplexity::measure(&mut backend, &tokens, window)
         .map_err(|error| CliError::new(ExitStatus::Failed, error.to_string()))?;

@@ -1,0 +1,184 @@
+//! ONNX Runtime in a bundle. A library is code: only the bytes that this program
+//! pins go into a bundle or out of one.
+
+use std::path::{Path, PathBuf};
+
+use crate::bundle::{Bundle, BundledRuntime, RuntimeFiles};
+use crate::cli::progress::Ui;
+use crate::cli::{CliError, ExitStatus};
+use crate::model::incoming::{Wanted, prove as prove_file, remaining};
+use crate::model::{
+    FileEntry, Store, StoreError, create_directory, fsync_directory, human_size, require_space,
+};
+use crate::runtime::pinned::{PinnedRuntime, licence_folder, this_platform};
+use crate::runtime::{carried, library};
+
+/// `--with-runtime` without a platform.
+pub(super) const THIS: &str = "this";
+
+/// Name under which a library on its way in is staged, by its platform.
+const STAGED: &str = "onnxruntime";
+
+/// `linux-x86_64`, or [`THIS`].
+pub(super) fn platform(text: &str) -> Result<PinnedRuntime, String> {
+    let found = match text {
+        THIS => PinnedRuntime::here(),
+        platform => PinnedRuntime::of(platform),
+    };
+    found.ok_or_else(|| {
+        let known: Vec<_> = PinnedRuntime::all()
+            .into_iter()
+            .map(|r| r.platform)
+            .collect();
+        format!("there is one for {}", known.join(" and for "))
+    })
+}
+
+/// Where the files of the wanted runtimes are: in the folders that were named, or
+/// where this program finds its own. Whoever copies them proves them.
+pub(super) fn locate(
+    wanted: &[PinnedRuntime],
+    folders: &[PathBuf],
+    store: &Store,
+) -> Result<Vec<RuntimeFiles>, CliError> {
+    let mut found: Vec<RuntimeFiles> = Vec::new();
+    for runtime in wanted {
+        if !found.iter().any(|r| r.platform == runtime.platform) {
+            found.push(locate_one(runtime, folders, store)?);
+        }
+    }
+    Ok(found)
+}
+
+fn locate_one(
+    wanted: &PinnedRuntime,
+    folders: &[PathBuf],
+    store: &Store,
+) -> Result<RuntimeFiles, CliError> {
+    let named = folders
+        .iter()
+        .flat_map(|folder| [folder.join(&wanted.platform), folder.clone()]);
+    let mut places: Vec<PathBuf> = named.collect();
+    if wanted.platform == this_platform() {
+        places.extend(library::folders());
+        places.push(carried::folder(store.root()));
+    }
+    let licences = places.iter().filter_map(|p| licence_folder(p));
+    let places: Vec<PathBuf> = places.iter().cloned().chain(licences).collect();
+    let locate = |entry: &FileEntry| {
+        let place = PinnedRuntime::locate(entry, &places).ok_or_else(|| missing(wanted, entry))?;
+        Ok((place, entry.clone()))
+    };
+    let files: Result<Vec<_>, CliError> = wanted.files().map(locate).collect();
+    Ok(RuntimeFiles {
+        platform: wanted.platform.clone(),
+        files: files?,
+    })
+}
+
+fn missing(wanted: &PinnedRuntime, entry: &FileEntry) -> CliError {
+    let processor = wanted.platform.rsplit('-').next().unwrap_or_default();
+    CliError::new(
+        ExitStatus::NotFound,
+        format!(
+            "{} of the ONNX Runtime for {} is not there, or is another than the one this \
+             version of gptoss pins: `packaging/runtime/fetch DIR cpu {processor}` in the source \
+             tree gets it, and --runtime-dir DIR names it",
+            entry.path, wanted.platform
+        ),
+    )
+}
+
+/// Platforms of a bundle's runtimes.
+pub(super) fn platforms(bundle: &Bundle) -> Vec<&str> {
+    let runtimes = bundle.runtimes().iter();
+    runtimes.map(|r| r.platform.as_str()).collect()
+}
+
+/// Refuses a bundle with a library that this program does not pin.
+fn judge(bundle: &Bundle) -> Result<(), CliError> {
+    for runtime in bundle.runtimes() {
+        if !is_pinned(runtime) {
+            let version = env!("CARGO_PKG_VERSION");
+            return Err(CliError::new(
+                ExitStatus::Verification,
+                format!(
+                    "the bundle's ONNX Runtime for {} is none that this version of gptoss \
+                     ({version}) pins: the bundle is of another version, or somebody has changed \
+                     it. `gptoss-ctl bundle import --no-runtime` leaves it out",
+                    runtime.platform
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn is_pinned(runtime: &BundledRuntime) -> bool {
+    let Some(pinned) = PinnedRuntime::of(&runtime.platform) else {
+        return false;
+    };
+    // A bundle lists no name twice.
+    runtime.files.len() == pinned.files().count()
+        && pinned.files().all(|file| runtime.files.contains(file))
+}
+
+/// Proves the bundle's runtimes: what they must be, and that they are it.
+pub(super) fn prove(bundle: &Bundle, ui: &Ui) -> Result<(), CliError> {
+    judge(bundle)?;
+    for runtime in bundle.runtimes() {
+        let sizes = runtime.files.iter().map(|f| (f.path.as_str(), f.size));
+        bundle.prove(&runtime.files, &ui.transfer("proving", sizes))?;
+    }
+    Ok(())
+}
+
+/// Brings this platform's library into the store, where it is found when none is
+/// installed.
+pub(super) fn install(bundle: &Bundle, store: &Store, ui: &Ui) -> Result<(), CliError> {
+    judge(bundle)?;
+    let here = this_platform();
+    let Some(runtime) = bundle.runtimes().iter().find(|r| r.platform == here) else {
+        if let platforms @ [_, ..] = &platforms(bundle)[..] {
+            let platforms = platforms.join(" and ");
+            ui.note(&format!(
+                "the bundle's ONNX Runtime is for {platforms}, not for {here}"
+            ));
+        }
+        return Ok(());
+    };
+    let folder = carried::folder(store.root());
+    if is_there(&folder, &runtime.files) {
+        return Ok(());
+    }
+    let staging = store.stage(STAGED, &here)?;
+    let wanted: Vec<Wanted> = runtime.files.iter().map(Wanted::from).collect();
+    require_space(
+        &staging.dir,
+        "ONNX Runtime",
+        remaining(&staging.dir, &wanted),
+    )?;
+    let sizes = runtime.files.iter().map(|f| (f.path.as_str(), f.size));
+    bundle.bring(&runtime.files, &staging.dir, &ui.transfer("copying", sizes))?;
+    create_directory(&folder)?;
+    for file in &runtime.files {
+        let place = folder.join(&file.path);
+        std::fs::rename(staging.dir.join(&file.path), &place)
+            .map_err(StoreError::io("install", &place))?;
+    }
+    fsync_directory(&folder)?;
+    fsync_directory(store.root())?;
+    staging.discard()?;
+    let size = runtime.files.iter().map(|f| f.size).sum();
+    ui.note(&format!(
+        "ONNX Runtime, {}, is the pinned one and is now in {}",
+        human_size(size),
+        folder.display()
+    ));
+    Ok(())
+}
+
+fn is_there(folder: &Path, files: &[FileEntry]) -> bool {
+    let proven = |file: &FileEntry| prove_file(&folder.join(&file.path), &Wanted::from(file));
+    files.iter().all(|file| matches!(proven(file), Ok(Some(_))))
+}

@@ -1,0 +1,154 @@
+//! A library that a bundle brought into a store.
+//!
+//! ```text
+//! <store>/runtime/
+//! ├── libonnxruntime.so.1.31.1
+//! ├── onnxruntime-LICENSE
+//! └── onnxruntime-ThirdPartyNotices.txt
+//! ```
+//!
+//! A library is code, and whoever may write to the store need not be trusted with
+//! this process: the machine's daemon reads a store that the puller owns. So the
+//! file is not opened where it lies. Its bytes are copied into memory that nobody
+//! can change any more, proven against the digest inside this program, and loaded
+//! from there.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+use super::error::RuntimeError;
+use super::library::FILE_NAME;
+use super::pinned::PinnedRuntime;
+use crate::model::{FileEntry, sha256_read};
+
+/// Where a store keeps the library that a bundle brought.
+pub fn folder(store: &Path) -> PathBuf {
+    store.join("runtime")
+}
+
+/// Proven bytes in memory that nobody can change.
+#[derive(Debug)]
+pub(super) struct Proven {
+    memory: OwnedFd,
+}
+
+impl Proven {
+    /// Copies and proves the library at `path`.
+    pub(super) fn of(path: &Path) -> Result<Self, RuntimeError> {
+        let wrong = |why: String| RuntimeError::NotPinned {
+            path: path.to_owned(),
+            why,
+        };
+        let Some(pinned) = PinnedRuntime::here() else {
+            return Err(wrong("none is pinned for this platform".into()));
+        };
+        let memory = copy(path, &pinned.library).map_err(|e| wrong(e.to_string()))?;
+        let mut file = File::from(memory);
+        let (_, found) = file
+            .rewind()
+            .and_then(|()| sha256_read(&mut file, |_| ()))
+            .map_err(|e| wrong(e.to_string()))?;
+        if found != pinned.library.sha256 {
+            return Err(wrong(format!("its SHA-256 is {found}")));
+        }
+        Ok(Self {
+            memory: file.into(),
+        })
+    }
+
+    /// A path by which the loader opens it.
+    pub(super) fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}", self.memory.as_raw_fd()).into()
+    }
+}
+
+/// The file's bytes in sealed memory.
+fn copy(path: &Path, library: &FileEntry) -> io::Result<OwnedFd> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let source = OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits() as i32)
+        .open(path)?;
+    let metadata = source.metadata()?;
+    if !metadata.is_file() || metadata.len() != library.size {
+        let why = format!("it is no file of {} bytes", library.size);
+        return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+    }
+    let mut memory = File::from(executable_memory()?);
+    io::copy(&mut source.take(library.size), &mut memory)?;
+    fcntl_add_seals(
+        &memory,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(memory.into())
+}
+
+/// An anonymous file that code may be mapped from.
+fn executable_memory() -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match memfd_create(FILE_NAME, flags | MemfdFlags::EXEC) {
+        // Before Linux 6.3 there was no such flag, and every one could be.
+        Err(rustix::io::Errno::INVAL) => Ok(memfd_create(FILE_NAME, flags)?),
+        made => Ok(made?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::model::sha256_bytes;
+
+    fn entry(bytes: &[u8]) -> FileEntry {
+        FileEntry {
+            path: FILE_NAME.into(),
+            size: bytes.len() as u64,
+            sha256: sha256_bytes(bytes),
+        }
+    }
+
+    #[test]
+    fn the_copy_cannot_be_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("library");
+        std::fs::write(&path, b"code").unwrap();
+        let copied = copy(&path, &entry(b"code")).unwrap();
+        // What happens to the file afterwards is of no importance.
+        std::fs::write(&path, b"evil").unwrap();
+        let mut file = File::from(copied);
+        file.rewind().unwrap();
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"code");
+        file.rewind().unwrap();
+        assert!(file.write_all(b"evil").is_err());
+        assert!(file.set_len(0).is_err());
+    }
+
+    #[test]
+    fn other_bytes_are_not_loaded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let Some(pinned) = PinnedRuntime::here() else {
+            return;
+        };
+        for (size, word) in [(pinned.library.size, "SHA-256"), (17, "no file of")] {
+            let file = File::create(&path).unwrap();
+            file.set_len(size).unwrap();
+            let error = Proven::of(&path).unwrap_err().to_string();
+            assert!(
+                error.contains(word) && error.contains("not loaded"),
+                "{error}"
+            );
+        }
+        std::fs::remove_file(&path).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &path).unwrap();
+        assert!(Proven::of(&path).is_err());
+    }
+}
