@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use gptoss_onnx::checkpoint::{Checkpoint, Config, float_layers};
-use gptoss_onnx::export::{self, Target};
+use gptoss_onnx::export::{self, ExportReport, Target};
 use serde::Serialize;
 
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{
-    Dimensions, FileEntry, Installed, Manifest, QuantizedExperts, SCHEMA, Signature, Staging,
-    Store, StoreError, Stores, now_rfc3339, require_space,
+    Dimensions, Export, FileEntry, Installed, Manifest, QuantizedExperts, SCHEMA, Signature,
+    Staging, Store, StoreError, Stores, Weights, now_rfc3339, require_space,
 };
 
 /// Files up to this size are brought in first: they tell whether the rest is of use.
@@ -155,8 +155,8 @@ pub(super) fn install(
         installed_at: now.clone(),
         verified_at: now,
         files,
-        targets: exported.targets,
-        quantized: exported.quantized,
+        targets: exported.files,
+        exports: exported.records,
     };
     Ok(staging.commit(manifest)?)
 }
@@ -172,11 +172,11 @@ fn open_staged(staging: &Staging) -> Result<Checkpoint, CliError> {
     })
 }
 
-/// What exports have made, by target.
+/// Exports by their target.
 #[derive(Default)]
 pub(super) struct Exported {
-    pub(super) targets: BTreeMap<String, Vec<FileEntry>>,
-    quantized: BTreeMap<String, QuantizedExperts>,
+    pub(super) files: BTreeMap<String, Vec<FileEntry>>,
+    records: BTreeMap<String, Export>,
 }
 
 /// Exports into the targets' folders below `dir`, which are emptied first.
@@ -198,7 +198,9 @@ pub(super) fn export_all(
     require_space(dir, "the export", bytes.fold(0, u64::saturating_add))?;
     let mut exported = Exported::default();
     for &target in targets {
-        export_one(checkpoint, dir, target, ui, &mut exported)?;
+        let (files, record) = export_one(checkpoint, dir, target, ui)?;
+        exported.files.insert(target.to_string(), files);
+        exported.records.insert(target.to_string(), record);
     }
     Ok(exported)
 }
@@ -208,8 +210,7 @@ fn export_one(
     dir: &Path,
     target: Target,
     ui: &Ui,
-    exported: &mut Exported,
-) -> Result<(), CliError> {
+) -> Result<(Vec<FileEntry>, Export), CliError> {
     let out = dir.join(target.name());
     ui.note(&format!("exporting for {target}"));
     let task = ui.task(&format!("exporting for {target}"), 0);
@@ -222,19 +223,35 @@ fn export_one(
         size,
         sha256,
     };
-    let files = report.files.into_iter().map(entry).collect();
-    exported.targets.insert(target.to_string(), files);
-    if let Some(experts) = report.experts {
-        let quantized = QuantizedExperts {
+    let files = report.files.iter().cloned().map(entry).collect();
+    let record = record(checkpoint, report);
+    if let Some(quantized) = &record.quantized {
+        ui.note(&format!("the experts of {target}: {quantized}"));
+    }
+    Ok((files, record))
+}
+
+/// What a manifest remembers of an export that was made just now.
+fn record(checkpoint: &Checkpoint, report: ExportReport) -> Export {
+    let inputs = std::iter::once("config.json").chain(checkpoint.shards());
+    let weights = report.forms.into_iter().map(|form| Weights {
+        form: form.name,
+        tensors: form.tensors,
+        bytes: form.bytes,
+    });
+    Export {
+        tool_version: env!("CARGO_PKG_VERSION").into(),
+        exported_at: now_rfc3339(),
+        format: export::FORMAT.into(),
+        inputs: inputs.map(str::to_owned).collect(),
+        weights: weights.collect(),
+        quantized: report.experts.map(|experts| QuantizedExperts {
             from: experts.from,
             to: experts.to.to_owned(),
             layers: experts.layers as u64,
             relative_rms_error: experts.relative_rms_error,
-        };
-        ui.note(&format!("the experts of {target}: {quantized}"));
-        exported.quantized.insert(target.to_string(), quantized);
+        }),
     }
-    Ok(())
 }
 
 /// Exports an installed model for targets it lacks, or anew with `force`.
@@ -272,11 +289,8 @@ pub(super) fn add_targets(
         Ok(exported) => exported,
     };
     let mut manifest = model.manifest.clone();
-    for target in exported.targets.keys() {
-        manifest.quantized.remove(target);
-    }
-    manifest.targets.extend(exported.targets);
-    manifest.quantized.extend(exported.quantized);
+    manifest.targets.extend(exported.files);
+    manifest.exports.extend(exported.records);
     manifest.tool_version = env!("CARGO_PKG_VERSION").into();
     Ok(Some(staging.replace(model, manifest)?))
 }

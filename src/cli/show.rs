@@ -96,7 +96,9 @@ fn text(model: &Installed, store: &Path, published: &str) -> String {
 /// has made of them.
 fn experts(manifest: &Manifest) -> impl Iterator<Item = String> {
     manifest.targets.keys().map(|target| {
-        let what = match (manifest.quantized.get(target), target.as_str()) {
+        let record = manifest.exports.get(target);
+        let quantized = record.and_then(|record| record.quantized.as_ref());
+        let what = match (quantized, target.as_str()) {
             (Some(quantized), _) => quantized.to_string(),
             (None, "cpu") => "the checkpoint's own bytes, MXFP4".into(),
             (None, _) => "quantized by the export from MXFP4 to int4".into(),

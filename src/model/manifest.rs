@@ -1,7 +1,6 @@
 //! What an installed model consists of.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fmt;
 use std::fs;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::durable::write_atomically;
-use super::{StoreError, check_file_name, check_model_name, check_revision};
+use super::{Export, Signature, StoreError, check_file_name, check_model_name, check_revision};
 
 /// Version of the manifest's schema this program writes. It reads that one and all
 /// before it, from the first on.
@@ -45,50 +44,6 @@ pub struct FileEntry {
     pub sha256: String,
 }
 
-/// A trusted key's signature over a bundle's manifest, checked before the model was
-/// installed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Signature {
-    /// The key's number, as minisign prints it.
-    pub key_id: String,
-    /// What the signer said about it.
-    pub comment: String,
-    /// Digest of what was signed, `sha256:…`.
-    pub over: String,
-}
-
-/// Experts that an export quantized, because the checkpoint holds them as floats: what
-/// runs is then not the checkpoint's own bytes.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct QuantizedExperts {
-    /// What the checkpoint holds: `BF16`, `F16`, `F32`, or several, joined by a comma.
-    pub from: String,
-    /// What the export holds: `MXFP4` or `int4`.
-    pub to: String,
-    /// In how many layers.
-    pub layers: u64,
-    /// Root mean square of what the weights have changed by, relative to that of the
-    /// weights; 0 where nothing was lost.
-    pub relative_rms_error: f64,
-}
-
-impl fmt::Display for QuantizedExperts {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            from, to, layers, ..
-        } = self;
-        let plural = if *layers == 1 { "layer" } else { "layers" };
-        write!(
-            f,
-            "quantized by the export from {from} to {to}, {layers} {plural}, "
-        )?;
-        match self.relative_rms_error {
-            0.0 => f.write_str("without loss"),
-            error => write!(f, "relative RMS error {error:.4}"),
-        }
-    }
-}
-
 /// `manifest.json` of an installed model, schema 1.
 ///
 /// ```json
@@ -107,9 +62,8 @@ impl fmt::Display for QuantizedExperts {
 /// }
 /// ```
 ///
-/// Where an export has quantized experts, there is also
-/// `"quantized": {"cpu": {"from": "BF16", "to": "MXFP4", "layers": 24,
-/// "relative_rms_error": 0.11}}`.
+/// Fields that came later are optional: an older program reads the rest, and a
+/// newer one does without them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Manifest {
     /// [`SCHEMA`].
@@ -126,7 +80,7 @@ pub struct Manifest {
     /// SPDX expression of the checkpoint's licence, where known.
     #[serde(default)]
     pub license: Option<String>,
-    /// Who vouched for it, where somebody did.
+    /// Who vouched for its bundle's manifest, where somebody did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<Signature>,
     /// Version of the program that exported the targets.
@@ -141,9 +95,9 @@ pub struct Manifest {
     /// Files of each exported target, paths beginning with the target's name.
     #[serde(default)]
     pub targets: BTreeMap<String, Vec<FileEntry>>,
-    /// What became of the experts in exports that had to quantize them, by target.
+    /// How each target was made.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub quantized: BTreeMap<String, QuantizedExperts>,
+    pub exports: BTreeMap<String, Export>,
 }
 
 impl Manifest {
@@ -300,15 +254,7 @@ mod tests {
             verified_at: "2025-08-05T17:00:00Z".into(),
             files: vec![entry("config.json")],
             targets: BTreeMap::from([("cpu".into(), vec![entry("cpu/model.onnx")])]),
-            quantized: BTreeMap::from([(
-                "cpu".into(),
-                QuantizedExperts {
-                    from: "BF16".into(),
-                    to: "MXFP4".into(),
-                    layers: 24,
-                    relative_rms_error: 0.1125,
-                },
-            )]),
+            exports: BTreeMap::new(),
         }
     }
 
@@ -317,6 +263,20 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         manifest().write(dir.path()).unwrap();
         assert_eq!(Manifest::read(dir.path()).unwrap(), manifest());
+    }
+
+    /// Without the fields that came later, and with ones that are still to come.
+    #[test]
+    fn older_and_newer_manifests_of_the_schema_are_read() {
+        let mut text = serde_json::to_value(manifest()).unwrap();
+        for later in ["exports"] {
+            assert!(text.get(later).is_none(), "nothing is written for nothing");
+        }
+        text["of_a_later_version"] = "x".into();
+        assert_eq!(
+            Manifest::parse(text.to_string().as_bytes()).unwrap(),
+            manifest()
+        );
     }
 
     #[test]

@@ -67,7 +67,7 @@ fn it_is_installed_and_says_what_was_done_to_it() {
     assert!(told.stderr.contains(line), "{}", told.stderr);
     let shown = world.ctl(&["show", "tune", "--json"]).ok().json();
     assert!(target(&shown, "cpu").contains_key(EXPERTS));
-    let quantized = &shown["quantized"]["cpu"];
+    let quantized = &shown["exports"]["cpu"]["quantized"];
     assert_eq!(
         (&quantized["from"], &quantized["to"]),
         (&"BF16".into(), &"MXFP4".into())
@@ -113,7 +113,7 @@ fn what_lost_nothing_says_so() {
         "{people}"
     );
     let shown = world.ctl(&["show", "tiny", "--json"]).ok().json();
-    assert_eq!(shown["quantized"], Value::Null);
+    assert_eq!(shown["exports"]["cpu"]["quantized"], Value::Null);
 }
 
 #[test]
@@ -121,16 +121,16 @@ fn targets_come_and_go() {
     let world = World::new();
     let dir = fine_tune(&world, retrained);
     let first = import(&world, &dir, "portable");
-    assert_eq!(first["quantized"]["portable"]["to"], "int4");
-    assert_eq!(first["quantized"]["cpu"], Value::Null);
+    assert_eq!(first["exports"]["portable"]["quantized"]["to"], "int4");
+    assert_eq!(first["exports"]["cpu"]["quantized"], Value::Null);
     let both = world
         .ctl(&["export", "tune", "--target", "cpu", "--json"])
         .ok()
         .json();
-    assert_eq!(both["quantized"]["cpu"]["to"], "MXFP4");
+    assert_eq!(both["exports"]["cpu"]["quantized"]["to"], "MXFP4");
     assert_eq!(
-        both["quantized"]["portable"],
-        first["quantized"]["portable"]
+        both["exports"]["portable"]["quantized"],
+        first["exports"]["portable"]["quantized"]
     );
     let again = [
         "export",
@@ -142,7 +142,10 @@ fn targets_come_and_go() {
     ];
     let again = world.ctl(&again).ok().json();
     assert_eq!(again["targets"], both["targets"], "the same bytes");
-    assert_eq!(again["quantized"], both["quantized"]);
+    for target in ["cpu", "portable"] {
+        let quantized = |shown: &Value| shown["exports"][target]["quantized"].clone();
+        assert_eq!(quantized(&again), quantized(&both));
+    }
     world.ctl(&["verify", "tune"]).ok();
     world.ctl(&["gc"]).ok();
     world.ctl(&["verify", "tune"]).ok();
@@ -164,7 +167,8 @@ fn a_bundle_gives_the_same_experts() {
     let there = ["--store", store, "bundle", "import", bundle, "--json"];
     let there = world.ctl(&there).ok().json();
     assert_eq!(target(&there, "cpu"), target(&here, "cpu"));
-    assert_eq!(there["quantized"], here["quantized"]);
+    let quantized = |shown: &Value| shown["exports"]["cpu"]["quantized"].clone();
+    assert_eq!(quantized(&there), quantized(&here));
     world.ctl(&["--store", store, "verify", "tune"]).ok();
 }
 

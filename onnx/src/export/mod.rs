@@ -18,6 +18,7 @@
 
 mod error;
 mod experts;
+mod form;
 mod job;
 mod model_file;
 mod sink;
@@ -37,6 +38,7 @@ use crate::proto::{
 pub use crate::graph::{Target, UnknownTarget};
 pub use error::{ExportError, ModelError};
 pub use experts::ExpertsQuantized;
+pub use form::Form;
 pub use model_file::{ModelFile, read_model};
 
 use job::{Runner, Sinks};
@@ -60,6 +62,8 @@ pub struct ExportReport {
     pub files: Vec<(String, u64, String)>,
     /// What became of experts that the checkpoint holds as floats, if it does.
     pub experts: Option<ExpertsQuantized>,
+    /// In which form the weights are.
+    pub forms: Vec<Form>,
 }
 
 /// Writes `target` into `out_dir`, which is `<revision>/<target>`; the folder
@@ -104,6 +108,7 @@ pub fn export(
     let mut runner = Runner::new(checkpoint, &plan, sinks, &mut report);
     let places = runner.place_all().map_err(|e| e.at(place))?;
     let quantized = runner.into_tally().of(checkpoint, target);
+    let forms = form::forms(&plan, &places);
 
     let model = finish_model(checkpoint, target, plan, |initializer, tensor| {
         attach(tensor, initializer, &places, target);
@@ -130,6 +135,7 @@ pub fn export(
     Ok(ExportReport {
         files,
         experts: quantized,
+        forms,
     })
 }
 

@@ -67,6 +67,28 @@ fn the_same_checkpoint_gives_the_same_bytes() {
     }
 }
 
+#[test]
+fn an_export_says_in_which_form_its_weights_are() {
+    let dir = sharded();
+    let forms = |target| export_to(dir.path(), target).forms;
+    let bytes_of = |target, word: &str| -> u64 {
+        let fitting = forms(target).into_iter();
+        fitting
+            .filter(|f| f.name.contains(word))
+            .map(|f| f.bytes)
+            .sum()
+    };
+    // The experts, more than all else, are read where they were published.
+    let in_place = bytes_of(Target::Cpu, "in place");
+    let total: u64 = forms(Target::Cpu).iter().map(|f| f.bytes).sum();
+    let dense = dir.path().join("cpu/dense.bin").metadata().expect("a file");
+    assert!(in_place > 0 && bytes_of(Target::Cpu, "int8") > 0);
+    assert!(total - in_place <= dense.len());
+    assert_eq!(bytes_of(Target::Cpu, "int4"), 0);
+    assert_eq!(bytes_of(Target::Portable, "in place"), 0);
+    assert!(bytes_of(Target::Portable, "int4") > 0);
+}
+
 /// Digests of an export, fixed: another machine, or a later change that means
 /// no change, must give the same bytes. A deliberate change of the graph or a
 /// quantizer changes them; then the new ones are in this test's output.

@@ -288,7 +288,7 @@ impl Work<'_> {
         require_space(dir, "the export", needed)?;
         let checkpoint = Checkpoint::open(model)?;
         let exported = export_all(&checkpoint, dir, &[target], self.ui)?;
-        Ok(exported.targets.into_values().flatten().collect())
+        Ok(exported.files.into_values().flatten().collect())
     }
 
     /// The export is not the one that was recorded, and so it does not replace it.

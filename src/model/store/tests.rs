@@ -46,7 +46,7 @@ fn manifest(name: &str, revision: &str, files: Vec<FileEntry>) -> Manifest {
         verified_at: "2025-01-01T00:00:00Z".into(),
         files,
         targets: BTreeMap::new(),
-        quantized: BTreeMap::new(),
+        exports: BTreeMap::new(),
     }
 }
 
