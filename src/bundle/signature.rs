@@ -172,21 +172,20 @@ impl TrustedKeys {
         self.keys.is_empty()
     }
 
-    /// Checks the signature in one file over another one. None when there is no such
-    /// signature, or no key here made it.
+    /// Checks the signature in a file over `bytes`. None when there is no such file,
+    /// or no key here made it.
     ///
     /// # Errors
     /// [`BundleError::Signature`] for one that is not right.
-    pub fn signed_file(
+    pub fn signed_in(
         &self,
-        file: &Path,
         signature: &Path,
+        bytes: &[u8],
     ) -> Result<Option<SignedBy>, BundleError> {
-        if !signature.exists() {
-            return Ok(None);
+        match signature.exists() {
+            true => self.check(bytes, &read_text(signature)?),
+            false => Ok(None),
         }
-        let bytes = fs::read(file).map_err(BundleError::io("read", file))?;
-        self.check(&bytes, &read_text(signature)?)
     }
 
     /// Checks a signature over `bytes`. None when no key here made it.
@@ -229,7 +228,7 @@ pub(super) fn signer_of(text: &str) -> Result<String, BundleError> {
 }
 
 fn parse(text: &str) -> Result<SignatureBox, BundleError> {
-    let bad = |why: &str| BundleError::Signature(format!("the bundle's signature is none: {why}"));
+    let bad = |why: &str| BundleError::Signature(format!("the signature is none: {why}"));
     // The library takes the last line's length for granted.
     let last = text.lines().nth(3).unwrap_or_default().trim();
     if last.len() != GLOBAL_SIGNATURE_DIGITS || !last.ends_with("==") {

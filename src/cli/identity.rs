@@ -4,7 +4,9 @@ use gptoss_onnx::nano;
 
 use super::install::Provenance;
 use super::{CliError, ExitStatus};
-use crate::model::{Catalog, FileEntry, Manifest, Published, content_revision, sha256_bytes};
+use crate::model::{
+    Catalog, CatalogFile, FileEntry, Manifest, Published, content_revision, sha256_bytes,
+};
 
 /// Name of the embedded model.
 pub(super) const NANO: &str = "nano";
@@ -105,6 +107,10 @@ pub(super) fn identify(
             revision: p.revision.clone(),
             source: claim.source,
             catalog: Some(Catalog::BUILTIN.into()),
+            catalog_file: Some(CatalogFile {
+                sha256: catalog.sha256().to_owned(),
+                signature: None,
+            }),
             license: catalog.get(&p.name).and_then(|m| m.license.clone()),
             signature: None,
         },
@@ -116,6 +122,7 @@ pub(super) fn identify(
             },
             source: claim.source,
             catalog: in_program.then(|| Catalog::BUILTIN.into()),
+            catalog_file: None,
             license: claim.license,
             signature: None,
         },

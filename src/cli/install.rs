@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{
-    Dimensions, Export, FileEntry, Installed, Manifest, QuantizedExperts, SCHEMA, Signature,
-    Staging, Store, StoreError, Stores, Weights, now_rfc3339, require_space,
+    CatalogFile, Dimensions, Export, FileEntry, Installed, Manifest, QuantizedExperts, SCHEMA,
+    Signature, Staging, Store, StoreError, Stores, Weights, now_rfc3339, require_space,
 };
 
 /// Files up to this size are brought in first: they tell whether the rest is of use.
@@ -25,6 +25,7 @@ pub(super) struct Provenance {
     pub(super) revision: String,
     pub(super) source: String,
     pub(super) catalog: Option<String>,
+    pub(super) catalog_file: Option<CatalogFile>,
     pub(super) license: Option<String>,
     pub(super) signature: Option<Signature>,
 }
@@ -149,6 +150,7 @@ pub(super) fn install(
         revision: provenance.revision,
         source: provenance.source,
         catalog: provenance.catalog,
+        catalog_file: provenance.catalog_file,
         license: provenance.license,
         signature: provenance.signature,
         tool_version: env!("CARGO_PKG_VERSION").into(),

@@ -13,6 +13,7 @@ use super::eval::positive;
 use super::locate::{Located, locate};
 use super::progress::Ui;
 use super::pull::Choice;
+use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, install, pull, settings};
 use crate::model::{Dimensions, Store, available_space, human_size};
 use crate::runtime::{MemoryPlan, Options, memory};
@@ -160,12 +161,12 @@ fn subject(global: &Global, args: &Args) -> Result<Subject, CliError> {
         }),
         Err(error) if error.status != ExitStatus::NotFound => Err(error),
         Err(error) if args.model.contains(std::path::MAIN_SEPARATOR) => Err(error),
-        Err(_) => match pull::choose(&args.model, args.catalog.as_deref())? {
+        Err(_) => match pull::choose(&args.model, args.catalog.as_deref(), &Trust::load(global, &[])?)? {
             Choice::Embedded => Ok(embedded(&args.model)),
             Choice::Pinned { model, .. } => Ok(Subject {
                 label: format!("{}: {}@{}", args.model, model.repo, model.revision),
                 download: model.total_size(),
-                dimensions: model.dimensions,
+                dimensions: model.dimensions.clone(),
                 located: None,
             }),
         },

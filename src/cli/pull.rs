@@ -11,7 +11,7 @@ use tokio::runtime::Runtime;
 use super::identity::{NANO, embedded};
 use super::install::{self, Provenance, SMALL, discard_if_empty, open_stores};
 use super::progress::Ui;
-use super::trust::Trust;
+use super::trust::{Trust, VouchedCatalog};
 use super::{CliError, ExitStatus, Global, interrupt, plan};
 use crate::fetch::{self, Hub, Settings, Source};
 use crate::model::incoming::{Expected, Progress, Wanted, remaining};
@@ -96,12 +96,12 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
                 "--name goes with hf: only; a catalog's model keeps its name",
             ));
         }
-        None => match choose(&args.model, args.catalog.as_deref())? {
+        None => match choose(&args.model, args.catalog.as_deref(), &trust)? {
             Choice::Embedded => pull_nano(&store, &args, &ui)?,
-            Choice::Pinned { origin, model } => {
+            Choice::Pinned { by, model } => {
                 let name = args_name(&args);
-                refuse_shadow(&origin, name, &model)?;
-                let request = pinned_request(&args, name, &origin, &model)?;
+                refuse_shadow(by.catalog.origin(), name, &model)?;
+                let request = pinned_request(&args, name, &by, &model)?;
                 pull(&store, &args, request, &trust, &ui)?
             }
         },
@@ -138,7 +138,7 @@ pub(super) enum Choice {
     Embedded,
     /// A model of a catalog.
     Pinned {
-        origin: String,
+        by: Box<VouchedCatalog>,
         model: Box<CatalogModel>,
     },
 }
@@ -150,20 +150,24 @@ fn args_name(args: &Args) -> &str {
         .map_or(&args.model, |(name, _)| name)
 }
 
-/// Looks a name up: in the site's own catalog, then in the built-in one.
-pub(super) fn choose(reference: &str, catalog: Option<&Path>) -> Result<Choice, CliError> {
+/// Looks a name up: in the catalog that was named, then in the one in force.
+pub(super) fn choose(
+    reference: &str,
+    catalog: Option<&Path>,
+    trust: &Trust,
+) -> Result<Choice, CliError> {
     let (name, revision) = reference.split_once('@').unwrap_or((reference, ""));
     check_model_name(name)?;
-    let site = catalog.map(Catalog::from_file).transpose()?;
-    let catalogs: Vec<Catalog> = site.into_iter().chain([Catalog::builtin()]).collect();
+    let catalogs = trust.catalogs(catalog)?;
     let found = catalogs
         .iter()
-        .find_map(|c| Some((c.origin(), c.get(name)?)));
-    let Some((origin, model)) = found else {
+        .find_map(|by| Some((by, by.catalog.get(name)?)));
+    let Some((by, model)) = found else {
         if name == NANO && revision.is_empty() {
             return Ok(Choice::Embedded);
         }
-        let mut known: Vec<&str> = catalogs.iter().flat_map(Catalog::names).collect();
+        let names = catalogs.iter().flat_map(|by| by.catalog.names());
+        let mut known: Vec<&str> = names.collect();
         known.push(NANO);
         known.dedup();
         return Err(CliError::new(
@@ -179,13 +183,15 @@ pub(super) fn choose(reference: &str, catalog: Option<&Path>) -> Result<Choice, 
         return Err(CliError::new(
             ExitStatus::Usage,
             format!(
-                "the catalog ({origin}) pins {name} to revision {}; hf:{}@{revision} takes another",
-                model.revision, model.repo
+                "the catalog ({}) pins {name} to revision {}; hf:{}@{revision} takes another",
+                by.catalog.origin(),
+                model.revision,
+                model.repo
             ),
         ));
     }
     Ok(Choice::Pinned {
-        origin: origin.to_owned(),
+        by: Box::new(by.clone()),
         model: Box::new(model.clone()),
     })
 }
@@ -194,7 +200,7 @@ pub(super) fn choose(reference: &str, catalog: Option<&Path>) -> Result<Choice, 
 fn pinned_request(
     args: &Args,
     name: &str,
-    origin: &str,
+    by: &VouchedCatalog,
     model: &CatalogModel,
 ) -> Result<Request, CliError> {
     let endpoint = fetch::endpoint(args.endpoint.as_deref())?;
@@ -203,7 +209,8 @@ fn pinned_request(
             name: name.to_owned(),
             revision: model.revision.clone(),
             source: format!("{endpoint}/{}", model.repo),
-            catalog: Some(origin.to_owned()),
+            catalog: Some(by.catalog.origin().to_owned()),
+            catalog_file: Some(by.record()),
             license: model.license.clone(),
             signature: None,
         },
@@ -250,14 +257,14 @@ fn pull_reference(
     let builtin = Catalog::builtin();
     let pinned = revision.and_then(|r| builtin.pinned(repo, r));
     let request = match pinned {
-        Some((_, model)) => pinned_request(args, &name, Catalog::BUILTIN, model)?,
+        Some((_, model)) => pinned_request(args, &name, &trust.builtin()?, model)?,
         None if args.offline => {
             return Err(CliError::new(
                 ExitStatus::Failed,
                 format!("--offline: the hub must be asked what hf:{reference} is"),
             ));
         }
-        None => resolve(args, &name, repo, revision, &builtin)?,
+        None => resolve(args, &name, repo, revision, trust)?,
     };
     pull(store, args, request, trust, ui)
 }
@@ -280,13 +287,14 @@ fn resolve(
     name: &str,
     repo: &str,
     revision: Option<&str>,
-    builtin: &Catalog,
+    trust: &Trust,
 ) -> Result<Request, CliError> {
     let endpoint = fetch::endpoint(args.endpoint.as_deref())?;
     let hub = Hub::new(&endpoint, &settings(args))?;
     let resolved = runtime()?.block_on(hub.resolve(repo, revision))?;
+    let builtin = Catalog::builtin();
     if let Some((_, model)) = builtin.pinned(repo, &resolved.revision) {
-        return pinned_request(args, name, Catalog::BUILTIN, model);
+        return pinned_request(args, name, &trust.builtin()?, model);
     }
     Ok(Request {
         provenance: Provenance {
@@ -294,6 +302,7 @@ fn resolve(
             revision: resolved.revision,
             source: format!("{endpoint}/{repo}"),
             catalog: None,
+            catalog_file: None,
             license: resolved.license,
             signature: None,
         },
@@ -524,6 +533,7 @@ fn pull_nano(store: &Store, args: &Args, ui: &Ui) -> Result<(&'static str, Insta
         revision,
         source: "embedded in gptoss-ctl".into(),
         catalog: Some(Catalog::BUILTIN.into()),
+        catalog_file: None,
         license: Some(env!("CARGO_PKG_LICENSE").into()),
         signature: None,
     };

@@ -6,13 +6,48 @@ use super::install::Provenance;
 use super::{CliError, ExitStatus, Global, settings};
 use crate::bundle::TrustedKeys;
 use crate::config::TrustedModels;
-use crate::model::Catalog;
+use crate::model::{Catalog, CatalogFile, Signature, StoreError, sha256_bytes};
+
+/// File name of the signature over the built-in catalog.
+const BUILTIN_SIGNATURE: &str = "catalog.toml.minisig";
 
 /// The settings under `[trust]`, with the keys read.
 pub(super) struct Trust {
     demand: TrustedModels,
     folder: PathBuf,
+    site_catalog: PathBuf,
     pub(super) keys: TrustedKeys,
+}
+
+/// A catalog, and who vouches for its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct VouchedCatalog {
+    pub(super) catalog: Catalog,
+    /// That of a key which is trusted here.
+    pub(super) signature: Option<Signature>,
+}
+
+impl VouchedCatalog {
+    /// What a manifest remembers of it.
+    pub(super) fn record(&self) -> CatalogFile {
+        CatalogFile {
+            sha256: self.catalog.sha256().to_owned(),
+            signature: self.signature.clone(),
+        }
+    }
+
+    /// Which one it is and who vouches for it, in words.
+    pub(super) fn describe(&self) -> String {
+        let origin = self.catalog.origin();
+        match (&self.signature, origin == Catalog::BUILTIN) {
+            (Some(signature), _) => format!("{origin}, signed by key {}", signature.key_id),
+            (None, true) => format!(
+                "{origin}, part of gptoss {} and as authentic as that package",
+                env!("CARGO_PKG_VERSION")
+            ),
+            (None, false) => format!("{origin}, not signed by a trusted key"),
+        }
+    }
 }
 
 impl Trust {
@@ -26,6 +61,7 @@ impl Trust {
         Ok(Self {
             demand: settings.models,
             folder: settings.keys,
+            site_catalog: settings.catalog,
             keys,
         })
     }
@@ -34,13 +70,11 @@ impl Trust {
     pub(super) fn judge(&self, provenance: &Provenance) -> Result<(), CliError> {
         let signed = provenance.signature.is_some();
         let builtin = provenance.catalog.as_deref() == Some(Catalog::BUILTIN);
+        let catalog = provenance.catalog_file.as_ref();
+        let signed_catalog = catalog.is_some_and(|c| c.signature.is_some());
         let fits = match self.demand {
             TrustedModels::Any => true,
-            TrustedModels::Pinned if signed || builtin => true,
-            TrustedModels::Pinned => match &provenance.catalog {
-                Some(catalog) => self.signed_catalog(Path::new(catalog))?,
-                None => false,
-            },
+            TrustedModels::Pinned => signed || builtin || signed_catalog,
             TrustedModels::Signed => signed,
         };
         if fits {
@@ -64,13 +98,74 @@ impl Trust {
         ))
     }
 
-    /// Whether a catalog has a trusted signature beside it, `FILE.minisig`.
-    fn signed_catalog(&self, catalog: &Path) -> Result<bool, CliError> {
-        let mut signature = catalog.as_os_str().to_owned();
-        signature.push(".minisig");
-        Ok(self
-            .keys
-            .signed_file(catalog, Path::new(&signature))?
-            .is_some())
+    /// The catalogs that a name is looked up in, in order: one of the command line,
+    /// and the one in force.
+    pub(super) fn catalogs(&self, named: Option<&Path>) -> Result<Vec<VouchedCatalog>, CliError> {
+        let named = named.map(|path| self.read_catalog(path)).transpose()?;
+        let in_force = self.catalog()?;
+        Ok(named.into_iter().chain([in_force]).collect())
+    }
+
+    /// The catalog in force: the site's, where it has one, else the built-in. One that
+    /// lacks the signature which the site demands is an error and not passed over: it
+    /// is there because it should count.
+    pub(super) fn catalog(&self) -> Result<VouchedCatalog, CliError> {
+        let path = &self.site_catalog;
+        let there = path.try_exists();
+        if !there.map_err(StoreError::io("read the catalog", path))? {
+            return self.builtin();
+        }
+        let site = self.read_catalog(path)?;
+        if site.signature.is_some() || self.demand == TrustedModels::Any {
+            return Ok(site);
+        }
+        Err(CliError::new(
+            ExitStatus::Verification,
+            format!(
+                "this site takes only signed catalogs (trust.models), and {} is not signed by \
+                 a trusted key: sign it with `minisign -Sm {}` and put the public key into {}",
+                path.display(),
+                path.display(),
+                self.folder.display()
+            ),
+        ))
+    }
+
+    /// The catalog inside this program, and the signature that whoever packaged it may
+    /// have put beside: `share/gptoss/catalog.toml.minisig` of the same installation.
+    pub(super) fn builtin(&self) -> Result<VouchedCatalog, CliError> {
+        let program = std::env::current_exe().ok();
+        let prefix = program.as_deref().and_then(|p| p.parent()?.parent());
+        let signature = prefix.map(|p| p.join("share/gptoss").join(BUILTIN_SIGNATURE));
+        let text = Catalog::BUILTIN_TEXT;
+        let signature = match signature {
+            Some(path) => self.signature_in(&path, text)?,
+            None => None,
+        };
+        Ok(VouchedCatalog {
+            catalog: Catalog::builtin(),
+            signature,
+        })
+    }
+
+    /// A catalog's file with the signature beside it, `FILE.minisig`. What is parsed is
+    /// what was checked: the file is read once.
+    fn read_catalog(&self, path: &Path) -> Result<VouchedCatalog, CliError> {
+        let text = Catalog::read_text(path)?;
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".minisig");
+        Ok(VouchedCatalog {
+            signature: self.signature_in(Path::new(&beside), &text)?,
+            catalog: Catalog::parse(&text, &path.display().to_string())?,
+        })
+    }
+
+    fn signature_in(&self, path: &Path, text: &str) -> Result<Option<Signature>, CliError> {
+        let signed = self.keys.signed_in(path, text.as_bytes())?;
+        Ok(signed.map(|signed| Signature {
+            key_id: signed.key_id,
+            comment: signed.comment,
+            over: format!("sha256:{}", sha256_bytes(text.as_bytes())),
+        }))
     }
 }

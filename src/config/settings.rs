@@ -210,6 +210,8 @@ pub struct Trust {
     pub models: TrustedModels,
     /// Folder of the public keys (`*.pub`, minisign's format) whose signatures count.
     pub keys: PathBuf,
+    /// The site's catalog, which is used instead of the built-in one where it is there.
+    pub catalog: PathBuf,
 }
 
 impl Default for Trust {
@@ -217,6 +219,7 @@ impl Default for Trust {
         Self {
             models: TrustedModels::Any,
             keys: "/etc/gptoss/trusted-keys".into(),
+            catalog: "/etc/gptoss/catalog.toml".into(),
         }
     }
 }
@@ -271,9 +274,11 @@ impl Config {
         let seconds = self.memory.pressure_seconds;
         check(seconds > 0, "memory.pressure-seconds", seconds, least)?;
         self.metrics.validate()?;
-        let keys = &self.trust.keys;
+        let Trust { keys, catalog, .. } = &self.trust;
         let range = "an absolute path";
-        check(keys.is_absolute(), "trust.keys", format!("{keys:?}"), range)
+        check(keys.is_absolute(), "trust.keys", format!("{keys:?}"), range)?;
+        let value = format!("{catalog:?}");
+        check(catalog.is_absolute(), "trust.catalog", value, range)
     }
 }
 

@@ -69,6 +69,7 @@ fn wrong_kinds_and_ranges_are_errors() {
             "line 3: memory.pressure-seconds is 0",
         ),
         ("[metrics]\ninterval-seconds = 0", "at least 1"),
+        ("[trust]\ncatalog = \"a.toml\"", "trust.catalog"),
         ("[metrics]\ntextfile = \"a.prom\"", "an absolute path"),
         ("[metrics]\ntextfile = \"/a.txt\"", "ends in .prom"),
     ] {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Dimensions, FileEntry, Manifest, StoreError, check_file_name, check_model_name, check_revision,
+    sha256_bytes,
 };
 
 /// Largest catalog that is read: a bound against nonsense, not a real limit.
@@ -28,6 +29,7 @@ const CATALOG_MAX: u64 = 8 << 20;
 #[derive(Debug, Clone)]
 pub struct Catalog {
     origin: String,
+    sha256: String,
     models: BTreeMap<String, CatalogModel>,
 }
 
@@ -129,17 +131,19 @@ impl Catalog {
     /// Origin of the built-in catalog.
     pub const BUILTIN: &'static str = "built-in";
 
+    /// Text of the catalog compiled into the program.
+    pub const BUILTIN_TEXT: &'static str = include_str!("catalog.toml");
+
     /// The catalog compiled into the program.
     pub fn builtin() -> Self {
-        Self::parse(include_str!("catalog.toml"), Self::BUILTIN)
-            .expect("a test reads the built-in catalog")
+        Self::parse(Self::BUILTIN_TEXT, Self::BUILTIN).expect("a test reads the built-in catalog")
     }
 
-    /// A site's own catalog.
+    /// Text of a site's own catalog, of bounded size.
     ///
     /// # Errors
     /// [`StoreError::Io`] or [`StoreError::BadCatalog`].
-    pub fn from_file(path: &Path) -> Result<Self, StoreError> {
+    pub fn read_text(path: &Path) -> Result<String, StoreError> {
         let bad = |why: String| StoreError::BadCatalog {
             origin: path.display().to_string(),
             why,
@@ -154,12 +158,14 @@ impl Catalog {
         if metadata.len() > CATALOG_MAX {
             return Err(bad(format!("it is larger than {CATALOG_MAX} bytes")));
         }
-        let text =
-            std::fs::read_to_string(path).map_err(StoreError::io("read the catalog", path))?;
-        Self::parse(&text, &path.display().to_string())
+        std::fs::read_to_string(path).map_err(StoreError::io("read the catalog", path))
     }
 
-    fn parse(text: &str, origin: &str) -> Result<Self, StoreError> {
+    /// Parses a catalog's text; `origin` is what it is called.
+    ///
+    /// # Errors
+    /// [`StoreError::BadCatalog`].
+    pub fn parse(text: &str, origin: &str) -> Result<Self, StoreError> {
         #[derive(Deserialize)]
         struct File {
             models: BTreeMap<String, CatalogModel>,
@@ -178,6 +184,7 @@ impl Catalog {
         }
         Ok(Self {
             origin: origin.to_owned(),
+            sha256: sha256_bytes(text.as_bytes()),
             models: file.models,
         })
     }
@@ -185,6 +192,11 @@ impl Catalog {
     /// `built-in`, or the file's path.
     pub fn origin(&self) -> &str {
         &self.origin
+    }
+
+    /// SHA-256 of its text, 64 lower-case hexadecimal digits.
+    pub fn sha256(&self) -> &str {
+        &self.sha256
     }
 
     /// Names of all models.

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::durable::write_atomically;
-use super::{Export, Signature, StoreError, check_file_name, check_model_name, check_revision};
+use super::{
+    CatalogFile, Export, Signature, StoreError, check_file_name, check_model_name, check_revision,
+};
 
 /// Version of the manifest's schema this program writes. It reads that one and all
 /// before it, from the first on.
@@ -77,6 +79,9 @@ pub struct Manifest {
     /// The catalog that pinned the digests: `built-in`, a file's path, or none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub catalog: Option<String>,
+    /// That catalog's bytes, and who vouched for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catalog_file: Option<CatalogFile>,
     /// SPDX expression of the checkpoint's licence, where known.
     #[serde(default)]
     pub license: Option<String>,
@@ -247,6 +252,7 @@ mod tests {
             revision: "r1".into(),
             source: "test".into(),
             catalog: None,
+            catalog_file: None,
             license: None,
             signature: None,
             tool_version: "0.1.0".into(),
@@ -269,7 +275,7 @@ mod tests {
     #[test]
     fn older_and_newer_manifests_of_the_schema_are_read() {
         let mut text = serde_json::to_value(manifest()).unwrap();
-        for later in ["exports"] {
+        for later in ["catalog_file", "exports"] {
             assert!(text.get(later).is_none(), "nothing is written for nothing");
         }
         text["of_a_later_version"] = "x".into();

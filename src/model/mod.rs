@@ -43,7 +43,7 @@ pub use garbage::{Garbage, Reason};
 pub use manifest::{FileEntry, Manifest, SCHEMA};
 pub use name::{check_file_name, check_model_name, check_revision, sanitize_model_name};
 pub use plan::{CacheDimensions, Dimensions, available_space, human_size, require_space};
-pub use provenance::{Export, QuantizedExperts, Signature, Weights};
+pub use provenance::{CatalogFile, Export, QuantizedExperts, Signature, Weights};
 pub use staging::{InUse, Staging};
 pub use store::{Installed, Store};
 pub use stores::Stores;

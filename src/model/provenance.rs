@@ -15,6 +15,16 @@ pub struct Signature {
     pub over: String,
 }
 
+/// The catalog that pinned a model's digests, as it was then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatalogFile {
+    /// SHA-256 of its bytes, 64 lower-case hexadecimal digits.
+    pub sha256: String,
+    /// Who vouched for it, where somebody who is trusted did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
+}
+
 /// How a target was made of the checkpoint. The same files and version give the same
 /// bytes again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

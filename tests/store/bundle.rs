@@ -75,6 +75,15 @@ pub fn key_pair(world: &World, name: &str) -> (PathBuf, PathBuf) {
     (secret, public)
 }
 
+/// Puts a key's signature over some bytes into a file.
+pub fn sign(secret: &Path, bytes: &[u8], file: &Path) {
+    let key = fs::read_to_string(secret).unwrap();
+    let key = minisign::SecretKeyBox::from_string(&key).unwrap();
+    let key = key.into_unencrypted_secret_key().unwrap();
+    let signature = minisign::sign(None, &key, bytes, Some("by a test"), None).unwrap();
+    fs::write(file, signature.into_string()).unwrap();
+}
+
 /// Settings that demand something of a model; the keys are in the folder `keys`.
 fn policy(world: &World, demand: &str) -> String {
     let path = world.path(&format!("{demand}.toml"));
@@ -479,13 +488,8 @@ fn a_signed_catalog_pins() {
         .pull(&["--config", &settings])
         .fails(VERIFICATION, &["this site"]);
     let catalog = world.path("catalog.toml");
-    let key = fs::read_to_string(&secret).unwrap();
-    let key = minisign::SecretKeyBox::from_string(&key).unwrap();
-    let key = key.into_unencrypted_secret_key().unwrap();
     let bytes = fs::read(&catalog).unwrap();
-    let signature = minisign::sign(None, &key, &bytes[..], None, None).unwrap();
-    let beside = world.path("catalog.toml.minisig");
-    fs::write(&beside, signature.into_string()).unwrap();
+    sign(&secret, &bytes, &world.path("catalog.toml.minisig"));
     fs::write(&catalog, [&bytes[..], b"\n"].concat()).unwrap();
     world
         .pull(&["--config", &settings])

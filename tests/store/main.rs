@@ -24,6 +24,7 @@ mod repair;
 mod runtime;
 mod space;
 mod stores;
+mod trust;
 
 #[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]
 #[path = "../../onnx/tests/graph/transformers.rs"]

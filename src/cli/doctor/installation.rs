@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::Finding;
 use crate::cli::daemon::BusName;
 use crate::cli::install::open_stores;
+use crate::cli::trust::Trust;
 use crate::cli::{Global, in_process};
 use crate::config::{self, Config, Scope};
 use crate::model::{
@@ -37,6 +38,7 @@ pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
     let mut findings = stores(global, bus);
     findings.extend(runtime(global));
     findings.push(settings(bus));
+    findings.push(catalog(global));
     if matches!(bus, BusName::System) {
         findings.push(files());
     }
@@ -182,6 +184,22 @@ fn settings(bus: BusName) -> Finding {
             "settings",
             error.to_string(),
             "`gptossd --check-config` checks them again",
+        ),
+    }
+}
+
+/// Which catalog says what a name stands for, and who vouches for it.
+fn catalog(global: &Global) -> Finding {
+    match Trust::load(global, &[]).and_then(|trust| trust.catalog()) {
+        Ok(vouched) => {
+            let names: Vec<_> = vouched.catalog.names().collect();
+            let found = format!("{}: {}", vouched.describe(), names.join(", "));
+            Finding::good("catalog", found)
+        }
+        Err(error) => Finding::wrong(
+            "catalog",
+            error.to_string(),
+            "correct the catalog, its signature or the settings under [trust]",
         ),
     }
 }

@@ -39,6 +39,7 @@ fn manifest(name: &str, revision: &str, files: Vec<FileEntry>) -> Manifest {
         revision: revision.into(),
         source: "test".into(),
         catalog: None,
+        catalog_file: None,
         license: None,
         signature: None,
         tool_version: "0".into(),
