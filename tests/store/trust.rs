@@ -1,4 +1,4 @@
-//! Catalogs, and who vouches for them.
+//! Catalogs, who vouches for them, and what is told of where bytes came from.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +35,7 @@ fn beside(catalog: &Path) -> PathBuf {
 
 fn provenance(world: &World) -> Value {
     world
-        .ctl(&["show", TINY, "--json"])
+        .ctl(&["show", TINY, "--provenance", "--json"])
         .ok()
         .json()
 }
@@ -52,12 +52,15 @@ fn a_sites_catalog_is_used_instead_of_the_builtin_one() {
 
     let told = provenance(&world);
     let text = fs::read(&catalog).unwrap();
-    assert_eq!(told["catalog"], catalog.to_str().unwrap());
+    assert_eq!(told["catalog"]["origin"], catalog.to_str().unwrap());
     assert_eq!(
-        told["catalog_file"]["sha256"],
+        told["catalog"]["sha256"],
         gptoss::model::sha256_bytes(&text)
     );
-    assert!(told["catalog_file"].get("signature").is_none());
+    assert_eq!(told["catalog"]["in_this_program"], false);
+    assert!(told["catalog"].get("signature").is_none());
+    let pinned = told["files"][0]["pinned_by"].as_str().unwrap();
+    assert!(pinned.contains(catalog.to_str().unwrap()), "{pinned}");
 }
 
 #[test]
@@ -81,10 +84,13 @@ fn a_site_that_demands_signatures_demands_them_of_its_catalog() {
     pull(&world, TINY, &settings).ok();
     world.assert_installed();
     let told = provenance(&world);
-    let signature = &told["catalog_file"]["signature"];
+    let signature = &told["catalog"]["signature"];
     assert_eq!(signature["comment"], "by a test");
-    let digest = told["catalog_file"]["sha256"].as_str().unwrap();
+    let digest = told["catalog"]["sha256"].as_str().unwrap();
     assert_eq!(signature["over"], format!("sha256:{digest}"));
+    let people = world.ctl(&["show", TINY, "--provenance"]).ok().stdout;
+    let key = signature["key_id"].as_str().unwrap();
+    assert!(people.contains(&format!("signed by key {key}")), "{people}");
 }
 
 #[test]
@@ -113,6 +119,68 @@ fn a_published_name_stays_with_its_bytes() {
     sign(&secret, &fs::read(&site).unwrap(), &beside(&site));
     pull(&world, "20b", &settings).fails(USAGE, &["20b", "other bytes", "another name"]);
     world.assert_nothing_installed();
+}
+
+#[test]
+fn where_each_byte_came_from() {
+    let world = World::new();
+    world.pull(&["--target", "cpu,portable"]).ok();
+    let told = provenance(&world);
+    assert_eq!(told["revision"], COMMIT);
+    assert_eq!(told["signature"], Value::Null);
+    let installed = world.ctl(&["show", TINY, "--json"]).ok().json();
+    for target in ["cpu", "portable"] {
+        let made = &told["targets"][target];
+        assert_eq!(made["files"], installed["targets"][target]);
+        let export = &made["export"];
+        assert_eq!(export["tool_version"], env!("CARGO_PKG_VERSION"));
+        let inputs = export["inputs"].as_array().unwrap();
+        for input in SHARDS.iter().chain(&["config.json"]) {
+            assert!(inputs.iter().any(|i| i == input), "{input}: {inputs:?}");
+        }
+        let forms: Vec<_> = export["weights"].as_array().unwrap().iter().collect();
+        let has = |word: &str| {
+            let form = |w: &&Value| w["form"].as_str().unwrap().contains(word);
+            forms.iter().any(form)
+        };
+        assert!(has("int8 of bfloat16"), "{forms:?}");
+        assert_eq!(has("in place"), target == "cpu", "{forms:?}");
+        assert_eq!(has("int4 of MXFP4"), target == "portable", "{forms:?}");
+    }
+    // What it says makes the same bytes again does.
+    let before = world.installed();
+    let again = told["targets"]["cpu"]["again"].as_str().unwrap();
+    let args: Vec<_> = again.split(' ').skip(1).collect();
+    world.ctl(&args).ok();
+    assert_eq!(
+        provenance(&world)["targets"]["cpu"]["files"],
+        told["targets"]["cpu"]["files"]
+    );
+    let kept = |files: &BTreeMap<PathBuf, Vec<u8>>| {
+        let mut files = files.clone();
+        files.retain(|path, _| !path.ends_with("manifest.json"));
+        files
+    };
+    assert!(kept(&before) == kept(&world.installed()));
+}
+
+/// A manifest that an older version wrote.
+#[test]
+fn a_manifest_without_the_later_fields() {
+    let world = World::new();
+    world.pull(&[]).ok();
+    let path = world.model_dir().join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for later in ["exports", "catalog_file"] {
+        manifest.as_object_mut().unwrap().remove(later).unwrap();
+    }
+    fs::write(&path, manifest.to_string()).unwrap();
+    let told = provenance(&world);
+    assert_eq!(told["targets"]["cpu"]["export"], Value::Null);
+    assert!(told["catalog"].get("sha256").is_none());
+    let people = world.ctl(&["show", TINY, "--provenance"]).ok().stdout;
+    assert!(people.contains("did not record how"), "{people}");
+    world.ctl(&["verify", TINY]).ok();
 }
 
 /// The packager's signature over the built-in catalog lies in the installation that

@@ -1,5 +1,7 @@
 //! `gptoss-ctl show`.
 
+mod provenance;
+
 use std::path::Path;
 
 use serde::Serialize;
@@ -15,6 +17,9 @@ use crate::model::{Catalog, Installed, Manifest, human_size};
 pub struct Args {
     /// An installed model: NAME or NAME@REVISION.
     model: String,
+    /// Where each byte came from, who vouched for it, and what was made of it how.
+    #[arg(long)]
+    provenance: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -33,6 +38,9 @@ struct Shown<'a> {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let stores = open_stores(global)?;
     let model = stores.find(&args.model)?;
+    if args.provenance {
+        return provenance::run(global, &model);
+    }
     let published = Catalog::builtin().recognise(&model.manifest.files);
     let shown = Shown {
         dir: model.dir.display().to_string(),

@@ -1,0 +1,325 @@
+//! `gptoss-ctl show --provenance`: the way of a model's bytes from where they were
+//! published into the store, and from the checkpoint into each target.
+//!
+//! It tells what the manifest recorded and what this program knows by itself;
+//! `gptoss-ctl verify` proves that the bytes on disk are these.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::cli::identity::{NANO, describe_installed, embedded};
+use crate::cli::progress::Ui;
+use crate::cli::trust::{Trust, VouchedCatalog};
+use crate::cli::{CliError, Global};
+use crate::model::{
+    Catalog, CatalogFile, Export, FileEntry, Installed, Manifest, Published, Signature,
+    content_revision, human_size,
+};
+
+#[derive(Debug, Serialize)]
+struct Provenance<'a> {
+    name: &'a str,
+    revision: &'a str,
+    dir: &'a Path,
+    /// Where the bytes came from.
+    source: &'a str,
+    license: Option<&'a str>,
+    /// What this program knows the bytes to be.
+    identity: String,
+    /// The catalog that pinned the digests.
+    catalog: Option<PinningCatalog<'a>>,
+    /// The signature over the bundle that the model came in.
+    signature: Option<&'a Signature>,
+    installed_at: &'a str,
+    verified_at: &'a str,
+    files: Vec<File<'a>>,
+    targets: BTreeMap<&'a str, Target<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct PinningCatalog<'a> {
+    origin: &'a str,
+    /// SHA-256 of the catalog, and who had signed it, when the model was installed.
+    #[serde(flatten)]
+    then: Option<&'a CatalogFile>,
+    /// Whether it is, byte for byte, the one inside this program.
+    in_this_program: bool,
+    /// Who has signed the one inside this program.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_now: Option<Signature>,
+}
+
+#[derive(Debug, Serialize)]
+struct File<'a> {
+    #[serde(flatten)]
+    entry: &'a FileEntry,
+    /// Who said, before the file was there, what its digest must be.
+    pinned_by: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Target<'a> {
+    /// How it was made; none where an older version made it.
+    export: Option<&'a Export>,
+    /// What makes the same bytes again.
+    again: String,
+    files: &'a [FileEntry],
+}
+
+/// Shows the model's provenance.
+pub(super) fn run(global: &Global, model: &Installed) -> Result<(), CliError> {
+    let builtin = Trust::load(global, &[])?.builtin()?;
+    let published = builtin.catalog.recognise(&model.manifest.files);
+    let shown = collect(model, &builtin, published.as_ref());
+    Ui::new(global.json).result(&text(&shown), &shown);
+    Ok(())
+}
+
+fn collect<'a>(
+    model: &'a Installed,
+    builtin: &VouchedCatalog,
+    published: Option<&Published>,
+) -> Provenance<'a> {
+    let manifest = &model.manifest;
+    let files = manifest.files.iter().map(|entry| File {
+        entry,
+        pinned_by: pinned_by(manifest, published, entry),
+    });
+    let targets = manifest.targets.iter().map(|(name, files)| {
+        let target = Target {
+            export: manifest.exports.get(name),
+            again: format!(
+                "gptoss-ctl export {} --target {name} --force",
+                manifest.label()
+            ),
+            files,
+        };
+        (name.as_str(), target)
+    });
+    Provenance {
+        name: &manifest.name,
+        revision: &manifest.revision,
+        dir: &model.dir,
+        source: &manifest.source,
+        license: manifest.license.as_deref(),
+        identity: describe_installed(manifest, published),
+        catalog: catalog(manifest, builtin),
+        signature: manifest.signature.as_ref(),
+        installed_at: &manifest.installed_at,
+        verified_at: &manifest.verified_at,
+        files: files.collect(),
+        targets: targets.collect(),
+    }
+}
+
+/// The embedded model is in no catalog: its bytes are the program's.
+fn is_embedded(manifest: &Manifest) -> bool {
+    manifest.name == NANO && content_revision(&manifest.files) == embedded().0
+}
+
+fn catalog<'a>(manifest: &'a Manifest, builtin: &VouchedCatalog) -> Option<PinningCatalog<'a>> {
+    let origin = manifest.catalog.as_deref()?;
+    if is_embedded(manifest) {
+        return None;
+    }
+    let then = manifest.catalog_file.as_ref();
+    let in_this_program = then.is_some_and(|file| file.sha256 == builtin.catalog.sha256());
+    Some(PinningCatalog {
+        origin,
+        then,
+        in_this_program,
+        signed_now: builtin.signature.clone().filter(|_| in_this_program),
+    })
+}
+
+/// Who said what a file's digest must be. What this program knows of itself comes
+/// first, then what was recorded.
+fn pinned_by(manifest: &Manifest, published: Option<&Published>, entry: &FileEntry) -> String {
+    if is_embedded(manifest) {
+        return "this program, which holds the file".into();
+    }
+    if published.is_some_and(|p| p.matching.contains(&entry.path)) {
+        return "the built-in catalog".into();
+    }
+    match (&manifest.catalog, &manifest.signature) {
+        // It is in the catalog of another version.
+        (Some(origin), _) if origin == Catalog::BUILTIN => {
+            "the built-in catalog of the version that installed it".into()
+        }
+        (Some(origin), _) => format!("the catalog {origin}"),
+        (None, Some(signature)) => format!("a bundle signed by key {}", signature.key_id),
+        (None, None) if manifest.source.starts_with("http") => {
+            "the server it was fetched from".into()
+        }
+        (None, None) => "nobody: measured when it was installed".into(),
+    }
+}
+
+fn text(shown: &Provenance<'_>) -> String {
+    let mut lines = vec![
+        format!("{}@{}", shown.name, shown.revision),
+        format!("  bytes      {}", shown.identity),
+        format!("  source     {}", shown.source),
+        format!("  catalog    {}", catalog_text(shown.catalog.as_ref())),
+        format!("  signature  {}", signature_text(shown.signature)),
+        format!("  licence    {}", shown.license.unwrap_or("unknown")),
+        format!("  installed  {}", shown.installed_at),
+        format!("  verified   {}", shown.verified_at),
+        format!("  folder     {}", shown.dir.display()),
+    ];
+    // Most models have one answer for all files.
+    let mut pins: Vec<&str> = shown.files.iter().map(|f| f.pinned_by.as_str()).collect();
+    pins.sort_unstable();
+    pins.dedup();
+    for pin in pins {
+        lines.push(format!("\nthe checkpoint's files, pinned by {pin}:"));
+        let pinned = shown.files.iter().filter(|f| f.pinned_by == pin);
+        lines.extend(pinned.map(|f| file_text(f.entry)));
+    }
+    for (name, target) in &shown.targets {
+        lines.push(format!("\ntarget {name}, {}:", export_text(target.export)));
+        for weights in target.export.iter().flat_map(|e| &e.weights) {
+            let size = human_size(weights.bytes);
+            let tensors = weights.tensors;
+            lines.push(format!(
+                "  {size:>9}  {tensors:>4} tensors: {}",
+                weights.form
+            ));
+        }
+        lines.extend(target.files.iter().map(file_text));
+        lines.push(format!("  these bytes again: {}", target.again));
+    }
+    lines.join("\n")
+}
+
+fn file_text(entry: &FileEntry) -> String {
+    let size = human_size(entry.size);
+    format!("  {}  {size:>9}  {}", entry.sha256, entry.path)
+}
+
+fn export_text(export: Option<&Export>) -> String {
+    match export {
+        None => "made by a version of gptoss that did not record how".into(),
+        Some(export) => format!(
+            "made {} by gptoss {} (format {}) of {}",
+            export.exported_at,
+            export.tool_version,
+            export.format,
+            export.inputs.join(", ")
+        ),
+    }
+}
+
+fn catalog_text(catalog: Option<&PinningCatalog<'_>>) -> String {
+    let Some(catalog) = catalog else {
+        return "none".into();
+    };
+    let mut text = catalog.origin.to_owned();
+    if let Some(then) = catalog.then {
+        text += &format!(", sha256:{}", then.sha256);
+    }
+    if catalog.in_this_program {
+        text += ", the same as in this program";
+    }
+    let then = catalog.then.and_then(|file| file.signature.as_ref());
+    text + &match then.or(catalog.signed_now.as_ref()) {
+        Some(signature) => format!(", signed {}", by(signature)),
+        None if catalog.origin == Catalog::BUILTIN => {
+            ", not signed by itself: as authentic as the package gptoss".into()
+        }
+        None => ", not signed".into(),
+    }
+}
+
+fn signature_text(signature: Option<&Signature>) -> String {
+    match signature {
+        Some(signature) => format!("of the bundle it came in, {}", by(signature)),
+        None => "none".into(),
+    }
+}
+
+fn by(signature: &Signature) -> String {
+    format!("by key {} ({})", signature.key_id, signature.comment)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::SCHEMA;
+
+    fn manifest(catalog: Option<&str>, source: &str) -> Manifest {
+        let files = Catalog::builtin().get("20b").unwrap().files.clone();
+        Manifest {
+            schema: SCHEMA,
+            name: "m".into(),
+            revision: "r".into(),
+            source: source.into(),
+            catalog: catalog.map(str::to_owned),
+            catalog_file: None,
+            license: None,
+            signature: None,
+            tool_version: "0".into(),
+            installed_at: String::new(),
+            verified_at: String::new(),
+            files,
+            targets: BTreeMap::new(),
+            exports: BTreeMap::new(),
+        }
+    }
+
+    fn pin(manifest: &Manifest) -> String {
+        let mut other = manifest.files[0].clone();
+        other.path = "of-our-own.bin".into();
+        pinned_by(manifest, None, &other)
+    }
+
+    #[test]
+    fn every_file_has_somebody_who_pinned_it_or_nobody() {
+        let published = Catalog::builtin();
+        let mut model = manifest(Some("/etc/gptoss/catalog.toml"), "https://hub/a/b");
+        let recognised = published.recognise(&model.files);
+        let file = model.files[0].clone();
+        assert_eq!(
+            pinned_by(&model, recognised.as_ref(), &file),
+            "the built-in catalog",
+            "whatever the manifest says, the program knows this file"
+        );
+        assert!(pin(&model).contains("/etc/gptoss/catalog.toml"));
+        model.catalog = None;
+        assert!(pin(&model).contains("server"));
+        model.signature = Some(Signature {
+            key_id: "ABCD".into(),
+            comment: "c".into(),
+            over: "sha256:0".into(),
+        });
+        assert!(pin(&model).contains("signed by key ABCD"));
+        assert!(pin(&manifest(None, "/srv/tune")).contains("nobody"));
+    }
+
+    #[test]
+    fn a_signature_is_of_the_catalog_that_pinned() {
+        let signature = Signature {
+            key_id: "DISTRIBUTOR".into(),
+            comment: "c".into(),
+            over: "sha256:0".into(),
+        };
+        let builtin = VouchedCatalog {
+            catalog: Catalog::builtin(),
+            signature: Some(signature),
+        };
+        let mut model = manifest(Some(Catalog::BUILTIN), "https://hub/a/b");
+        let said = |model: &Manifest| catalog_text(catalog(model, &builtin).as_ref());
+        assert!(
+            !said(&model).contains("DISTRIBUTOR"),
+            "it is not known to be the same catalog: {}",
+            said(&model)
+        );
+        model.catalog_file = Some(CatalogFile {
+            sha256: builtin.catalog.sha256().to_owned(),
+            signature: None,
+        });
+        assert!(said(&model).contains("signed by key DISTRIBUTOR"));
+    }
+}
