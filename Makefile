@@ -11,7 +11,7 @@ FULL := $(BUILD)/fullsize
 COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help build runtime notices demo test test-rust test-python test-isolation lint install package deb rpm \
+.PHONY: help build runtime notices sbom demo test test-rust test-python test-sbom test-isolation lint install package deb rpm \
 	runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda \
 	clean test-fullsize test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes perf compare
 
@@ -28,7 +28,7 @@ runtime: ## fetch the pinned ONNX Runtime into build/runtime
 demo: build runtime ## ask the embedded model nano a question through a private daemon
 	packaging/demo
 
-test: lint runtime test-rust test-python test-isolation ## every test but the heavy targets
+test: lint runtime test-rust test-python test-sbom test-isolation ## every test but the heavy targets
 
 lint:
 	$(CARGO) fmt --all -- --check
@@ -45,6 +45,10 @@ $(VENV)/.done: tests/requirements.txt
 test-python: runtime $(VENV)/.done ## the portable graph in Python's onnxruntime
 	$(CARGO) build --locked --bin gptoss-ctl
 	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/portable_in_python.py
+
+test-sbom: runtime $(VENV)/.done ## the bill of materials by CycloneDX's schema, and against cargo
+	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd
+	ORT_DYLIB_PATH=$(LIBRARY) GPTOSSD=$${CARGO_TARGET_DIR:-target}/debug/gptossd $(VENV)/bin/python tests/package/sbom.py
 
 test-isolation: ## prove that gptossd holds no HTTP or TLS client
 	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd
@@ -93,13 +97,17 @@ notices: ## the licences of what the two programs are built from
 	mkdir -p $(BUILD)
 	packaging/notices $(BUILD)/third-party-notices.txt
 
-install: build runtime notices ## install under $(DESTDIR)$(PREFIX)
+sbom: ## what the two programs are made of, as CycloneDX
+	mkdir -p $(BUILD)
+	packaging/sbom $(BUILD)/gptoss.cdx.json
+
+install: build runtime notices sbom ## install under $(DESTDIR)$(PREFIX)
 	DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" packaging/install
 
 # The same source makes the same bytes.
 package deb rpm package-cuda deb-cuda rpm-cuda: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
 
-package: build runtime notices
+package: build runtime notices sbom
 	rm -rf $(BUILD)/package
 	DESTDIR=$(BUILD)/package PREFIX=/usr packaging/install
 
