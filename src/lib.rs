@@ -18,6 +18,12 @@ pub mod dbus;
 #[cfg(feature = "daemon")]
 pub mod session;
 
+/// Of the daemon, its command line alone: `gptoss-ctl man` writes its page.
+#[cfg(all(feature = "ctl", not(feature = "daemon")))]
+pub mod daemon {
+    pub mod arguments;
+}
+
 #[cfg(feature = "ctl")]
 pub mod bundle;
 #[cfg(feature = "ctl")]

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::{Parser, ValueEnum};
 
 use crate::config::Scope;
-use crate::dbus::Bus;
 
 /// The inference daemon for OpenAI's gpt-oss models.
 ///
@@ -38,15 +37,6 @@ pub enum BusName {
     System,
     /// One of the user's own.
     Session,
-}
-
-impl From<BusName> for Bus {
-    fn from(name: BusName) -> Bus {
-        match name {
-            BusName::System => Bus::System,
-            BusName::Session => Bus::Session,
-        }
-    }
 }
 
 impl Arguments {

@@ -1,6 +1,6 @@
 //! Lifecycle of `gptossd`: wiring, readiness, watchdog, signals.
 
-mod arguments;
+pub mod arguments;
 mod installed;
 mod logging;
 mod logind;
@@ -19,7 +19,7 @@ use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use self::arguments::Arguments;
+use self::arguments::{Arguments, BusName};
 use self::installed::StoreLoader;
 use self::logging::Logging;
 use self::metrics::TextFile;
@@ -46,6 +46,15 @@ pub fn main() -> ExitCode {
         Err(error) => {
             tracing::error!("{error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+impl From<BusName> for Bus {
+    fn from(name: BusName) -> Bus {
+        match name {
+            BusName::System => Bus::System,
+            BusName::Session => Bus::Session,
         }
     }
 }
