@@ -161,7 +161,11 @@ fn subject(global: &Global, args: &Args) -> Result<Subject, CliError> {
         }),
         Err(error) if error.status != ExitStatus::NotFound => Err(error),
         Err(error) if args.model.contains(std::path::MAIN_SEPARATOR) => Err(error),
-        Err(_) => match pull::choose(&args.model, args.catalog.as_deref(), &Trust::load(global, &[])?)? {
+        Err(_) => match pull::choose(
+            &args.model,
+            args.catalog.as_deref(),
+            &Trust::load(global, &[])?,
+        )? {
             Choice::Embedded => Ok(embedded(&args.model)),
             Choice::Pinned { model, .. } => Ok(Subject {
                 label: format!("{}: {}@{}", args.model, model.repo, model.revision),

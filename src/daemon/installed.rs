@@ -178,7 +178,7 @@ impl Loader for StoreLoader {
 
     fn probe(&self, model: &str) -> Result<(), Unavailable> {
         target(&self.find(model)?)?;
-        let library = runtime::find(self.library.as_deref(), self.store.root());
+        let library = runtime::find(self.library.as_deref(), self.stores.own().root());
         library.map(drop).map_err(unavailable)
     }
 
@@ -230,7 +230,7 @@ impl StoreLoader {
     ) -> Result<LoadedModel, Unavailable> {
         let installed = self.find(model)?;
         let target = target(&installed)?;
-        let library = runtime::find(self.library.as_deref(), self.store.root());
+        let library = runtime::find(self.library.as_deref(), self.stores.own().root());
         let library = library.map_err(unavailable)?;
         runtime::initialise(&library).map_err(unavailable)?;
         progress(0.05);

@@ -161,6 +161,14 @@ impl Catalog {
         std::fs::read_to_string(path).map_err(StoreError::io("read the catalog", path))
     }
 
+    /// A site's own catalog.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::BadCatalog`].
+    pub fn from_file(path: &Path) -> Result<Self, StoreError> {
+        Self::parse(&Self::read_text(path)?, &path.display().to_string())
+    }
+
     /// Parses a catalog's text; `origin` is what it is called.
     ///
     /// # Errors

@@ -22,9 +22,9 @@ mod manifest;
 mod mounts;
 mod name;
 mod plan;
+mod provenance;
 #[cfg(feature = "ctl")]
 mod repair;
-mod provenance;
 mod staging;
 mod store;
 mod stores;
