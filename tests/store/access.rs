@@ -109,14 +109,17 @@ fn script(store: &str, args: &[String]) -> String {
 #[test]
 fn a_disk_that_is_not_mounted_is_named() {
     let world = World::new();
-    let fstab = world.path("fstab");
-    fs::write(&fstab, "UUID=cafe /mnt ext4 noauto 0 0\n").unwrap();
+    let (fstab, disk) = (world.path("fstab"), world.path("disk"));
+    fs::create_dir(&disk).unwrap();
+    let place = disk.to_str().unwrap();
+    fs::write(&fstab, format!("UUID=cafe {place} ext4 noauto 0 0\n")).unwrap();
+    let store = format!("{place}/gptoss");
     let commands = [vec!["list".to_owned()], world.pull_args(&[])];
     for args in commands {
-        let command = script("/mnt/gptoss", &args);
+        let command = script(&store, &args);
         let unmounted = format!("mount --bind '{}' /etc/fstab; {command}", fstab.display());
         let mounted = format!(
-            "mount --bind '{}' /etc/fstab; mount -t tmpfs none /mnt; {command}",
+            "mount --bind '{}' /etc/fstab; mount -t tmpfs none '{place}'; {command}",
             fstab.display()
         );
         let Some(outcome) = in_namespace(&unmounted) else {
@@ -129,11 +132,19 @@ fn a_disk_that_is_not_mounted_is_named() {
         }
         outcome.fails(
             NOT_FOUND,
-            &["UUID=cafe at /mnt", "not mounted", "mount /mnt"],
+            &["UUID=cafe at", "not mounted", &format!("`mount {place}`")],
         );
         in_namespace(&mounted).unwrap().ok();
     }
-    assert!(!Path::new("/mnt/gptoss").exists());
+    assert!(!Path::new(&store).exists());
+    // A folder that is used as it is.
+    fs::write(disk.join("something"), "").unwrap();
+    let used = format!(
+        "mount --bind '{}' /etc/fstab; {}",
+        fstab.display(),
+        script(&store, &["list".to_owned()])
+    );
+    in_namespace(&used).unwrap().ok();
     // A link to a disk that is gone.
     std::os::unix::fs::symlink("/nowhere/gptoss", world.store()).unwrap();
     for args in [&["list"][..], &["pull", "nano"]] {
