@@ -11,7 +11,7 @@ use super::oci::{
 use super::signature::signer_of;
 use super::{BundleError, SignedBy, TrustedKeys};
 use crate::model::incoming::{
-    Begun, Checksum, CopyError, Partial, Progress, Wanted, begin, copy_hashed, left_there,
+    BringError, Checksum, CopyError, Original, Progress, Wanted, bring, copy_hashed,
 };
 use crate::model::{FileEntry, StoreError, check_file_name, check_model_name, check_revision};
 
@@ -180,58 +180,17 @@ impl Bundle {
         dir: &Path,
         progress: &dyn Progress,
     ) -> Result<(), BundleError> {
-        let wanted = Wanted::from(file);
-        let there = left_there(dir, &wanted);
-        if there > 0 {
-            progress.checking(&file.path, there);
-        }
-        let mut part = match begin(dir, &wanted)? {
-            Begun::Proven(_) => {
-                progress.position(&file.path, file.size);
-                return Ok(());
-            }
-            Begun::Part(part) => part,
-        };
-        if part.length() > 0 {
-            progress.resumed(&file.path, part.length());
-            match self.fill(&mut part, file, progress) {
-                // What was there before may have suffered since.
-                Err(BundleError::WrongBytes { why, .. }) => {
-                    progress.retrying(&file.path, &format!("{why}; copying it again"));
-                    part.restart()?;
-                }
-                result => return result,
-            }
-        }
-        let result = self.fill(&mut part, file, progress);
-        if let Err(BundleError::WrongBytes { .. }) = &result {
-            part.delete()?;
-        }
-        result
-    }
-
-    fn fill(
-        &self,
-        part: &mut Partial,
-        file: &FileEntry,
-        progress: &dyn Progress,
-    ) -> Result<(), BundleError> {
-        let wrong = |why: String| BundleError::WrongBytes {
-            what: file.path.clone(),
-            why,
-        };
-        let source = self.blob(file)?.read_from(part.length())?;
-        let filled = part.fill(source, &mut |len| progress.position(&file.path, len));
-        match filled {
-            Ok(()) if part.missing() > 0 => {
-                return Err(wrong(format!("{} bytes are missing", part.missing())));
-            }
-            Ok(()) => {}
-            Err(CopyError::Read(e)) => return Err(self.unread(e)),
-            Err(CopyError::Write(e)) => return Err(e.into()),
-        }
-        part.check().map_err(wrong)?;
-        Ok(part.complete()?)
+        let open = |from| Ok(Original::Bytes(self.blob(file)?.read_from(from)?));
+        let brought = bring(dir, &Wanted::from(file), &open, progress);
+        brought.map(|_| ()).map_err(|error| match error {
+            BringError::Open(e) => e,
+            BringError::Read(e) => self.unread(e),
+            BringError::Wrong(why) => BundleError::WrongBytes {
+                what: file.path.clone(),
+                why,
+            },
+            BringError::Store(e) => e.into(),
+        })
     }
 
     fn unread(&self, error: std::io::Error) -> BundleError {

@@ -1,14 +1,16 @@
 //! A file on its way into a staging folder, whatever brings it: the hub, a
-//! registry, a bundle. Command line only.
+//! registry, a bundle, a folder. Command line only.
 //!
 //! It is written as `NAME.part` while its digest is computed, and gets its own
 //! name only when size and digest are right: whatever is there under its own name
 //! was proven once, and what is there as a part can be gone on with.
 
+mod bring;
 mod checksum;
 mod copy;
 mod partial;
 
+pub use bring::{BringError, Original, bring};
 pub use checksum::{Checksum, prove};
 pub use copy::{CopyError, copy_hashed};
 pub use partial::{Begun, Partial, begin, left_there, part_name, remaining};

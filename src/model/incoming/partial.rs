@@ -7,6 +7,9 @@ use std::path::{Path, PathBuf};
 use super::{Checksum, CopyError, Wanted, copy_hashed, prove};
 use crate::model::{FileEntry, StoreError, create_file};
 
+/// Bytes of shared blocks that are read between two words about progress.
+const SHARED_BLOCK: u64 = 64 << 20;
+
 /// Name of a file's part.
 pub fn part_name(path: &str) -> String {
     format!("{path}.part")
@@ -170,6 +173,42 @@ impl Partial {
             .sync_all()
             .and_then(|()| fs::rename(&self.path, &self.complete))
             .map_err(StoreError::io("write", &self.complete))
+    }
+
+    /// Takes over all of another file by sharing its blocks, and reads them. False
+    /// where something is there already, or the file system cannot, or the file has
+    /// another size: then nothing has changed.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn share(
+        &mut self,
+        original: &File,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<bool, StoreError> {
+        let fits = |file: &File| file.metadata().is_ok_and(|m| m.len() == self.wanted.size);
+        if self.len > 0
+            || !fits(original)
+            || rustix::fs::ioctl_ficlone(&self.file, original).is_err()
+        {
+            return Ok(false);
+        }
+        // It may have grown meanwhile.
+        if !fits(&self.file) {
+            self.restart()?;
+            return Ok(false);
+        }
+        let error = |action| StoreError::io(action, &self.path);
+        self.file.rewind().map_err(error("read"))?;
+        while self.len < self.wanted.size {
+            let read = self.checksum.update_from(&mut self.file, SHARED_BLOCK);
+            match read.map_err(error("read"))? {
+                0 => break,
+                n => self.len += n,
+            }
+            progress(self.len);
+        }
+        Ok(true)
     }
 
     /// Appends what is missing from `source`, which goes on where the part ends
