@@ -36,6 +36,7 @@
 
 mod archive;
 mod error;
+mod manifest;
 mod media;
 mod oci;
 mod pieces;
@@ -44,7 +45,8 @@ mod signature;
 mod write;
 
 pub use error::BundleError;
+pub use manifest::{BundledModel, ModelManifest};
 pub use oci::Digest;
-pub use read::{Bundle, BundledModel, BundledRuntime};
+pub use read::{Bundle, BundledRuntime};
 pub use signature::{SignedBy, Signer, TrustedKeys};
 pub use write::{Contents, Form, RuntimeFiles, Written, create};

@@ -62,7 +62,7 @@ impl Digest {
     }
 
     /// Of some bytes.
-    pub(super) fn of(bytes: &[u8]) -> Self {
+    pub fn of(bytes: &[u8]) -> Self {
         Self(sha256_bytes(bytes))
     }
 

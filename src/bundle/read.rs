@@ -1,19 +1,19 @@
 //! Reading a bundle: what it holds, its bytes, its proof.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::BundleError;
+use super::manifest::{
+    BundledModel, ModelManifest, check_schema, files_of, plain_text, signature_layer,
+};
 use super::media::{Blob, INDEX_FILE, LAYOUT_FILE, Media};
 use super::oci::{
-    self, DOCUMENT_MAX, Descriptor, Digest, ENTRIES_MAX, ImageIndex, ImageManifest, Layout,
-    ModelConfig, RuntimeConfig, TITLE,
+    self, DOCUMENT_MAX, Descriptor, Digest, ImageIndex, ImageManifest, Layout, RuntimeConfig,
 };
-use super::signature::signer_of;
-use super::{BundleError, SignedBy, TrustedKeys};
 use crate::model::incoming::{
     BringError, Checksum, CopyError, Original, Progress, Wanted, bring, copy_hashed,
 };
-use crate::model::{FileEntry, StoreError, check_file_name, check_model_name, check_revision};
+use crate::model::{FileEntry, StoreError};
 
 /// Most manifests of an index that are looked at.
 const MANIFESTS_MAX: usize = 256;
@@ -35,54 +35,6 @@ pub struct BundledRuntime {
     pub platform: String,
     /// The library and its licences.
     pub files: Vec<FileEntry>,
-}
-
-/// A model in a bundle.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundledModel {
-    /// Its name where the bundle was made.
-    pub name: String,
-    /// Its revision there. Nothing proves it but a signature.
-    pub revision: String,
-    /// Where its bytes came from, by the word of the bundle's maker.
-    pub source: String,
-    /// SPDX expression of its licence, likewise.
-    pub license: Option<String>,
-    /// The checkpoint's files.
-    pub files: Vec<FileEntry>,
-    /// Digest of its manifest.
-    pub manifest: Digest,
-    manifest_bytes: Vec<u8>,
-    /// Texts of the signatures over the manifest.
-    signatures: Vec<String>,
-}
-
-impl BundledModel {
-    /// Bytes of all files.
-    pub fn total_size(&self) -> u64 {
-        self.files.iter().map(|f| f.size).sum()
-    }
-
-    /// The trusted key that signed the model. None when no signature is by one.
-    ///
-    /// # Errors
-    /// [`BundleError::Signature`] for a signature that is not right.
-    pub fn signed_by(&self, keys: &TrustedKeys) -> Result<Option<SignedBy>, BundleError> {
-        let mut found = None;
-        for text in &self.signatures {
-            let signed = keys.check(&self.manifest_bytes, text)?;
-            found = found.or(signed);
-        }
-        Ok(found)
-    }
-
-    /// Numbers of the keys that the signatures name, right or not.
-    ///
-    /// # Errors
-    /// [`BundleError::Signature`] for text that is no signature.
-    pub fn signers(&self) -> Result<Vec<String>, BundleError> {
-        self.signatures.iter().map(|text| signer_of(text)).collect()
-    }
 }
 
 impl Bundle {
@@ -141,9 +93,7 @@ impl Bundle {
     }
 
     fn blob(&self, file: &FileEntry) -> Result<Blob<'_>, BundleError> {
-        let digest = Digest::from_hex(&file.sha256);
-        let blob = digest.map(|d| self.media.blob(&d)).transpose()?.flatten();
-        blob.ok_or_else(|| BundleError::malformed(format!("{} is not in it", file.path)))
+        find_blob(&self.media, file)
     }
 
     /// Brings files into a folder, one after the other in the order in which they
@@ -258,7 +208,7 @@ fn read_contents(media: &Media) -> Result<(Vec<BundledModel>, Vec<BundledRuntime
         let bytes = proven_document(media, listed, "a manifest")?;
         let manifest: ImageManifest = oci::parse("a manifest", &bytes)?;
         if manifest.config.media_type == oci::MODEL_CONFIG {
-            let model = read_model(media, listed, &manifest, bytes)?;
+            let model = read_model(media, listed, manifest, bytes)?;
             if !models.iter().any(|m| m.manifest == model.manifest) {
                 models.push(model);
             }
@@ -267,8 +217,8 @@ fn read_contents(media: &Media) -> Result<(Vec<BundledModel>, Vec<BundledRuntime
             if !runtimes.contains(&runtime) {
                 runtimes.push(runtime);
             }
-        } else if manifest.artifact_type.as_deref() == Some(oci::SIGNATURE) {
-            signatures.extend(read_signature(media, &manifest)?);
+        } else if let Some((subject, layer)) = signature_layer(&manifest) {
+            signatures.push((subject, read_signature(media, &layer)?));
         }
     }
     for (subject, text) in signatures {
@@ -283,7 +233,7 @@ fn read_contents(media: &Media) -> Result<(Vec<BundledModel>, Vec<BundledRuntime
 fn proven_document(media: &Media, listed: &Descriptor, what: &str) -> Result<Vec<u8>, BundleError> {
     let absent = || BundleError::malformed(format!("{what} ({}) is not in it", listed.digest));
     let blob = media.blob(&listed.digest)?.ok_or_else(absent)?;
-    check_size(what, listed, &blob)?;
+    check_size(what, listed.size, &blob)?;
     let bytes = blob.document(what, DOCUMENT_MAX)?;
     let found = Digest::of(&bytes);
     if found != listed.digest {
@@ -295,128 +245,59 @@ fn proven_document(media: &Media, listed: &Descriptor, what: &str) -> Result<Vec
     Ok(bytes)
 }
 
-fn check_size(what: &str, listed: &Descriptor, blob: &Blob<'_>) -> Result<(), BundleError> {
-    if blob.size() == listed.size {
+fn check_size(what: &str, listed: u64, blob: &Blob<'_>) -> Result<(), BundleError> {
+    if blob.size() == listed {
         return Ok(());
     }
     Err(BundleError::WrongBytes {
         what: what.to_owned(),
-        why: format!(
-            "{} bytes are there and {} are listed",
-            blob.size(),
-            listed.size
-        ),
+        why: format!("{} bytes are there and {listed} are listed", blob.size()),
     })
 }
 
+/// A model of which every file is there in its size.
 fn read_model(
     media: &Media,
     listed: &Descriptor,
-    manifest: &ImageManifest,
-    manifest_bytes: Vec<u8>,
+    manifest: ImageManifest,
+    bytes: Vec<u8>,
 ) -> Result<BundledModel, BundleError> {
-    let config = proven_document(media, &manifest.config, "the model's config")?;
-    let config: ModelConfig = oci::parse("the model's config", &config)?;
-    check_schema("the model's config", config.schema, oci::CONFIG_SCHEMA)?;
-    let bad_name = |e: StoreError| BundleError::malformed(e.to_string());
-    check_model_name(&config.name).map_err(bad_name)?;
-    check_revision(&config.revision).map_err(bad_name)?;
-    let files = read_files(media, manifest, oci::MODEL_FILE)?;
-    if !files.iter().any(|f| f.path == "config.json") {
-        return Err(BundleError::malformed("the model has no config.json"));
-    }
-    Ok(BundledModel {
-        files,
-        name: config.name,
-        revision: config.revision,
-        source: plain_text(&config.source),
-        license: config.license.as_deref().map(plain_text),
-        manifest: listed.digest.clone(),
-        manifest_bytes,
-        signatures: Vec::new(),
-    })
+    let manifest = ModelManifest::of(listed.digest.clone(), bytes, manifest)?;
+    let config = proven_document(media, manifest.config(), "the model's config")?;
+    let model = manifest.into_model(&config, Vec::new())?;
+    check_sizes(media, &model.files)?;
+    Ok(model)
 }
 
+/// An ONNX Runtime of which every file is there in its size.
 fn read_runtime(media: &Media, manifest: &ImageManifest) -> Result<BundledRuntime, BundleError> {
     let config = proven_document(media, &manifest.config, "the runtime's config")?;
     let config: RuntimeConfig = oci::parse("the runtime's config", &config)?;
     check_schema("the runtime's config", config.schema, oci::RUNTIME_SCHEMA)?;
+    let files = files_of(&manifest.layers, oci::RUNTIME_FILE)?;
+    check_sizes(media, &files)?;
     Ok(BundledRuntime {
         platform: plain_text(&config.platform),
-        files: read_files(media, manifest, oci::RUNTIME_FILE)?,
+        files,
     })
 }
 
-fn check_schema(what: &str, found: u32, read: u32) -> Result<(), BundleError> {
-    if found == read {
-        return Ok(());
+fn check_sizes(media: &Media, files: &[FileEntry]) -> Result<(), BundleError> {
+    for file in files {
+        check_size(&file.path, file.size, &find_blob(media, file)?)?;
     }
-    Err(BundleError::malformed(format!(
-        "{what} has schema {found} and this version of gptoss reads schema {read}; upgrade gptoss"
-    )))
+    Ok(())
 }
 
-/// The layers as files: each named once by a plain name, each there in its size.
-fn read_files(
-    media: &Media,
-    manifest: &ImageManifest,
-    media_type: &str,
-) -> Result<Vec<FileEntry>, BundleError> {
-    if manifest.layers.len() > ENTRIES_MAX {
-        return Err(BundleError::malformed(format!(
-            "a manifest has more than {ENTRIES_MAX} files"
-        )));
-    }
-    let (mut files, mut seen, mut total) = (Vec::new(), HashSet::new(), 0u64);
-    for layer in &manifest.layers {
-        if layer.media_type != media_type {
-            return Err(BundleError::malformed(format!(
-                "a layer has the unknown type \"{}\"",
-                plain_text(&layer.media_type)
-            )));
-        }
-        let name = layer.annotations.get(TITLE).map(String::as_str);
-        let name = name.unwrap_or_default();
-        check_file_name(name).map_err(|e| BundleError::malformed(e.to_string()))?;
-        if !seen.insert(name) {
-            return Err(BundleError::malformed(format!("it lists {name} twice")));
-        }
-        let absent = || BundleError::malformed(format!("{name} is not in it"));
-        let blob = media.blob(&layer.digest)?.ok_or_else(absent)?;
-        check_size(name, layer, &blob)?;
-        total = total
-            .checked_add(layer.size)
-            .ok_or_else(|| BundleError::malformed("the sizes are absurd"))?;
-        files.push(FileEntry {
-            path: name.to_owned(),
-            size: layer.size,
-            sha256: layer.digest.hex().to_owned(),
-        });
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+fn find_blob<'a>(media: &'a Media, file: &FileEntry) -> Result<Blob<'a>, BundleError> {
+    let digest = Digest::from_hex(&file.sha256);
+    let blob = digest.map(|d| media.blob(&d)).transpose()?.flatten();
+    blob.ok_or_else(|| BundleError::malformed(format!("{} is not in it", file.path)))
 }
 
-/// The manifest a signature is over, and its text.
-fn read_signature(
-    media: &Media,
-    manifest: &ImageManifest,
-) -> Result<Option<(Digest, String)>, BundleError> {
-    let layer = manifest
-        .layers
-        .iter()
-        .find(|l| l.media_type == oci::MINISIGN);
-    let (Some(subject), Some(layer)) = (&manifest.subject, layer) else {
-        return Ok(None);
-    };
+/// A signature's text.
+fn read_signature(media: &Media, layer: &Descriptor) -> Result<String, BundleError> {
     let text = proven_document(media, layer, "a signature")?;
-    let text = String::from_utf8(text)
-        .map_err(|_| BundleError::Signature("the bundle's signature is no text".into()))?;
-    Ok(Some((subject.digest.clone(), text)))
-}
-
-/// A stranger's words, fit for a terminal.
-fn plain_text(text: &str) -> String {
-    let plain = |c: char| if c.is_control() { ' ' } else { c };
-    text.chars().map(plain).take(300).collect()
+    String::from_utf8(text)
+        .map_err(|_| BundleError::Signature("the bundle's signature is no text".into()))
 }

@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::archive::{length, write_end, write_header, write_padding};
+use super::manifest::signature_tag;
 use super::media::{INDEX_FILE, LAYOUT_FILE, blob_name, open_regular};
 use super::oci::{
     self, Descriptor, Digest, ImageIndex, ImageManifest, Layout, ModelConfig, RuntimeConfig,
@@ -262,11 +263,6 @@ fn sign(
     let mut listed = Descriptor::of(oci::MANIFEST, &bytes).annotated(oci::REF_NAME, &name);
     listed.artifact_type = manifest.artifact_type.clone();
     Ok((listed, vec![bytes, empty, text]))
-}
-
-/// The name by which a signature is found in an index or a registry.
-fn signature_tag(manifest: &Digest) -> String {
-    format!("sha256-{}.minisig", manifest.hex())
 }
 
 /// A bundle that is being written, under a name of its own.
