@@ -31,6 +31,7 @@ mod runtime;
 mod selftest;
 mod settings;
 mod show;
+mod size;
 mod status;
 mod terminal;
 mod trust;
