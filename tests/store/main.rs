@@ -19,6 +19,7 @@ mod kill;
 mod mirror;
 mod offline;
 mod plan;
+mod proxy;
 mod pull;
 mod repair;
 mod runtime;

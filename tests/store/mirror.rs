@@ -302,7 +302,12 @@ impl Shared {
 
     /// None ends the connection.
     fn answer(&self, request: &Request, out: &mut TcpStream) -> Option<()> {
-        let path = request.path.split('?').next().unwrap_or_default();
+        // A proxy is asked with the whole URL.
+        let path = match request.path.strip_prefix("http://") {
+            Some(url) => url.find('/').map_or("/", |at| &url[at..]),
+            None => &request.path,
+        };
+        let path = path.split('?').next().unwrap_or_default();
         let api = format!("/api/models/{REPO}");
         if let Some(rest) = path.strip_prefix(&api) {
             return self.answer_api(rest, out);
