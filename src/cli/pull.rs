@@ -12,8 +12,8 @@ use super::identity::{NANO, embedded};
 use super::install::{self, Provenance, SMALL, discard_if_empty, open_stores};
 use super::progress::Ui;
 use super::trust::{Trust, VouchedCatalog};
-use super::{CliError, ExitStatus, Global, interrupt, plan};
-use crate::fetch::{self, Hub, Settings, Source};
+use super::{CliError, ExitStatus, Global, interrupt, plan, size};
+use crate::fetch::{self, Hub, RateLimit, Settings, Source};
 use crate::model::incoming::{Expected, Progress, Wanted, remaining};
 use crate::model::{
     Catalog, CatalogModel, Dimensions, FileEntry, Installed, Staging, Store, check_model_name,
@@ -53,12 +53,25 @@ pub struct Args {
     /// Files fetched at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
+    /// Most bytes a second, all files together: 10M, 500k.
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    limit_rate: Option<u64>,
     /// Attempts in a row that may bring nothing before giving up.
     #[arg(long, default_value_t = 5)]
     retries: u32,
     /// Seconds after which a silent connection is cut.
     #[arg(long, default_value_t = 30, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
     stall_timeout: u32,
+}
+
+/// Below this a connection looks dead to the server.
+const SLOWEST: u64 = 1000;
+
+fn rate(text: &str) -> Result<u64, String> {
+    match size::bytes(text)? {
+        rate if rate < SLOWEST => Err("at least 1000 bytes a second".into()),
+        rate => Ok(rate),
+    }
 }
 
 const INSTALLED: &str = "installed";
@@ -318,6 +331,7 @@ fn settings(args: &Args) -> Settings {
         jobs: args.jobs.into(),
         retries: args.retries,
         stall: Duration::from_secs(args.stall_timeout.into()),
+        limit: args.limit_rate.map(|rate| Arc::new(RateLimit::new(rate))),
     }
 }
 

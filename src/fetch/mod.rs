@@ -13,6 +13,7 @@
 mod client;
 mod error;
 mod hub;
+mod rate;
 mod retry;
 mod transfer;
 
@@ -26,6 +27,7 @@ use tokio::task::JoinSet;
 pub use client::{Source, endpoint};
 pub use error::FetchError;
 pub use hub::{Hub, Resolved, is_checkpoint_file};
+pub use rate::RateLimit;
 
 use crate::model::incoming::{Progress, Wanted, prove};
 use crate::model::{FileEntry, StoreError};
@@ -39,6 +41,8 @@ pub struct Settings {
     pub retries: u32,
     /// A connection that brings next to nothing for this long is cut.
     pub stall: Duration,
+    /// Bound on the speed of all transfers together.
+    pub limit: Option<Arc<RateLimit>>,
 }
 
 impl Default for Settings {
@@ -47,6 +51,7 @@ impl Default for Settings {
             jobs: 4,
             retries: 5,
             stall: Duration::from_secs(30),
+            limit: None,
         }
     }
 }

@@ -255,6 +255,10 @@ impl Transfer {
             }
             part.append(&bytes)?;
             self.progress.position(&self.wanted.path, part.length());
+            if let Some(limit) = &self.settings.limit {
+                // Waiting here is no silence of the server's.
+                deadline += limit.wait(bytes.len()).await;
+            }
             if part.length() >= pulse + PULSE {
                 (pulse, deadline) = (part.length(), Instant::now() + self.settings.stall);
             }

@@ -1,6 +1,8 @@
-//! Proxies.
+//! Proxies, and how fast a pull may be.
 
-use crate::harness::{FAILED, Outcome, TINY, World};
+use std::time::{Duration, Instant};
+
+use crate::harness::{FAILED, Outcome, TINY, USAGE, World};
 
 /// A server that is not there.
 const NOWHERE: &str = "127.0.0.3:1";
@@ -36,4 +38,27 @@ fn proxies_of_the_environment_are_used() {
     let excepted = [("HTTP_PROXY", &proxy[..]), ("NO_PROXY", "127.0.0.3")];
     pull_through(&world, &excepted).fails(FAILED, &[NOWHERE]);
     assert_eq!(world.mirror.requests(), 0);
+}
+
+#[test]
+fn a_pull_is_as_fast_as_it_may_be() {
+    let world = World::new();
+    let total: usize = world.files.values().map(Vec::len).sum();
+    let started = Instant::now();
+    world.pull(&["--limit-rate", "400k"]).ok();
+    // A quarter of a second's bytes may come at once.
+    let least = total as f64 / 400_000.0 - 0.25;
+    assert!(least > 1.0, "too few bytes to tell");
+    let took = started.elapsed();
+    assert!(took >= Duration::from_secs_f64(least), "{took:?}");
+    world.assert_installed();
+}
+
+#[test]
+fn rates_that_make_no_sense() {
+    let world = World::new();
+    for rate in ["0", "10", "-1", "fast", "10T"] {
+        let outcome = world.pull(&[&format!("--limit-rate={rate}")]);
+        assert_eq!(outcome.code, Some(USAGE), "{outcome:?}");
+    }
 }
