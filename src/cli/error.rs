@@ -82,8 +82,10 @@ impl From<FetchError> for CliError {
     fn from(error: FetchError) -> Self {
         let status = match error {
             FetchError::Store(error) => return error.into(),
-            FetchError::NotFound { .. } => ExitStatus::NotFound,
-            FetchError::WrongBytes { .. } => ExitStatus::Verification,
+            FetchError::NotFound { .. } | FetchError::NotInFolder { .. } => ExitStatus::NotFound,
+            FetchError::WrongBytes { .. } | FetchError::WrongCopy { .. } => {
+                ExitStatus::Verification
+            }
             FetchError::BadEndpoint(_) => ExitStatus::Usage,
             FetchError::Unauthorized { .. }
             | FetchError::Interrupted { .. }

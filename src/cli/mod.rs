@@ -63,7 +63,7 @@ pub struct Global {
     /// The only file of settings [default: those of gptossd].
     #[arg(long, global = true, env = "GPTOSS_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Open no connection but the bus': a pull uses only what was fetched before.
+    /// Open no connection but the bus': a pull uses only what is on this machine.
     #[arg(long, global = true)]
     pub offline: bool,
     /// Print JSON, for programs.

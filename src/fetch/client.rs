@@ -1,5 +1,6 @@
 //! The HTTP client and the URLs.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,19 +92,43 @@ pub(super) fn build(endpoint: &str, redirects: fn() -> Policy) -> Result<Client,
     .map_err(|e| FetchError::Client(super::error::chain(&e)))
 }
 
-/// The server to ask: what was given, `HF_ENDPOINT`, else the hub.
-///
-/// # Errors
-/// [`FetchError::BadEndpoint`].
-pub fn endpoint(given: Option<&str>) -> Result<String, FetchError> {
-    let variable = std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty());
-    let text = given.map(str::to_owned).or(variable);
-    let text = text.as_deref().unwrap_or(HUB).trim_end_matches('/');
-    match Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => {
-            Ok(text.to_owned())
+/// What models are fetched from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A hub, or a mirror of one: `http://` or `https://`, without a slash at the end.
+    Server(String),
+    /// A folder on this machine.
+    Folder(PathBuf),
+}
+
+impl Endpoint {
+    /// What was given, `HF_ENDPOINT`, else the hub.
+    ///
+    /// # Errors
+    /// [`FetchError::BadEndpoint`].
+    pub fn choose(given: Option<&str>) -> Result<Self, FetchError> {
+        let variable = std::env::var("HF_ENDPOINT").ok().filter(|v| !v.is_empty());
+        let text = given.map(str::to_owned).or(variable);
+        let text = text.as_deref().unwrap_or(HUB);
+        let bad = || FetchError::BadEndpoint(text.to_owned());
+        let url = Url::parse(text).map_err(|_| bad())?;
+        match url.scheme() {
+            "http" | "https" if url.has_host() => {
+                Ok(Self::Server(text.trim_end_matches('/').to_owned()))
+            }
+            // `file://HOST/…` is no path here.
+            "file" => url.to_file_path().map(Self::Folder).map_err(|()| bad()),
+            _ => Err(bad()),
         }
-        _ => Err(FetchError::BadEndpoint(text.to_owned())),
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Server(url) => f.write_str(url),
+            Self::Folder(path) => write!(f, "file://{}", path.display()),
+        }
     }
 }
 
@@ -127,9 +152,13 @@ mod tests {
 
     #[test]
     fn endpoints() {
-        assert_eq!(endpoint(Some("http://m:80/x/")).unwrap(), "http://m:80/x");
-        for bad in ["", "m", "ftp://m", "file:///x", "http://"] {
-            assert!(endpoint(Some(bad)).is_err(), "{bad}");
+        let choose = |text| Endpoint::choose(Some(text)).ok();
+        let server = Endpoint::Server("http://m:80/x".into());
+        assert_eq!(choose("http://m:80/x/"), Some(server));
+        let folder = Endpoint::Folder("/srv/a b".into());
+        assert_eq!(choose("file:///srv/a%20b"), Some(folder));
+        for bad in ["", "m", "ftp://m", "file://host/x", "/srv", "http://"] {
+            assert_eq!(choose(bad), None, "{bad}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Why files could not be fetched.
 
+use std::path::PathBuf;
+
 use crate::model::StoreError;
 
 /// An error of the downloader.
@@ -39,6 +41,16 @@ pub enum FetchError {
         /// Which property is wrong.
         why: String,
     },
+    /// What lies on this machine has not the bytes it must have.
+    #[error("{path} in {place} is not what it must be: {why}; nothing was installed")]
+    WrongCopy {
+        /// The file.
+        path: String,
+        /// Where it lies.
+        place: String,
+        /// Which property is wrong.
+        why: String,
+    },
     /// A transfer brought nothing any more.
     #[error(
         "{path}: {why}; gave up after {attempts} attempts. What was fetched is kept: run the same command again to go on"
@@ -59,9 +71,19 @@ pub enum FetchError {
     },
     /// A URL that is none.
     #[error(
-        "\"{0}\" is not a usable endpoint: give http://HOST or https://HOST with --endpoint or HF_ENDPOINT"
+        "\"{0}\" is not a usable endpoint: give http://HOST, https://HOST or file:///FOLDER with --endpoint or HF_ENDPOINT"
     )]
     BadEndpoint(String),
+    /// A folder on this machine lacks a file.
+    #[error("{} has no {path}: {why}", folder.display())]
+    NotInFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// The file.
+        path: String,
+        /// The system's reason.
+        why: String,
+    },
     /// The answer of the server makes no sense.
     #[error("{endpoint} answered nonsense: {why}")]
     BadAnswer {

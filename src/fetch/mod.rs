@@ -8,10 +8,12 @@
 //! where the part ends. Wrong bytes are deleted and fetched once more; if they
 //! are wrong again, that is an error.
 //!
-//! [`Hub`] resolves `OWNER/NAME` and a revision into such a list.
+//! [`Hub`] resolves `OWNER/NAME` and a revision into such a list. A [`Folder`] on this
+//! machine may have the files as well: a mirror's, or the hub's own cache.
 
 mod client;
 mod error;
+mod folder;
 mod hub;
 mod rate;
 mod retry;
@@ -24,8 +26,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub use client::{Source, endpoint};
+pub use client::{Endpoint, Source};
 pub use error::FetchError;
+pub use folder::{Brought, Folder};
 pub use hub::{Hub, Resolved, is_checkpoint_file};
 pub use rate::RateLimit;
 
@@ -96,24 +99,22 @@ pub async fn fetch(
     Ok(entries.into_iter().flatten().collect())
 }
 
-/// Proves the files that are there, without any connection.
+/// Proves what is there of some files, without any connection: those that are, and
+/// those that are not, or are wrong.
 ///
 /// # Errors
-/// [`FetchError::Offline`] with the names of those that are not, or are wrong.
-pub fn prove_offline(dir: &Path, files: &[Wanted]) -> Result<Vec<FileEntry>, FetchError> {
-    let mut entries = Vec::new();
-    let mut missing = Vec::new();
+/// [`FetchError::Store`].
+pub fn prove_there(
+    dir: &Path,
+    files: &[Wanted],
+) -> Result<(Vec<FileEntry>, Vec<Wanted>), FetchError> {
+    let (mut entries, mut missing) = (Vec::new(), Vec::new());
     for file in files {
-        match prove(&dir.join(&file.path), file) {
-            Ok(Some(entry)) => entries.push(entry),
-            Ok(None) => missing.push(file.path.clone()),
-            Err(e) => {
-                return Err(StoreError::io("read", &dir.join(&file.path))(e).into());
-            }
+        let path = dir.join(&file.path);
+        match prove(&path, file).map_err(StoreError::io("read", &path))? {
+            Some(entry) => entries.push(entry),
+            None => missing.push(file.clone()),
         }
     }
-    if missing.is_empty() {
-        return Ok(entries);
-    }
-    Err(FetchError::Offline { missing })
+    Ok((entries, missing))
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::harness::{Outcome, TINY, World};
+use crate::local::{CACHE, fill_cache};
 
 /// Runs a command under strace; the lines of its network calls.
 fn traced(world: &World, args: &[&str]) -> Option<(Outcome, Vec<String>)> {
@@ -48,6 +49,9 @@ fn only_local_sockets_are_asked_for() {
     let checkpoint = world.checkpoint_dir("mine", |_| ());
     let other = world.path("other");
     let other = other.to_str().unwrap();
+    let folder = format!("file://{}", checkpoint.display());
+    fill_cache(&world, CACHE, |_| true);
+    let [from_folder, from_cache] = ["from-folder", "from-cache"].map(|name| world.path(name));
     let prompts = world.path("prompts.json");
     fs::write(&prompts, r#"[{"ids": [1, 2, 3]}]"#).unwrap();
     let (prompts, logits) = (prompts.to_str().unwrap(), world.path("logits.npz"));
@@ -65,6 +69,25 @@ fn only_local_sockets_are_asked_for() {
             catalog,
             "--store",
             other,
+            "--no-cache",
+        ],
+        &[
+            "pull",
+            TINY,
+            "--catalog",
+            catalog,
+            "--endpoint",
+            &folder,
+            "--store",
+            from_folder.to_str().unwrap(),
+        ],
+        &[
+            "pull",
+            TINY,
+            "--catalog",
+            catalog,
+            "--store",
+            from_cache.to_str().unwrap(),
         ],
         &["import", checkpoint.to_str().unwrap()],
         &["bundle", "create", TINY, "-o", bundle],
@@ -133,6 +156,10 @@ fn only_local_sockets_are_asked_for() {
         }
     }
     assert_eq!(world.mirror.requests(), before);
+    for store in [from_folder, from_cache] {
+        let model = store.join("models").join(TINY);
+        assert!(model.is_dir(), "{} is not there", model.display());
+    }
 }
 
 /// The same watch sees the connections of a pull that may have them.

@@ -1,5 +1,7 @@
 //! `gptoss-ctl pull`.
 
+mod gather;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,16 +10,16 @@ use gptoss_onnx::export::Target;
 use gptoss_onnx::nano;
 use tokio::runtime::Runtime;
 
+use self::gather::{Gathered, gather};
 use super::identity::{NANO, embedded};
-use super::install::{self, Provenance, SMALL, discard_if_empty, open_stores};
+use super::install::{self, Provenance, discard_if_empty, open_stores};
 use super::progress::Ui;
 use super::trust::{Trust, VouchedCatalog};
 use super::{CliError, ExitStatus, Global, interrupt, plan, size};
-use crate::fetch::{self, Hub, RateLimit, Settings, Source};
-use crate::model::incoming::{Expected, Progress, Wanted, remaining};
+use crate::fetch::{Endpoint, Hub, RateLimit, Settings};
+use crate::model::incoming::{Expected, Wanted};
 use crate::model::{
-    Catalog, CatalogModel, Dimensions, FileEntry, Installed, Staging, Store, check_model_name,
-    check_repo, human_size, require_space,
+    Catalog, CatalogModel, Dimensions, Installed, Store, check_model_name, check_repo, human_size,
 };
 use crate::runtime::Options;
 
@@ -26,8 +28,8 @@ use crate::runtime::Options;
 pub struct Args {
     /// 20b, 120b, nano, a name in the catalog, or hf:OWNER/NAME[@REVISION].
     model: String,
-    /// Server to fetch from: a hub or a mirror of one [default: HF_ENDPOINT, else
-    /// the hub].
+    /// Where to fetch from: a hub, a mirror of one, or file:///FOLDER [default:
+    /// HF_ENDPOINT, else the hub].
     #[arg(long, value_name = "URL")]
     endpoint: Option<String>,
     /// A catalog of your own: a TOML file that pins revisions and digests.
@@ -50,6 +52,9 @@ pub struct Args {
     /// Name in the store of a model pulled with hf: [default: OWNER--NAME].
     #[arg(long)]
     name: Option<String>,
+    /// Take nothing from the cache of Hugging Face's own tools.
+    #[arg(long)]
+    no_cache: bool,
     /// Files fetched at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
@@ -82,7 +87,7 @@ const SHARED: &str = "in-system-store";
 /// A model and the bytes it must consist of.
 struct Request {
     provenance: Provenance,
-    endpoint: String,
+    endpoint: Endpoint,
     repo: String,
     files: Vec<Wanted>,
     /// Where they are known before the checkpoint's configuration is there.
@@ -169,6 +174,17 @@ pub(super) fn choose(
     catalog: Option<&Path>,
     trust: &Trust,
 ) -> Result<Choice, CliError> {
+    if let Some(folder) = reference.strip_prefix("file:") {
+        let folder = format!("/{}", folder.trim_start_matches('/'));
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            format!(
+                "a folder is no model: `gptoss-ctl import {folder}` installs the checkpoint in \
+                 it, `gptoss-ctl pull 20b --endpoint file://{folder}` takes the published files \
+                 from it"
+            ),
+        ));
+    }
     let (name, revision) = reference.split_once('@').unwrap_or((reference, ""));
     check_model_name(name)?;
     let catalogs = trust.catalogs(catalog)?;
@@ -216,7 +232,7 @@ fn pinned_request(
     by: &VouchedCatalog,
     model: &CatalogModel,
 ) -> Result<Request, CliError> {
-    let endpoint = fetch::endpoint(args.endpoint.as_deref())?;
+    let endpoint = Endpoint::choose(args.endpoint.as_deref())?;
     Ok(Request {
         provenance: Provenance {
             name: name.to_owned(),
@@ -302,8 +318,17 @@ fn resolve(
     revision: Option<&str>,
     trust: &Trust,
 ) -> Result<Request, CliError> {
-    let endpoint = fetch::endpoint(args.endpoint.as_deref())?;
-    let hub = Hub::new(&endpoint, &settings(args))?;
+    let endpoint = Endpoint::choose(args.endpoint.as_deref())?;
+    let Endpoint::Server(server) = &endpoint else {
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            format!(
+                "{endpoint} is a folder, which does not say what hf:{repo} is; `gptoss-ctl \
+                 import` installs what is in a folder"
+            ),
+        ));
+    };
+    let hub = Hub::new(server, &settings(args))?;
     let resolved = runtime()?.block_on(hub.resolve(repo, revision))?;
     let builtin = Catalog::builtin();
     if let Some((_, model)) = builtin.pinned(repo, &resolved.revision) {
@@ -348,7 +373,7 @@ fn runtime() -> Result<Runtime, CliError> {
 fn pull(
     store: &Store,
     args: &Args,
-    request: Request,
+    mut request: Request,
     trust: &Trust,
     ui: &Ui,
 ) -> Result<(&'static str, Installed), CliError> {
@@ -369,13 +394,17 @@ fn pull(
         drop(staging);
         return finish_installed(store, model, args, ui);
     }
-    let files = match fetch_all(&staging, args, &request, ui) {
-        Ok(files) => files,
+    let Gathered { files, cached } = match gather(&staging, args, &request, ui) {
+        Ok(gathered) => gathered,
         Err(error) => {
             discard_if_empty(staging)?;
             return Err(error);
         }
     };
+    if cached > 0 {
+        let from_cache = format!(", {cached} of {} files from the cache", files.len());
+        request.provenance.source += &from_cache;
+    }
     let model = install::install(staging, files, request.provenance, &args.target, ui)?;
     Ok((INSTALLED, model))
 }
@@ -448,78 +477,6 @@ fn refuse_other_bytes(model: &Installed, files: &[Wanted]) -> Result<(), CliErro
             wanted.path
         ),
     ))
-}
-
-/// Brings every file into the staging folder: the small ones first, since the
-/// configuration among them says whether the others are of use.
-fn fetch_all(
-    staging: &Staging,
-    args: &Args,
-    request: &Request,
-    ui: &Ui,
-) -> Result<Vec<FileEntry>, CliError> {
-    let dir = &staging.dir;
-    if args.offline {
-        let entries = fetch::prove_offline(dir, &request.files)?;
-        let needed = install::check_config(dir, &args.target)?;
-        require_space(dir, "the export", needed)?;
-        return Ok(entries);
-    }
-    let dimensions = request.dimensions.as_ref();
-    let exports = dimensions.map_or(0, |d| install::export_bytes(d, 0, &args.target));
-    require_space(
-        dir,
-        "the download and the export",
-        remaining(dir, &request.files).saturating_add(exports),
-    )?;
-    let provenance = &request.provenance;
-    let source = Source::new(&request.endpoint, &request.repo, &provenance.revision)?;
-    let (source, settings) = (Arc::new(source), settings(args));
-    let total = request.files.iter().map(|f| f.size).sum();
-    ui.note(&format!(
-        "fetching {}@{}: {} files, {}, from {}",
-        provenance.name,
-        provenance.revision,
-        request.files.len(),
-        human_size(total),
-        provenance.source
-    ));
-    let (mut small, mut large): (Vec<_>, Vec<_>) =
-        request.files.iter().cloned().partition(|f| f.size <= SMALL);
-    if !small.iter().any(|f| f.path == "config.json") {
-        small.append(&mut large);
-    }
-    let runtime = runtime()?;
-    let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
-    let display: Arc<dyn Progress> = Arc::new(ui.transfer("fetching", sizes));
-    let get = |files: &[Wanted]| {
-        runtime.block_on(fetch::fetch(
-            source.clone(),
-            files,
-            dir,
-            &settings,
-            display.clone(),
-        ))
-    };
-    let mut entries = get(&small)?;
-    let needed = match install::check_config(dir, &args.target) {
-        Err(error) => {
-            // These bytes are proven, and of no use.
-            staging.clear()?;
-            return Err(error);
-        }
-        Ok(needed) => needed,
-    };
-    plan::tell_memory(ui, dir, &args.loaded);
-    let left = remaining(dir, &large);
-    require_space(
-        dir,
-        "the download and the export",
-        left.saturating_add(needed),
-    )?;
-    entries.extend(get(&large)?);
-    entries.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(entries)
 }
 
 /// What the hub's own tools obey, too.

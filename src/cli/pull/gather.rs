@@ -1,0 +1,210 @@
+//! Brings a model's files together, from wherever they are.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::{Args, Request, runtime, settings};
+use crate::cli::install::{self, SMALL};
+use crate::cli::progress::{Transfer, Ui};
+use crate::cli::{CliError, plan};
+use crate::fetch::{self, Brought, Endpoint, FetchError, Folder, Settings, Source, prove_there};
+use crate::model::incoming::{Wanted, remaining};
+use crate::model::{FileEntry, Staging, human_size, require_space};
+
+/// A model's files in a staging folder.
+pub(super) struct Gathered {
+    /// All of them, proven.
+    pub(super) files: Vec<FileEntry>,
+    /// How many came from the hub's cache.
+    pub(super) cached: usize,
+}
+
+/// Brings every file into the staging folder: the small ones first, since the
+/// configuration among them says whether the others are of use.
+pub(super) fn gather(
+    staging: &Staging,
+    args: &Args,
+    request: &Request,
+    ui: &Ui,
+) -> Result<Gathered, CliError> {
+    let dir = &staging.dir;
+    let places = Places::of(args, request)?;
+    if !places.is_here_alone() {
+        let dimensions = request.dimensions.as_ref();
+        let exports = dimensions.map_or(0, |d| install::export_bytes(d, 0, &args.target));
+        let needed = remaining(dir, &request.files).saturating_add(exports);
+        require_space(dir, "the download and the export", needed)?;
+    }
+    announce(request, &places, ui);
+    let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
+    let display = Arc::new(ui.transfer("fetching", sizes));
+    let (mut small, mut large): (Vec<_>, Vec<_>) =
+        request.files.iter().cloned().partition(|f| f.size <= SMALL);
+    if !small.iter().any(|f| f.path == "config.json") {
+        small.append(&mut large);
+    }
+    let mut all = places.bring(&small, dir, &display)?;
+    if all.missing.is_empty() {
+        let needed = match install::check_config(dir, &args.target) {
+            Err(error) => {
+                // These bytes are proven, and of no use.
+                staging.clear()?;
+                return Err(error);
+            }
+            Ok(needed) => needed,
+        };
+        plan::tell_memory(ui, dir, &args.loaded);
+        let needed = remaining(dir, &large).saturating_add(needed);
+        require_space(dir, "the download and the export", needed)?;
+        all.add(places.bring(&large, dir, &display)?);
+    } else {
+        // Only to tell of all that is missing.
+        all.missing.extend(prove_there(dir, &large)?.1);
+    }
+    if !all.missing.is_empty() {
+        let missing = all.missing.into_iter().map(|f| f.path).collect();
+        return Err(FetchError::Offline { missing }.into());
+    }
+    let mut files = all.entries;
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(Gathered {
+        files,
+        cached: all.cached,
+    })
+}
+
+fn announce(request: &Request, places: &Places, ui: &Ui) {
+    let provenance = &request.provenance;
+    if let Rest::Nobody = places.rest {
+        return;
+    }
+    let total = request.files.iter().map(|f| f.size).sum();
+    ui.note(&format!(
+        "fetching {}@{}: {} files, {}, from {}",
+        provenance.name,
+        provenance.revision,
+        request.files.len(),
+        human_size(total),
+        provenance.source
+    ));
+    if let Some(cache) = &places.cache {
+        let path = cache.path().display();
+        ui.note(&format!("what {path} has of it is taken from there"));
+    }
+}
+
+/// Where files are looked for, in this order.
+struct Places {
+    /// The hub's cache, where it has the revision.
+    cache: Option<Folder>,
+    rest: Rest,
+}
+
+/// Who has what the cache has not.
+enum Rest {
+    Server {
+        source: Arc<Source>,
+        settings: Settings,
+        runtime: Runtime,
+    },
+    Folder(Folder),
+    /// What there is was brought before.
+    Nobody,
+}
+
+/// What is there of some files.
+#[derive(Default)]
+struct Found {
+    entries: Vec<FileEntry>,
+    missing: Vec<Wanted>,
+    cached: usize,
+}
+
+impl Found {
+    fn add(&mut self, more: Self) {
+        self.entries.extend(more.entries);
+        self.missing.extend(more.missing);
+        self.cached += more.cached;
+    }
+}
+
+impl Places {
+    fn of(args: &Args, request: &Request) -> Result<Self, CliError> {
+        let revision = &request.provenance.revision;
+        let mut cache = None;
+        let rest = match &request.endpoint {
+            Endpoint::Folder(root) => Rest::Folder(Folder::named(root, &request.repo, revision)?),
+            Endpoint::Server(url) => {
+                cache = match args.no_cache {
+                    true => None,
+                    false => Folder::in_cache(&request.repo, revision),
+                };
+                match args.offline {
+                    true => Rest::Nobody,
+                    false => Rest::Server {
+                        source: Arc::new(Source::new(url, &request.repo, revision)?),
+                        settings: settings(args),
+                        runtime: runtime()?,
+                    },
+                }
+            }
+        };
+        Ok(Self { cache, rest })
+    }
+
+    /// Nothing but what was brought before: no bytes will come.
+    fn is_here_alone(&self) -> bool {
+        self.cache.is_none() && matches!(self.rest, Rest::Nobody)
+    }
+
+    /// Brings files and proves them. Something is missing only without a connection.
+    fn bring(
+        &self,
+        files: &[Wanted],
+        dir: &Path,
+        display: &Arc<Transfer>,
+    ) -> Result<Found, CliError> {
+        let brought = match &self.cache {
+            Some(cache) => cache.bring(files, dir, &**display)?,
+            None => Brought {
+                missing: files.to_vec(),
+                ..Brought::default()
+            },
+        };
+        let mut found = Found {
+            cached: brought.entries.len(),
+            entries: brought.entries,
+            missing: Vec::new(),
+        };
+        let wanted = brought.missing;
+        match &self.rest {
+            Rest::Nobody => {
+                let (entries, missing) = prove_there(dir, &wanted)?;
+                found.entries.extend(entries);
+                found.missing = missing;
+            }
+            Rest::Folder(folder) => {
+                found
+                    .entries
+                    .extend(folder.bring_all(&wanted, dir, &**display)?);
+            }
+            Rest::Server {
+                source,
+                settings,
+                runtime,
+            } => {
+                let fetched = runtime.block_on(fetch::fetch(
+                    source.clone(),
+                    &wanted,
+                    dir,
+                    settings,
+                    display.clone(),
+                ))?;
+                found.entries.extend(fetched);
+            }
+        }
+        Ok(found)
+    }
+}
