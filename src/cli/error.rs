@@ -86,8 +86,9 @@ impl From<FetchError> for CliError {
             FetchError::WrongBytes { .. } | FetchError::WrongCopy { .. } => {
                 ExitStatus::Verification
             }
-            FetchError::BadEndpoint(_) => ExitStatus::Usage,
+            FetchError::BadEndpoint(_) | FetchError::BadReference { .. } => ExitStatus::Usage,
             FetchError::Unauthorized { .. }
+            | FetchError::Login { .. }
             | FetchError::Interrupted { .. }
             | FetchError::Offline { .. }
             | FetchError::BadAnswer { .. }

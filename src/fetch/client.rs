@@ -1,60 +1,16 @@
-//! The HTTP client and the URLs.
+//! The HTTP clients and the hub's URLs.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::redirect::Policy;
-use reqwest::{Client, RequestBuilder, Url};
+use reqwest::{Client, ClientBuilder, RequestBuilder, Url};
 
 use super::FetchError;
 
 /// The hub, unless something else is asked for.
 const HUB: &str = "https://huggingface.co";
-
-/// A repository at a revision, on a server.
-#[derive(Debug, Clone)]
-pub struct Source {
-    client: Client,
-    endpoint: String,
-    token: Option<String>,
-    repo: String,
-    revision: String,
-}
-
-impl Source {
-    /// `repo` (`OWNER/NAME`) at `revision` on `endpoint`, all checked before.
-    ///
-    /// # Errors
-    /// [`FetchError::Client`].
-    pub fn new(endpoint: &str, repo: &str, revision: &str) -> Result<Self, FetchError> {
-        Ok(Self {
-            client: build(endpoint, || Policy::limited(10))?,
-            endpoint: endpoint.to_owned(),
-            token: token(),
-            repo: repo.to_owned(),
-            revision: revision.to_owned(),
-        })
-    }
-
-    /// The server.
-    pub fn endpoint(&self) -> &str {
-        &self.endpoint
-    }
-
-    /// Where the repository is, for people.
-    pub fn location(&self) -> String {
-        format!("{}/{}", self.endpoint, self.repo)
-    }
-
-    /// A request for a file. A redirect to another host loses the token.
-    pub(super) fn get(&self, path: &str) -> RequestBuilder {
-        let request = self
-            .client
-            .get(file_url(&self.endpoint, &self.repo, &self.revision, path));
-        authorized(request, self.token.as_deref())
-    }
-}
 
 /// URL of a file. Every part is a plain component of unreserved characters, so
 /// nothing needs to be escaped.
@@ -72,21 +28,32 @@ pub(super) fn authorized(request: RequestBuilder, token: Option<&str>) -> Reques
 
 /// A client that hands out the bytes as they are on the server.
 pub(super) fn build(endpoint: &str, redirects: fn() -> Policy) -> Result<Client, FetchError> {
-    let builder = || {
-        Client::builder()
-            .user_agent(concat!("gptoss-ctl/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(20))
-            .redirect(redirects())
-            // Several files at once want several connections, not streams of one.
-            .http1_only()
-            .no_gzip()
-            .no_brotli()
-            .no_zstd()
-            .no_deflate()
-    };
+    let plain = endpoint.starts_with("http://");
+    finish(plain, || builder().redirect(redirects()))
+}
+
+/// A client for a server where a user has a password: what begins encrypted stays so.
+pub(super) fn build_strict(plain: bool, redirects: fn() -> Policy) -> Result<Client, FetchError> {
+    finish(plain, || builder().redirect(redirects()).https_only(!plain))
+}
+
+fn builder() -> ClientBuilder {
+    Client::builder()
+        .user_agent(concat!("gptoss-ctl/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(20))
+        // Several files at once want several connections, not streams of one.
+        .http1_only()
+        .no_gzip()
+        .no_brotli()
+        .no_zstd()
+        .no_deflate()
+}
+
+/// `plain` is for servers without TLS.
+fn finish(plain: bool, builder: impl Fn() -> ClientBuilder) -> Result<Client, FetchError> {
     match builder().build() {
         // A machine without any root certificates may still use a plain mirror.
-        Err(_) if endpoint.starts_with("http://") => builder().tls_certs_only([]).build(),
+        Err(_) if plain => builder().tls_certs_only([]).build(),
         result => result,
     }
     .map_err(|e| FetchError::Client(super::error::chain(&e)))

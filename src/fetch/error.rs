@@ -8,19 +8,17 @@ use crate::model::StoreError;
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The server has no such repository, revision or file.
-    #[error("{what} is not on {endpoint}: check the name, the revision and --endpoint{hint}")]
+    #[error("{what} is not on {endpoint}: {advice}")]
     NotFound {
         /// What was asked for.
         what: String,
         /// The server.
         endpoint: String,
-        /// More advice, where there is some.
-        hint: &'static str,
+        /// What to check.
+        advice: &'static str,
     },
-    /// The server wants a token, or another one.
-    #[error(
-        "{endpoint} refuses access to {what} (HTTP {status}): set HF_TOKEN to a token that may read it"
-    )]
+    /// The server wants to know who asks, or knows and refuses.
+    #[error("{endpoint} refuses access to {what} (HTTP {status}): {advice}")]
     Unauthorized {
         /// What was asked for.
         what: String,
@@ -28,6 +26,8 @@ pub enum FetchError {
         endpoint: String,
         /// 401 or 403.
         status: u16,
+        /// What to do about it.
+        advice: String,
     },
     /// Bytes are not what they must be, twice.
     #[error(
@@ -74,6 +74,24 @@ pub enum FetchError {
         "\"{0}\" is not a usable endpoint: give http://HOST, https://HOST or file:///FOLDER with --endpoint or HF_ENDPOINT"
     )]
     BadEndpoint(String),
+    /// Text that names nothing in a registry.
+    #[error(
+        "\"{text}\" is refused: {why}; write oci://HOST/NAME:TAG or oci://HOST/NAME@sha256:DIGEST"
+    )]
+    BadReference {
+        /// The text, escaped.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A user's credentials cannot be read, or must not be sent.
+    #[error("cannot log in to {endpoint}: {why}")]
+    Login {
+        /// The registry.
+        endpoint: String,
+        /// The reason, without anything secret.
+        why: String,
+    },
     /// A folder on this machine lacks a file.
     #[error("{} has no {path}: {why}", folder.display())]
     NotInFolder {

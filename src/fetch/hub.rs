@@ -11,6 +11,7 @@ use reqwest::redirect::Policy;
 
 use super::client::{authorized, build, file_url, token};
 use super::error::chain;
+use super::source::HUB_TOKEN;
 use super::{FetchError, Settings};
 use crate::model::incoming::{Expected, Wanted};
 use crate::model::{check_file_name, check_repo};
@@ -191,13 +192,14 @@ impl Hub {
             Some(404) => FetchError::NotFound {
                 what,
                 endpoint,
-                hint: "; a private one needs HF_TOKEN",
+                advice: "check the name, the revision and --endpoint; a private one needs HF_TOKEN",
             },
             // The hub says 401 for what does not exist, too.
             Some(status @ (401 | 403)) => FetchError::Unauthorized {
                 what,
                 endpoint,
                 status,
+                advice: HUB_TOKEN.to_owned(),
             },
             _ => FetchError::Interrupted {
                 path: what,

@@ -8,15 +8,19 @@
 //! where the part ends. Wrong bytes are deleted and fetched once more; if they
 //! are wrong again, that is an error.
 //!
-//! [`Hub`] resolves `OWNER/NAME` and a revision into such a list. A [`Folder`] on this
-//! machine may have the files as well: a mirror's, or the hub's own cache.
+//! [`Hub`] resolves `OWNER/NAME` and a revision into such a list, [`Registry`] brings
+//! the documents that do so for a name in a registry of container images. A [`Folder`]
+//! on this machine may have the files as well: a mirror's, or the hub's own cache.
 
+mod attempt;
 mod client;
 mod error;
 mod folder;
 mod hub;
 mod rate;
+mod registry;
 mod retry;
+mod source;
 mod transfer;
 
 use std::path::Path;
@@ -26,11 +30,13 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-pub use client::{Endpoint, Source};
+pub use client::Endpoint;
 pub use error::FetchError;
 pub use folder::{Brought, Folder};
 pub use hub::{Hub, Resolved, is_checkpoint_file};
 pub use rate::RateLimit;
+pub use registry::{Reference, Registry, SCHEME};
+pub use source::{Repository, Source};
 
 use crate::model::incoming::{Progress, Wanted, prove};
 use crate::model::{FileEntry, StoreError};

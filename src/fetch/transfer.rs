@@ -2,17 +2,16 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
-use reqwest::header::{ACCEPT_ENCODING, CONTENT_RANGE, HeaderMap, RANGE, RETRY_AFTER};
+use reqwest::header::{CONTENT_RANGE, HeaderMap};
 use reqwest::{Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::error::chain;
+use super::attempt::{Cut, lost, refused, transient};
 use super::{FetchError, Settings, Source, retry};
+use crate::model::FileEntry;
 use crate::model::incoming::{Begun, Partial, Progress, Wanted, begin, left_there};
-use crate::model::{FileEntry, StoreError};
 
 /// A connection must bring this much in the stall time to count as alive, so
 /// that one byte now and then does not keep it.
@@ -27,29 +26,6 @@ pub(super) struct Transfer {
     pub(super) dir: PathBuf,
     pub(super) settings: Settings,
     pub(super) progress: Arc<dyn Progress>,
-}
-
-/// Why an attempt ended before the file was complete.
-enum Cut {
-    /// Another attempt may go on from here.
-    Transient { why: String, wait: Option<Duration> },
-    /// What the server sends cannot be this file.
-    Wrong(String),
-    /// No attempt will do better.
-    Fatal(FetchError),
-}
-
-impl From<StoreError> for Cut {
-    fn from(error: StoreError) -> Self {
-        Self::Fatal(error.into())
-    }
-}
-
-fn transient(why: impl Into<String>) -> Cut {
-    Cut::Transient {
-        why: why.into(),
-        wait: None,
-    }
 }
 
 impl Transfer {
@@ -144,17 +120,10 @@ impl Transfer {
         if part.missing() == 0 && part.length() > 0 {
             return Ok(());
         }
-        let mut request = self
-            .source
-            .get(&self.wanted.path)
-            .header(ACCEPT_ENCODING, "identity");
-        if part.length() > 0 {
-            request = request.header(RANGE, format!("bytes={}-", part.length()));
-        }
-        let response = timeout(self.settings.stall, request.send())
+        let asked = self.source.get(&self.wanted, part.length());
+        let response = timeout(self.settings.stall, asked)
             .await
-            .map_err(|_| transient("the server does not answer"))?
-            .map_err(|e| transient(chain(&e)))?;
+            .map_err(|_| transient("the server does not answer"))??;
         self.admit(&response, part)?;
         self.receive(response, part).await
     }
@@ -189,7 +158,11 @@ impl Transfer {
                 part.length(),
                 self.wanted.size
             ))),
-            status => Err(self.refused(status, response.headers())),
+            status => {
+                let what = self.source.name(&self.wanted);
+                let headers = response.headers();
+                Err(refused(status, headers, &what, &self.source.advice()))
+            }
         }
     }
 
@@ -198,37 +171,6 @@ impl Transfer {
             "the server's file has {found} bytes and it must have {}",
             self.wanted.size
         ))
-    }
-
-    fn refused(&self, status: StatusCode, headers: &HeaderMap) -> Cut {
-        let what = format!("{} of {}", self.wanted.path, self.source.location());
-        let endpoint = self.source.endpoint().to_owned();
-        match status {
-            StatusCode::NOT_FOUND | StatusCode::GONE => Cut::Fatal(FetchError::NotFound {
-                what,
-                endpoint,
-                hint: "",
-            }),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-                Cut::Fatal(FetchError::Unauthorized {
-                    what,
-                    endpoint,
-                    status: status.as_u16(),
-                })
-            }
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS => Cut::Transient {
-                why: format!("the server answers {status}"),
-                wait: retry_after(headers),
-            },
-            status if status.is_server_error() => Cut::Transient {
-                why: format!("the server answers {status}"),
-                wait: retry_after(headers),
-            },
-            status => Cut::Fatal(FetchError::BadAnswer {
-                endpoint,
-                why: format!("{status} for {}", self.wanted.path),
-            }),
-        }
     }
 
     /// Appends the body, never beyond the declared size.
@@ -245,7 +187,7 @@ impl Transfer {
             let bytes = match next {
                 None => break,
                 Some(Ok(bytes)) => bytes,
-                Some(Err(e)) => return Err(transient(format!("connection lost: {}", chain(&e)))),
+                Some(Err(e)) => return Err(lost(e)),
             };
             if bytes.len() as u64 > part.missing() {
                 return Err(Cut::Wrong(format!(
@@ -291,15 +233,4 @@ fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
     let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
     let start = span.split_once('-')?.0.trim().parse().ok()?;
     Some((start, total.trim().parse().ok()))
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
 }

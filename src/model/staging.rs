@@ -108,6 +108,9 @@ pub(super) fn claim(dir: &Path, label: &str) -> Result<File, StoreError> {
     }
 }
 
+/// Where a staging folder keeps its note.
+pub(super) const NOTE_FILE: &str = ".note.json";
+
 /// A staging folder, locked. Dropping it keeps the folder for a later attempt.
 #[derive(Debug)]
 pub struct Staging {
@@ -147,6 +150,15 @@ impl Staging {
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         check_file_name(name)?;
         write_atomically(&self.dir.join(name), bytes)
+    }
+
+    /// Keeps a note for a later attempt, which [`Store::notes`] finds. It is not
+    /// installed, and no file of a checkpoint has its name.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn keep_note(&self, bytes: &[u8]) -> Result<(), StoreError> {
+        write_atomically(&self.dir.join(NOTE_FILE), bytes)
     }
 
     /// Empties the folder.

@@ -1,7 +1,7 @@
 //! What is installed, and where.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::durable::{create_directory, fsync_directory};
@@ -278,6 +278,19 @@ impl Store {
             .into_iter()
             .filter_map(split)
             .collect()
+    }
+
+    /// What [`Staging::keep_note`] kept of models on their way in, of at most `most`
+    /// bytes each. Anybody who may write to the store may have written it.
+    pub fn notes(&self, most: u64) -> Vec<Vec<u8>> {
+        let read = |(name, revision)| {
+            let dir = self.staging_dir().join(format!("{name}@{revision}"));
+            let file = File::open(dir.join(staging::NOTE_FILE)).ok()?;
+            let mut note = Vec::new();
+            file.take(most).read_to_end(&mut note).ok()?;
+            Some(note)
+        };
+        self.staged().into_iter().filter_map(read).collect()
     }
 
     /// Names of every revision's folder of a model, usable or not.

@@ -85,7 +85,7 @@ pub fn sign(secret: &Path, bytes: &[u8], file: &Path) {
 }
 
 /// Settings that demand something of a model; the keys are in the folder `keys`.
-fn policy(world: &World, demand: &str) -> String {
+pub fn policy(world: &World, demand: &str) -> String {
     let path = world.path(&format!("{demand}.toml"));
     let keys = world.path("keys");
     fs::create_dir_all(&keys).unwrap();

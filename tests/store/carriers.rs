@@ -15,7 +15,7 @@ use crate::harness::{Outcome, TINY, World, tree};
 use crate::mirror::COMMIT;
 
 /// Whether the programs are there. CI installs them.
-fn have(programs: &[&str]) -> bool {
+pub fn have(programs: &[&str]) -> bool {
     let there = |program: &&str| {
         let found = Command::new("sh")
             .args(["-c", &format!("command -v {program}")])
@@ -32,13 +32,18 @@ fn have(programs: &[&str]) -> bool {
 }
 
 /// Debian's registry on the loopback interface, its files in a folder of the test's.
-struct Registry {
+pub struct Registry {
     child: Child,
     port: u16,
 }
 
 impl Registry {
-    fn start(dir: &Path) -> Self {
+    pub fn start(dir: &Path) -> Self {
+        Self::with(dir, "", "")
+    }
+
+    /// With more lines of settings, and more under `http`.
+    pub fn with(dir: &Path, settings: &str, http: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         drop(listener);
@@ -48,7 +53,7 @@ impl Registry {
             &config,
             format!(
                 "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n    \
-                 rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+                 rootdirectory: {}\n{settings}http:\n  addr: 127.0.0.1:{port}\n{http}",
                 storage.display()
             ),
         )
@@ -69,8 +74,20 @@ impl Registry {
         registry
     }
 
+    pub fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
     fn image(&self, tag: &str) -> String {
-        format!("docker://127.0.0.1:{}/site/models:{tag}", self.port)
+        format!("docker://{}/site/models:{tag}", self.host())
+    }
+
+    /// Pushes every manifest of a layout.
+    pub fn push(&self, folder: &Path, more: &[&str]) {
+        for tag in tags(folder) {
+            let from = format!("oci:{}:{tag}", text(folder));
+            skopeo(&from, &self.image(&tag), more);
+        }
     }
 }
 
@@ -82,15 +99,12 @@ impl Drop for Registry {
 }
 
 #[track_caller]
-fn skopeo(from: &str, to: &str) {
+fn skopeo(from: &str, to: &str, more: &[&str]) {
     let output = Command::new("skopeo")
         .args(["--insecure-policy", "copy", "--preserve-digests"])
-        .args([
-            "--src-tls-verify=false",
-            "--dest-tls-verify=false",
-            from,
-            to,
-        ])
+        .args(["--src-tls-verify=false", "--dest-tls-verify=false"])
+        .args(more)
+        .args([from, to])
         .output()
         .unwrap();
     Outcome::from(output).ok();
@@ -112,7 +126,7 @@ fn tags(folder: &Path) -> Vec<String> {
         .collect()
 }
 
-fn text(path: &Path) -> &str {
+pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
@@ -131,12 +145,10 @@ fn a_registry_and_back_byte_for_byte() {
     let tags = tags(&folder);
     assert_eq!(tags[0], TINY);
     assert!(tags[1].starts_with("sha256-") && tags[1].ends_with(".minisig"));
+    registry.push(&folder, &[]);
     for tag in &tags {
-        skopeo(
-            &format!("oci:{}:{tag}", text(&folder)),
-            &registry.image(tag),
-        );
-        skopeo(&registry.image(tag), &format!("oci:{}:{tag}", text(&back)));
+        let to = format!("oci:{}:{tag}", text(&back));
+        skopeo(&registry.image(tag), &to, &[]);
     }
     assert!(tree(&back.join("blobs")).len() >= world.files.len());
     let inside = |root: &Path| {
@@ -170,6 +182,7 @@ fn skopeo_reads_our_tar_file_and_we_read_its_own() {
     skopeo(
         &format!("oci-archive:{}:{TINY}", text(&path)),
         &format!("oci-archive:{}:{TINY}", text(&theirs)),
+        &[],
     );
     assert_eq!(told_manifest(&world, &path), told_manifest(&world, &theirs));
     import(&world, &theirs, &[]).ok();

@@ -22,10 +22,12 @@ mod offline;
 mod plan;
 mod proxy;
 mod pull;
+mod registry;
 mod repair;
 mod runtime;
 mod space;
 mod stores;
+mod token_registry;
 mod trust;
 
 #[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]

@@ -118,13 +118,13 @@ struct Shared {
     port: u16,
 }
 
-const HOST: &str = "127.0.0.1";
+pub const HOST: &str = "127.0.0.1";
 /// The other host: a second address of this machine, so that no name need be
 /// resolved.
-const REDIRECTED: &str = "127.0.0.2";
+pub const REDIRECTED: &str = "127.0.0.2";
 
 /// Both hosts, on the same port.
-fn listeners() -> ([TcpListener; 2], u16) {
+pub fn listeners() -> ([TcpListener; 2], u16) {
     loop {
         let first = TcpListener::bind((HOST, 0)).unwrap();
         let port = first.local_addr().unwrap().port();
@@ -231,14 +231,15 @@ impl Drop for Mirror {
     }
 }
 
-struct Request {
-    method: String,
-    path: String,
-    headers: BTreeMap<String, String>,
+/// What somebody asks over HTTP/1.1; a body is left unread.
+pub struct Request {
+    pub method: String,
+    pub path: String,
+    pub headers: BTreeMap<String, String>,
 }
 
 impl Request {
-    fn read(reader: &mut impl BufRead) -> Option<Self> {
+    pub fn read(reader: &mut impl BufRead) -> Option<Self> {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
         let mut words = line.split_whitespace();
@@ -260,7 +261,7 @@ impl Request {
     }
 
     /// First byte asked for.
-    fn start(&self) -> Option<u64> {
+    pub fn start(&self) -> Option<u64> {
         let range = self.headers.get("range")?.strip_prefix("bytes=")?;
         range.split_once('-')?.0.parse().ok()
     }
@@ -281,7 +282,7 @@ fn is_large(name: &str) -> bool {
     name.ends_with(".safetensors")
 }
 
-fn head(status: &str, headers: &[(&str, String)]) -> Vec<u8> {
+pub fn head(status: &str, headers: &[(&str, String)]) -> Vec<u8> {
     let mut text = format!("HTTP/1.1 {status}\r\n");
     for (name, value) in headers {
         text += &format!("{name}: {value}\r\n");

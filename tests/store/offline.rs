@@ -89,6 +89,8 @@ fn only_local_sockets_are_asked_for() {
             "--store",
             from_cache.to_str().unwrap(),
         ],
+        &["pull", "oci://127.0.0.1:5000/site/models:tiny"],
+        &["pull", "oci://registry.invalid/site/models:tiny"],
         &["import", checkpoint.to_str().unwrap()],
         &["bundle", "create", TINY, "-o", bundle],
         &["bundle", "verify", bundle],

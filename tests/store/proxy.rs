@@ -1,8 +1,63 @@
 //! Proxies, and how fast a pull may be.
 
+use std::io::{BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::harness::{FAILED, Outcome, TINY, USAGE, World};
+use crate::mirror::{HOST, Request, head};
+
+/// A proxy for TLS: it connects and hands bytes on.
+pub struct Tunnel {
+    port: u16,
+    targets: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tunnel {
+    pub fn start() -> Self {
+        let listener = TcpListener::bind((HOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let targets = Arc::new(Mutex::new(Vec::new()));
+        let seen = targets.clone();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let seen = seen.clone();
+                thread::spawn(move || stream.map(|s| tunnel(s, &seen)));
+            }
+        });
+        Self { port, targets }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{HOST}:{}", self.port)
+    }
+
+    /// Where it was asked to connect to.
+    pub fn targets(&self) -> Vec<String> {
+        self.targets.lock().unwrap().clone()
+    }
+}
+
+fn tunnel(client: TcpStream, seen: &Mutex<Vec<String>>) -> Option<()> {
+    let mut reader = BufReader::new(client.try_clone().ok()?);
+    let request = Request::read(&mut reader)?;
+    assert_eq!(request.method, "CONNECT");
+    seen.lock().unwrap().push(request.path.clone());
+    let mut server = TcpStream::connect(&request.path).ok()?;
+    let mut out = client;
+    out.write_all(&head("200 Connection established", &[]))
+        .ok()?;
+    let mut back = server.try_clone().ok()?;
+    thread::spawn(move || copy(&mut back, &mut out));
+    copy(&mut reader, &mut server)
+}
+
+fn copy(from: &mut impl Read, to: &mut TcpStream) -> Option<()> {
+    std::io::copy(from, to).ok()?;
+    to.shutdown(std::net::Shutdown::Write).ok()
+}
 
 /// A server that is not there.
 const NOWHERE: &str = "127.0.0.3:1";

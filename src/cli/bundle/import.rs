@@ -47,7 +47,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let store = open_store(global)?;
     let bundle = Bundle::open(&args.path)?;
     let model = bundle.model(args.model.as_deref())?;
-    let (provenance, published) = judge(&args, model, &trust)?;
+    let path = std::path::absolute(&args.path).unwrap_or_else(|_| args.path.clone());
+    let place = format!("bundle {}", path.display());
+    let (provenance, published) = judge(args.name.as_deref(), &place, model, &trust)?;
     interrupt::watch("what was copied is kept: run the same command again to go on");
     if !args.no_runtime {
         runtime::install(&bundle, &store, &ui)?;
@@ -83,24 +85,25 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 }
 
 /// Which model it is and whether the site takes it, before anything is copied.
-fn judge(
-    args: &Args,
+/// `asked` is the name a person wants it to have, `place` where it lies.
+pub(in crate::cli) fn judge(
+    asked: Option<&str>,
+    place: &str,
     model: &BundledModel,
     trust: &Trust,
 ) -> Result<(Provenance, Option<Published>), CliError> {
-    if let Some(name) = &args.name {
+    if let Some(name) = asked {
         check_model_name(name)?;
     }
     let signature = model
         .signed_by(&trust.keys)?
         .map(|signed| record(signed, &model.manifest));
-    let path = std::path::absolute(&args.path).unwrap_or_else(|_| args.path.clone());
     let claim = Claim {
-        asked: args.name.as_deref(),
+        asked,
         fallback: &model.name,
         // Without a signature a revision is anybody's word.
         revision: signature.as_ref().map(|_| model.revision.as_str()),
-        source: format!("bundle {}, from {}", path.display(), model.source),
+        source: format!("{place}, from {}", model.source),
         license: model.license.clone(),
     };
     let (mut provenance, published) = identify(claim, &model.files)?;

@@ -5,11 +5,13 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::{Args, Request, runtime, settings};
+use super::{Args, Origin, Request, runtime, settings};
 use crate::cli::install::{self, SMALL};
 use crate::cli::progress::{Transfer, Ui};
 use crate::cli::{CliError, plan};
-use crate::fetch::{self, Brought, Endpoint, FetchError, Folder, Settings, Source, prove_there};
+use crate::fetch::{
+    self, Brought, Endpoint, FetchError, Folder, Repository, Settings, Source, prove_there,
+};
 use crate::model::incoming::{Wanted, remaining};
 use crate::model::{FileEntry, Staging, human_size, require_space};
 
@@ -56,6 +58,9 @@ pub(super) fn gather(
             Ok(needed) => needed,
         };
         plan::tell_memory(ui, dir, &args.loaded);
+        if let Some(note) = &request.note {
+            staging.keep_note(note)?;
+        }
         let needed = remaining(dir, &large).saturating_add(needed);
         require_space(dir, "the download and the export", needed)?;
         all.add(places.bring(&large, dir, &display)?);
@@ -75,7 +80,7 @@ pub(super) fn gather(
     })
 }
 
-fn announce(request: &Request, places: &Places, ui: &Ui) {
+fn announce(request: &Request, places: &Places<'_>, ui: &Ui) {
     let provenance = &request.provenance;
     if let Rest::Nobody = places.rest {
         return;
@@ -96,22 +101,28 @@ fn announce(request: &Request, places: &Places, ui: &Ui) {
 }
 
 /// Where files are looked for, in this order.
-struct Places {
+struct Places<'a> {
     /// The hub's cache, where it has the revision.
     cache: Option<Folder>,
-    rest: Rest,
+    rest: Rest<'a>,
 }
 
 /// Who has what the cache has not.
-enum Rest {
+enum Rest<'a> {
     Server {
         source: Arc<Source>,
         settings: Settings,
-        runtime: Runtime,
+        runtime: Lent<'a>,
     },
     Folder(Folder),
     /// What there is was brought before.
     Nobody,
+}
+
+/// The thing that runs transfers: connections live as long as it does.
+enum Lent<'a> {
+    Own(Runtime),
+    Of(&'a Runtime),
 }
 
 /// What is there of some files.
@@ -130,23 +141,35 @@ impl Found {
     }
 }
 
-impl Places {
-    fn of(args: &Args, request: &Request) -> Result<Self, CliError> {
+impl<'a> Places<'a> {
+    fn of(args: &Args, request: &'a Request) -> Result<Self, CliError> {
         let revision = &request.provenance.revision;
         let mut cache = None;
-        let rest = match &request.endpoint {
-            Endpoint::Folder(root) => Rest::Folder(Folder::named(root, &request.repo, revision)?),
-            Endpoint::Server(url) => {
+        let rest = match &request.origin {
+            Origin::Staged => Rest::Nobody,
+            Origin::Registry { source, runtime } => Rest::Server {
+                source: source.clone(),
+                settings: settings(args),
+                runtime: Lent::Of(runtime),
+            },
+            Origin::Hub {
+                endpoint: Endpoint::Folder(root),
+                repo,
+            } => Rest::Folder(Folder::named(root, repo, revision)?),
+            Origin::Hub {
+                endpoint: Endpoint::Server(url),
+                repo,
+            } => {
                 cache = match args.no_cache {
                     true => None,
-                    false => Folder::in_cache(&request.repo, revision),
+                    false => Folder::in_cache(repo, revision),
                 };
                 match args.offline {
                     true => Rest::Nobody,
                     false => Rest::Server {
-                        source: Arc::new(Source::new(url, &request.repo, revision)?),
+                        source: Arc::new(Source::Hub(Repository::new(url, repo, revision)?)),
                         settings: settings(args),
-                        runtime: runtime()?,
+                        runtime: Lent::Own(runtime()?),
                     },
                 }
             }
@@ -195,6 +218,10 @@ impl Places {
                 settings,
                 runtime,
             } => {
+                let runtime = match runtime {
+                    Lent::Own(runtime) => runtime,
+                    Lent::Of(runtime) => runtime,
+                };
                 let fetched = runtime.block_on(fetch::fetch(
                     source.clone(),
                     &wanted,

@@ -1,6 +1,7 @@
 //! `gptoss-ctl pull`.
 
 mod gather;
+mod registry;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use super::install::{self, Provenance, discard_if_empty, open_stores};
 use super::progress::Ui;
 use super::trust::{Trust, VouchedCatalog};
 use super::{CliError, ExitStatus, Global, interrupt, plan, size};
-use crate::fetch::{Endpoint, Hub, RateLimit, Settings};
+use crate::fetch::{Endpoint, Hub, RateLimit, SCHEME, Settings, Source};
 use crate::model::incoming::{Expected, Wanted};
 use crate::model::{
     Catalog, CatalogModel, Dimensions, Installed, Store, check_model_name, check_repo, human_size,
@@ -26,7 +27,8 @@ use crate::runtime::Options;
 /// Arguments of `gptoss-ctl pull`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// 20b, 120b, nano, a name in the catalog, or hf:OWNER/NAME[@REVISION].
+    /// 20b, 120b, nano, a name in the catalog, hf:OWNER/NAME[@REVISION], or
+    /// oci://HOST[:PORT]/NAME[:TAG|@sha256:DIGEST] for a bundle in a registry.
     model: String,
     /// Where to fetch from: a hub, a mirror of one, or file:///FOLDER [default:
     /// HF_ENDPOINT, else the hub].
@@ -49,9 +51,17 @@ pub struct Args {
     /// The machine's store, where what it has is not fetched again.
     #[arg(skip)]
     machines: Option<Store>,
-    /// Name in the store of a model pulled with hf: [default: OWNER--NAME].
+    /// Name in the store of a model pulled with hf: or oci: [default: OWNER--NAME,
+    /// the published model's, the bundle's].
     #[arg(long)]
     name: Option<String>,
+    /// A public key of minisign's whose signature counts, too.
+    #[arg(long, value_name = "FILE")]
+    key: Vec<PathBuf>,
+    /// Speak HTTP without TLS to a registry, or not [default: only on this machine's
+    /// loopback interface].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    plain_http: Option<bool>,
     /// Take nothing from the cache of Hugging Face's own tools.
     #[arg(long)]
     no_cache: bool,
@@ -87,11 +97,25 @@ const SHARED: &str = "in-system-store";
 /// A model and the bytes it must consist of.
 struct Request {
     provenance: Provenance,
-    endpoint: Endpoint,
-    repo: String,
     files: Vec<Wanted>,
+    origin: Origin,
     /// Where they are known before the checkpoint's configuration is there.
     dimensions: Option<Dimensions>,
+    /// What a later attempt without a network must know besides what it is asked.
+    note: Option<Vec<u8>>,
+}
+
+/// Where a model's files are.
+enum Origin {
+    /// On the hub, a mirror of it, or in a folder that is one.
+    Hub { endpoint: Endpoint, repo: String },
+    /// In a registry, which was asked already.
+    Registry {
+        source: Arc<Source>,
+        runtime: Runtime,
+    },
+    /// Where an earlier attempt brought them.
+    Staged,
 }
 
 /// Runs the command.
@@ -104,17 +128,19 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
     if !args.own_copy {
         args.machines = stores.system().cloned();
     }
-    let trust = Trust::load(global, &[])?;
+    let trust = Trust::load(global, &args.key)?;
     interrupt::watch("what was fetched is kept: run the same command again to go on");
-    let (status, model) = match args.model.strip_prefix("hf:") {
-        Some(reference) => pull_reference(&store, &args, reference, &trust, &ui)?,
-        None if args.name.is_some() => {
-            return Err(CliError::new(
-                ExitStatus::Usage,
-                "--name goes with hf: only; a catalog's model keeps its name",
-            ));
-        }
-        None => match choose(&args.model, args.catalog.as_deref(), &trust)? {
+    let (status, model) = if let Some(reference) = args.model.strip_prefix("hf:") {
+        pull_reference(&store, &args, reference, &trust, &ui)?
+    } else if let Some(reference) = args.model.strip_prefix(SCHEME) {
+        registry::pull(&store, &args, reference, &trust, &ui)?
+    } else if args.name.is_some() {
+        return Err(CliError::new(
+            ExitStatus::Usage,
+            "--name goes with hf: and oci: only; a catalog's model keeps its name",
+        ));
+    } else {
+        match choose(&args.model, args.catalog.as_deref(), &trust)? {
             Choice::Embedded => pull_nano(&store, &args, &ui)?,
             Choice::Pinned { by, model } => {
                 let name = args_name(&args);
@@ -122,7 +148,7 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
                 let request = pinned_request(&args, name, &by, &model)?;
                 pull(&store, &args, request, &trust, &ui)?
             }
-        },
+        }
     };
     report(&ui, status, &model);
     Ok(())
@@ -132,9 +158,13 @@ fn report(ui: &Ui, status: &str, model: &Installed) {
     let label = model.manifest.label();
     let people = match status {
         INSTALLED => format!(
-            "installed {label}: {}, in {}",
+            "installed {label}: {}, in {}{}",
             human_size(model.manifest.total_size()),
-            model.dir.display()
+            model.dir.display(),
+            match &model.manifest.signature {
+                Some(signature) => format!(", signed by key {}", signature.key_id),
+                None => String::new(),
+            }
         ),
         EXPORTED => format!("{label} was installed already and has been exported"),
         SHARED => format!(
@@ -243,10 +273,13 @@ fn pinned_request(
             license: model.license.clone(),
             signature: None,
         },
-        endpoint,
-        repo: model.repo.clone(),
         files: model.files.iter().map(Wanted::from).collect(),
+        origin: Origin::Hub {
+            endpoint,
+            repo: model.repo.clone(),
+        },
         dimensions: model.dimensions.clone(),
+        note: None,
     })
 }
 
@@ -344,10 +377,13 @@ fn resolve(
             license: resolved.license,
             signature: None,
         },
-        endpoint,
-        repo: repo.to_owned(),
         files: resolved.files,
+        origin: Origin::Hub {
+            endpoint,
+            repo: repo.to_owned(),
+        },
         dimensions: None,
+        note: None,
     })
 }
 

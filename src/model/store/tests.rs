@@ -419,3 +419,18 @@ fn the_default_store_of_each_kind_of_user() {
         assert_eq!(root_with(&set, is_root), Path::new(expected), "{set:?}");
     }
 }
+
+#[test]
+fn a_note_is_found_until_the_model_is_installed() {
+    let (_dir, store) = store();
+    let staging = store.stage("m", "r").unwrap();
+    staging.keep_note(b"what for").unwrap();
+    drop(staging);
+    assert_eq!(store.notes(100), [b"what for"]);
+    assert_eq!(store.notes(4), [b"what"], "it is bounded");
+    let staging = store.stage("m", "r").unwrap();
+    let files = write(&staging.dir, &[("config.json", "{}")]);
+    let model = staging.commit(manifest("m", "r", files)).unwrap();
+    assert!(store.notes(100).is_empty());
+    assert!(!model.dir.join(".note.json").exists());
+}

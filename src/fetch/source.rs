@@ -1,0 +1,106 @@
+//! Where files come from.
+
+use reqwest::header::{ACCEPT_ENCODING, RANGE};
+use reqwest::redirect::Policy;
+use reqwest::{Client, RequestBuilder, Response};
+
+use super::attempt::{Advice, Cut, lost};
+use super::client::{authorized, build, file_url, token};
+use super::{FetchError, Registry};
+use crate::model::incoming::Wanted;
+
+/// A server with a model's files.
+#[derive(Debug)]
+pub enum Source {
+    /// The hub, or a mirror of it.
+    Hub(Repository),
+    /// A registry of container images.
+    Registry(Box<Registry>),
+}
+
+impl Source {
+    /// The server, for people.
+    pub fn endpoint(&self) -> &str {
+        match self {
+            Self::Hub(repository) => &repository.endpoint,
+            Self::Registry(registry) => registry.endpoint(),
+        }
+    }
+
+    /// Asks for a file's bytes from one of them on.
+    pub(super) async fn get(&self, wanted: &Wanted, from: u64) -> Result<Response, Cut> {
+        let ranged = |request: RequestBuilder| {
+            let request = request.header(ACCEPT_ENCODING, "identity");
+            match from {
+                0 => request,
+                from => request.header(RANGE, format!("bytes={from}-")),
+            }
+        };
+        match self {
+            Self::Hub(repository) => {
+                let request = ranged(repository.get(&wanted.path));
+                request.send().await.map_err(lost)
+            }
+            Self::Registry(registry) => registry.blob(&wanted.expected, ranged).await,
+        }
+    }
+
+    /// What a file is called where there is something to complain about.
+    pub(super) fn name(&self, wanted: &Wanted) -> String {
+        let place = match self {
+            Self::Hub(repository) => format!("{}/{}", repository.endpoint, repository.repo),
+            Self::Registry(registry) => registry.reference().to_string(),
+        };
+        format!("{} of {place}", wanted.path)
+    }
+
+    pub(super) fn advice(&self) -> Advice {
+        match self {
+            Self::Hub(repository) => repository.advice(),
+            Self::Registry(registry) => registry.advice(),
+        }
+    }
+}
+
+/// A repository at a revision, on the hub or a mirror of it.
+#[derive(Debug, Clone)]
+pub struct Repository {
+    client: Client,
+    endpoint: String,
+    token: Option<String>,
+    repo: String,
+    revision: String,
+}
+
+impl Repository {
+    /// `repo` (`OWNER/NAME`) at `revision` on `endpoint`, all checked before.
+    ///
+    /// # Errors
+    /// [`FetchError::Client`].
+    pub fn new(endpoint: &str, repo: &str, revision: &str) -> Result<Self, FetchError> {
+        Ok(Self {
+            client: build(endpoint, || Policy::limited(10))?,
+            endpoint: endpoint.to_owned(),
+            token: token(),
+            repo: repo.to_owned(),
+            revision: revision.to_owned(),
+        })
+    }
+
+    /// A request for a file. A redirect to another host loses the token.
+    fn get(&self, path: &str) -> RequestBuilder {
+        let url = file_url(&self.endpoint, &self.repo, &self.revision, path);
+        authorized(self.client.get(url), self.token.as_deref())
+    }
+
+    fn advice(&self) -> Advice {
+        Advice {
+            endpoint: self.endpoint.clone(),
+            not_found: "check the name, the revision and --endpoint",
+            unauthorized: HUB_TOKEN.to_owned(),
+        }
+    }
+}
+
+/// What to do where the hub refuses access.
+pub(super) const HUB_TOKEN: &str = "set HF_TOKEN to a token that may read it";
