@@ -265,7 +265,7 @@ mod tests {
             size: 2,
             sha256: crate::model::sha256_bytes(b"{}"),
         };
-        let layer = oci::file_layer(&entry).unwrap();
+        let layer = oci::file_layer(oci::MODEL_FILE, &entry).unwrap();
         ImageManifest::new(Descriptor::of(oci::MODEL_CONFIG, &config()), vec![layer])
     }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::bundle::Bundle;
 use crate::cli::identity::is_embedded;
 use crate::cli::{CliError, ExitStatus};
-use crate::fetch;
+use crate::fetch::Endpoint;
 use crate::model::{Catalog, Manifest, check_repo};
 
 use super::Args;
@@ -16,7 +16,7 @@ pub(super) enum Origin {
     /// This program.
     Embedded,
     /// A repository on a hub or a mirror of one.
-    Hub { endpoint: String, repo: String },
+    Hub { endpoint: Endpoint, repo: String },
     /// A checkpoint's folder.
     Folder(PathBuf),
     /// A bundle.
@@ -39,7 +39,7 @@ impl Origin {
         }
         let recorded = repository(&manifest.source);
         if let Some(given) = &args.endpoint {
-            let endpoint = fetch::endpoint(Some(given))?;
+            let endpoint = Endpoint::choose(Some(given))?;
             let repo = recorded.map(|(_, repo)| repo).or_else(|| pinned(manifest));
             return match repo {
                 Some(repo) => Ok(Self::Hub { endpoint, repo }),
@@ -61,7 +61,7 @@ impl Origin {
             // A site that names a mirror means it for this as well.
             let mirror = std::env::var("HF_ENDPOINT").is_ok_and(|v| !v.is_empty());
             let given = (!mirror).then_some(endpoint.as_str());
-            let endpoint = fetch::endpoint(given)?;
+            let endpoint = Endpoint::choose(given)?;
             return Ok(Self::Hub { endpoint, repo });
         }
         local(&manifest.source).ok_or_else(|| {
@@ -89,6 +89,14 @@ impl Origin {
         path.is_dir().then(|| Self::Folder(path.to_owned()))
     }
 
+    /// Whether it takes a connection.
+    pub(super) fn is_distant(&self) -> bool {
+        let Self::Hub { endpoint, .. } = self else {
+            return false;
+        };
+        matches!(endpoint, Endpoint::Server(_))
+    }
+
     /// Where it is, for people.
     pub(super) fn describe(&self) -> String {
         match self {
@@ -106,7 +114,7 @@ fn repository(source: &str) -> Option<(String, String)> {
     let mut parts = url.rsplitn(3, '/');
     let (name, owner, endpoint) = (parts.next()?, parts.next()?, parts.next()?);
     let repo = format!("{owner}/{name}");
-    let endpoint = fetch::endpoint(Some(endpoint)).ok()?;
+    let endpoint = Endpoint::choose(Some(endpoint)).ok()?.to_string();
     check_repo(&repo).ok().map(|()| (endpoint, repo))
 }
 

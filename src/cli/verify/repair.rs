@@ -22,7 +22,7 @@ use crate::cli::install::{check_config, discard_if_empty, export_all};
 use crate::cli::progress::{Transfer, Ui};
 use crate::cli::pull::offline_by_environment;
 use crate::cli::{CliError, ExitStatus, Global};
-use crate::fetch::{self, Settings, Source};
+use crate::fetch::{self, Endpoint, Folder, Repository, Settings, Source};
 use crate::model::incoming::{Begun, CopyError, Progress, Wanted, begin, remaining};
 use crate::model::{
     FileEntry, FileState, Installed, Report, Staging, Store, StoreError, human_size, require_space,
@@ -162,7 +162,7 @@ impl Work<'_> {
         }
         let origin = Origin::choose(self.args, &self.model.manifest)?;
         let is_offline = self.global.offline || offline_by_environment();
-        if is_offline && matches!(origin, Origin::Hub { .. }) {
+        if is_offline && origin.is_distant() {
             return Err(offline(&origin, &left));
         }
         self.space(&left)?;
@@ -223,9 +223,21 @@ impl Work<'_> {
                 }
                 Ok(())
             }
-            Origin::Hub { endpoint, repo } => {
-                let revision = &self.model.revision;
-                let source = Arc::new(Source::new(endpoint, repo, revision)?);
+            Origin::Hub {
+                endpoint: Endpoint::Folder(root),
+                repo,
+            } => {
+                let folder = Folder::named(root, repo, &self.model.revision)?;
+                let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
+                folder.bring_all(&wanted, dir, &**progress)?;
+                Ok(())
+            }
+            Origin::Hub {
+                endpoint: Endpoint::Server(server),
+                repo,
+            } => {
+                let repository = Repository::new(server, repo, &self.model.revision)?;
+                let source = Arc::new(Source::Hub(repository));
                 let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
                 let runtime = tokio::runtime::Runtime::new().map_err(|e| {
                     let why = format!("cannot start the downloader: {e}");
