@@ -291,8 +291,15 @@ pub(super) fn add_targets(
         Ok(exported) => exported,
     };
     let mut manifest = model.manifest.clone();
+    for (target, mut record) in exported.records {
+        // The same bytes again are not news.
+        let again = manifest.targets.get(&target) == exported.files.get(&target);
+        if let (true, Some(first)) = (again, manifest.exports.get(&target)) {
+            record.exported_at.clone_from(&first.exported_at);
+        }
+        manifest.exports.insert(target, record);
+    }
     manifest.targets.extend(exported.files);
-    manifest.exports.extend(exported.records);
     manifest.tool_version = env!("CARGO_PKG_VERSION").into();
     Ok(Some(staging.replace(model, manifest)?))
 }

@@ -31,7 +31,7 @@ pub struct CatalogFile {
 pub struct Export {
     /// Version of the program that made it.
     pub tool_version: String,
-    /// When, RFC 3339.
+    /// When these bytes were first made, RFC 3339.
     pub exported_at: String,
     /// Version of the exported layout.
     pub format: String,

@@ -60,6 +60,7 @@ pub(super) fn page() -> String {
     for line in lines() {
         if kept && !matches!(line, Line::Kept(_)) {
             page.control("fi", []);
+            page.control("PP", []);
             kept = false;
         }
         match line {
