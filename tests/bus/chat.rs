@@ -187,8 +187,12 @@ fn lines_and_files_go_together() {
         terminal.wait_for("You said: a\nb\n");
     }
     // A backslash that was pasted before a line's end stays.
-    terminal.enter("\x1b[200~c\\\rd\x1b[201~\\\re");
-    terminal.wait_for("You said: c\\\nd\ne\n");
+    terminal.enter("\x1b[200~```\rc\\\rd\x1b[201~\\\re");
+    terminal.wait_for("You said: ```");
+    terminal.enter("/save said.json");
+    terminal.wait_for("saved in said.json");
+    let saved = std::fs::read_to_string(home(&daemon.bus).join("said.json")).unwrap();
+    assert!(saved.contains(r"```\nc\\\nd\ne"), "{saved}");
     terminal.enter("/file none.txt");
     terminal.wait_for("cannot read none.txt");
     terminal.enter("/file notes.txt");

@@ -115,9 +115,11 @@ fn a_published_name_stays_with_its_bytes() {
         .iter()
         .map(|(name, bytes)| (name.clone(), Body::new(bytes.clone())))
         .collect();
-    fs::write(&site, catalog("20b", &files)).unwrap();
-    sign(&secret, &fs::read(&site).unwrap(), &beside(&site));
-    pull(&world, "20b", &settings).fails(USAGE, &["20b", "other bytes", "another name"]);
+    for name in ["20b", "nano"] {
+        fs::write(&site, catalog(name, &files)).unwrap();
+        sign(&secret, &fs::read(&site).unwrap(), &beside(&site));
+        pull(&world, name, &settings).fails(USAGE, &[name, "other bytes", "another name"]);
+    }
     world.assert_nothing_installed();
 }
 

@@ -4,6 +4,7 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 
 use rustyline::completion::{Completer, FilenameCompleter, Pair};
 use rustyline::error::ReadlineError;
@@ -13,7 +14,7 @@ use rustyline::history::DefaultHistory;
 use rustyline::validate::Validator;
 use rustyline::{
     Behavior, Cmd, CompletionType, ConditionalEventHandler, Config, Context, Editor, Event,
-    EventContext, EventHandler, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
+    EventContext, EventHandler, Helper, KeyCode, KeyEvent, Modifiers, RepeatCount,
 };
 
 use super::super::generation::EFFORTS;
@@ -39,6 +40,8 @@ pub(super) struct LineEditor {
     editor: Option<Editor<Completions, DefaultHistory>>,
     /// Where the history is kept, if it is.
     file: Option<PathBuf>,
+    /// Where backslashes went on in the next line.
+    continued: Arc<Mutex<Vec<usize>>>,
 }
 
 impl LineEditor {
@@ -60,7 +63,9 @@ impl LineEditor {
             editor.bind_sequence(newline, EventHandler::Simple(Cmd::Newline));
         }
         let enter = KeyEvent(KeyCode::Enter, Modifiers::NONE);
-        editor.bind_sequence(enter, EventHandler::Conditional(Box::new(Backslash)));
+        let backslash = Backslash::default();
+        let continued = Arc::clone(&backslash.0);
+        editor.bind_sequence(enter, EventHandler::Conditional(Box::new(backslash)));
         if let Some(file) = &file {
             match editor.load_history(file) {
                 Err(ReadlineError::Io(e)) if e.kind() == io::ErrorKind::NotFound => {}
@@ -70,6 +75,7 @@ impl LineEditor {
         Ok(Self {
             editor: Some(editor),
             file,
+            continued,
         })
     }
 
@@ -78,10 +84,12 @@ impl LineEditor {
         let Some(mut editor) = self.editor.take() else {
             return Ok(Line::End);
         };
-        let file = self.file.clone();
+        let (file, continued) = (self.file.clone(), Arc::clone(&self.continued));
         // On a thread of its own: the connection to the bus goes on.
         let task = tokio::task::spawn_blocking(move || {
             let line = editor.readline(&PROMPT);
+            let at = continued.lock().map(|mut at| std::mem::take(&mut *at));
+            let line = line.map(|text| without(text, &at.unwrap_or_default()));
             let kept = match &line {
                 Ok(text) => remember(&mut editor, text, file.as_deref()),
                 Err(_) => Ok(()),
@@ -150,16 +158,30 @@ pub(super) fn history_file() -> Result<PathBuf, CliError> {
     Ok(folder.join("chat_history"))
 }
 
-/// A backslash before Enter goes on in the next line, as in a shell, and is no part
-/// of the text.
-struct Backslash;
+/// The text without the backslashes at these bytes. Where what stands before one has
+/// been edited since, it is no longer there, and stays.
+fn without(mut text: String, backslashes: &[usize]) -> String {
+    for &at in backslashes.iter().rev() {
+        if text.get(at..).is_some_and(|rest| rest.starts_with("\\\n")) {
+            text.remove(at);
+        }
+    }
+    text
+}
+
+/// A backslash before Enter goes on in the next line, as in a shell. Remembers where:
+/// it is then no part of the text.
+#[derive(Default)]
+struct Backslash(Arc<Mutex<Vec<usize>>>);
 
 impl ConditionalEventHandler for Backslash {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, context: &EventContext) -> Option<Cmd> {
         let at_end = context.pos() == context.line().len();
         let goes_on = at_end && context.line().ends_with('\\');
-        let newline = || Cmd::Replace(Movement::BackwardChar(1), Some("\n".into()));
-        goes_on.then(newline)
+        if goes_on && let Ok(mut places) = self.0.lock() {
+            places.push(context.pos() - 1);
+        }
+        goes_on.then_some(Cmd::Newline)
     }
 }
 
@@ -208,6 +230,16 @@ impl Hinter for Completions {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_went_on_is_taken_out() {
+        let text = || "c\\\nd\\\né".to_owned();
+        assert_eq!(without(text(), &[4]), "c\\\nd\né");
+        assert_eq!(without(text(), &[1, 4]), "c\nd\né");
+        for elsewhere in [0, 2, 7, 8, 100] {
+            assert_eq!(without(text(), &[elsewhere]), text());
+        }
+    }
 
     #[test]
     fn commands_are_completed() {
