@@ -31,7 +31,8 @@ fn world() -> (World, BTreeMap<PathBuf, Vec<u8>>) {
 
 fn files(world: &World) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = world.installed();
-    files.retain(|path, _| !path.ends_with("manifest.json"));
+    // A kill may leave the manifest that was being written, which is nobody's.
+    files.retain(|path, _| !path.ends_with("manifest.json") && !path.ends_with("manifest.new"));
     files
 }
 

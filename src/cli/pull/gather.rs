@@ -36,8 +36,12 @@ pub(super) fn gather(
     if !places.is_here_alone() {
         let dimensions = request.dimensions.as_ref();
         let exports = dimensions.map_or(0, |d| install::export_bytes(d, 0, &args.target));
+        let what = match exports {
+            0 => "the download",
+            _ => "the download and the export",
+        };
         let needed = remaining(dir, &request.files).saturating_add(exports);
-        require_space(dir, "the download and the export", needed)?;
+        require_space(dir, what, needed)?;
     }
     announce(request, &places, ui);
     let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
