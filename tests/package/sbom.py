@@ -39,8 +39,10 @@ def listed(feature):
 
 
 def named(binary):
-    """Crates whose source files the binary names, in its panics' places."""
-    found = re.findall(rb"index\.crates\.io-[0-9a-f]+/([0-9A-Za-z_-]+)-(\d+\.\d+\.\d+[^/]*)/",
+    """Crates whose source files the binary names: in its panics' places, where more of the
+    path follows, and in debugging symbols, where the folder ends."""
+    found = re.findall(rb"index\.crates\.io-[0-9a-f]+/([0-9A-Za-z_-]+?)-"
+                       rb"(\d+\.\d+\.\d+[0-9A-Za-z.+-]*)[/\0]",
                        pathlib.Path(binary).read_bytes())
     return {(name.decode(), version.decode()) for name, version in found}
 
