@@ -9,6 +9,10 @@ fuzz_target!(|bytes: &[u8]| {
         Some(at) => (&bytes[..at], Some(&bytes[at + 1..])),
         None => (bytes, None),
     };
-    let _ = gptoss::model::Dimensions::from_config(config).map(|d| d.export_bytes("cpu"));
+    if let Some(dimensions) = gptoss::model::Dimensions::from_config(config) {
+        let _ = dimensions.export_bytes("cpu", u64::MAX);
+        let options = gptoss::runtime::Options::default();
+        let _ = gptoss::runtime::MemoryPlan::of_dimensions(&dimensions, &options);
+    }
     let _ = Config::parse(config, generation);
 });
