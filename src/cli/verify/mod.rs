@@ -77,6 +77,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         report = report.mended(&model, &catalogs, &done.paths());
         (repair, failure) = (Some(done), error);
     }
+    if args.repair && repair.is_none() {
+        repair::tidy(store, &model);
+    }
     drop(in_use);
     let verdict = Verdict {
         name: &model.name,

@@ -124,6 +124,20 @@ pub(super) fn run(
     }
 }
 
+/// Removes what a repair left beside a model that is sound: it was interrupted after its
+/// last file. Where another is at work on the model, that one will.
+pub(super) fn tidy(store: &Store, model: &Installed) {
+    let is_left =
+        |(name, revision): &(String, String)| (name, revision) == (&model.name, &model.revision);
+    if !store.staged().iter().any(is_left) {
+        return;
+    }
+    let tidied = store.stage_repair(model).and_then(Staging::discard);
+    if let Err(error) = tidied {
+        tracing::info!(%error, "what an interrupted repair left was not removed");
+    }
+}
+
 /// Those of `files` that can be brought back, with what is wrong with them.
 fn broken<'a>(files: &'a [FileEntry], report: &'a Report) -> Vec<(&'a FileEntry, &'a FileState)> {
     let state = |entry: &'a FileEntry| {
