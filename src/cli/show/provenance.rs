@@ -9,13 +9,12 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::cli::identity::{NANO, describe_installed, embedded};
+use crate::cli::identity::{describe_installed, is_embedded};
 use crate::cli::progress::Ui;
 use crate::cli::trust::{Trust, VouchedCatalog};
 use crate::cli::{CliError, Global};
 use crate::model::{
-    Catalog, CatalogFile, Export, FileEntry, Installed, Manifest, Published, Signature,
-    content_revision, human_size,
+    Catalog, CatalogFile, Export, FileEntry, Installed, Manifest, Published, Signature, human_size,
 };
 
 #[derive(Debug, Serialize)]
@@ -114,13 +113,9 @@ fn collect<'a>(
     }
 }
 
-/// The embedded model is in no catalog: its bytes are the program's.
-fn is_embedded(manifest: &Manifest) -> bool {
-    manifest.name == NANO && content_revision(&manifest.files) == embedded().0
-}
-
 fn catalog<'a>(manifest: &'a Manifest, builtin: &VouchedCatalog) -> Option<PinningCatalog<'a>> {
     let origin = manifest.catalog.as_deref()?;
+    // It is in no catalog: its bytes are the program's.
     if is_embedded(manifest) {
         return None;
     }
