@@ -6,7 +6,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{Seek, SeekFrom};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -23,7 +22,7 @@ use crate::cli::progress::{Transfer, Ui};
 use crate::cli::pull::offline_by_environment;
 use crate::cli::{CliError, ExitStatus, Global};
 use crate::fetch::{self, Endpoint, Folder, Repository, Settings, Source};
-use crate::model::incoming::{Begun, CopyError, Progress, Wanted, begin, remaining};
+use crate::model::incoming::{BringError, Original, Progress, Wanted, bring, remaining};
 use crate::model::{
     FileEntry, FileState, Installed, Report, Staging, Store, StoreError, human_size, require_space,
 };
@@ -402,43 +401,12 @@ fn copy(
     if !metadata.is_file() || metadata.len() != entry.size {
         return Err(wrong(format!("it must have {} bytes", entry.size)));
     }
-    let mut source = File::open(&path).map_err(StoreError::io("read", &path))?;
-    let mut part = match begin(dir, &Wanted::from(entry))? {
-        Begun::Proven(_) => return Ok(()),
-        Begun::Part(part) => part,
-    };
-    // What was there before may be wrong; then it is all copied.
-    let mut chances = 1;
-    if part.length() > 0 {
-        progress.resumed(&entry.path, part.length());
-        chances = 2;
-    }
-    loop {
-        chances -= 1;
-        source
-            .seek(SeekFrom::Start(part.length()))
-            .map_err(StoreError::io("read", &path))?;
-        let filled = part.fill(&mut source, &mut |n| progress.position(&entry.path, n));
-        filled.map_err(|error| match error {
-            CopyError::Read(e) => StoreError::io("read", &path)(e),
-            CopyError::Write(e) => e,
-        })?;
-        let why = match part.missing() {
-            0 => match part.check() {
-                Ok(_) => break,
-                Err(why) => why,
-            },
-            missing => format!("{missing} bytes are missing"),
-        };
-        if chances == 0 {
-            part.delete()?;
-            return Err(wrong(why));
-        }
-        progress.retrying(&entry.path, &format!("{why}; copying all of it"));
-        progress.position(&entry.path, 0);
-        part.restart()?;
-    }
-    part.complete()?;
+    let open = |_| File::open(&path).map(Original::File);
+    bring(dir, &Wanted::from(entry), &open, progress).map_err(|error| match error {
+        BringError::Open(e) | BringError::Read(e) => StoreError::io("read", &path)(e).into(),
+        BringError::Wrong(why) => wrong(why),
+        BringError::Store(e) => e.into(),
+    })?;
     progress.proven(&entry.path);
     Ok(())
 }

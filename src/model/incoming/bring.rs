@@ -65,6 +65,7 @@ pub fn bring<'a, E>(
             // What was there before may have suffered since.
             Err(BringError::Wrong(why)) => {
                 progress.retrying(&wanted.path, &format!("{why}; copying it again"));
+                progress.position(&wanted.path, 0);
                 part.restart()?;
             }
             result => return result,
