@@ -37,6 +37,12 @@ fn pull(world: &World, name: &str, more: &[&str], variables: &[(&str, &Path)]) -
     command.output().unwrap().into()
 }
 
+/// A pull of the small checkpoint by somebody who has an account there.
+fn pull_logged_in(world: &World, registry: &TokenRegistry, more: &[&str], auth: &Path) -> Outcome {
+    let name = registry.name(TINY);
+    pull(world, &name, more, &[("REGISTRY_AUTH_FILE", auth)])
+}
+
 /// A file of credentials, as docker and podman keep them.
 fn auth_file(world: &World, path: &str, host: &str, entry: &str) -> PathBuf {
     let path = world.path(path);
@@ -171,13 +177,7 @@ fn tokens_stay_with_the_registry() {
         redirect: true,
         ..Habits::default()
     });
-    let outcome = pull(
-        &world,
-        &registry.name(TINY),
-        &[],
-        &[("REGISTRY_AUTH_FILE", &auth)],
-    )
-    .ok();
+    let outcome = pull_logged_in(&world, &registry, &[], &auth).ok();
     world
         .ctl(&["verify", TINY, "--store", text(&other_store(&world))])
         .ok();
@@ -220,13 +220,7 @@ fn a_store_of_blobs_gets_no_password() {
         ..Habits::default()
     });
     // Documents are blobs, too.
-    pull(
-        &world,
-        &registry.name(TINY),
-        &[],
-        &[("REGISTRY_AUTH_FILE", &auth)],
-    )
-    .fails(FAILED, &["HTTP 401"]);
+    pull_logged_in(&world, &registry, &[], &auth).fails(FAILED, &["HTTP 401"]);
     let asked = registry.take_asked();
     assert!(asked.iter().any(|a| a.path.starts_with("/store/")));
     for request in asked.iter().filter(|a| a.path.starts_with("/store")) {
@@ -240,13 +234,7 @@ fn a_token_that_ends_is_asked_for_again() {
         good_for: Some(3),
         ..Habits::default()
     });
-    pull(
-        &world,
-        &registry.name(TINY),
-        &["--jobs", "1"],
-        &[("REGISTRY_AUTH_FILE", &auth)],
-    )
-    .ok();
+    pull_logged_in(&world, &registry, &["--jobs", "1"], &auth).ok();
     let given = registry.take_asked();
     let given = given.iter().filter(|a| a.path.starts_with("/token"));
     assert!(given.count() > 2);
@@ -280,13 +268,8 @@ fn a_password_is_not_sent_in_the_clear() {
         realm: Some("http://192.0.2.1/token".into()),
         ..Habits::default()
     });
-    pull(
-        &world,
-        &registry.name(TINY),
-        &[],
-        &[("REGISTRY_AUTH_FILE", &auth)],
-    )
-    .fails(FAILED, &["http://192.0.2.1", "would not be secret"]);
+    pull_logged_in(&world, &registry, &[], &auth)
+        .fails(FAILED, &["http://192.0.2.1", "would not be secret"]);
 }
 
 #[test]
@@ -328,13 +311,7 @@ fn a_cut_costs_nothing() {
         cut: Some(100_000),
         ..Habits::default()
     });
-    pull(
-        &world,
-        &registry.name(TINY),
-        &[],
-        &[("REGISTRY_AUTH_FILE", &auth)],
-    )
-    .ok();
+    pull_logged_in(&world, &registry, &[], &auth).ok();
     let asked = registry.take_asked();
     let resumed = asked.iter().filter(|a| a.start == Some(100_000));
     let stored = resumed.filter(|a| a.path.starts_with("/store/")).count();
