@@ -71,14 +71,13 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     };
     let mut repair = None;
     let mut failure = None;
-    if args.repair && !report.is_sound() {
+    if args.repair && report.is_sound() {
+        repair::tidy(store, &model);
+    } else if args.repair {
         interrupt::watch("what was brought is kept: run the same command again to go on");
         let (done, error) = repair::run(global, &args, store, &model, &report, &ui)?;
         report = report.mended(&model, &catalogs, &done.paths());
         (repair, failure) = (Some(done), error);
-    }
-    if args.repair && repair.is_none() {
-        repair::tidy(store, &model);
     }
     drop(in_use);
     let verdict = Verdict {
