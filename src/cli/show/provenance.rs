@@ -82,9 +82,13 @@ fn collect<'a>(
     published: Option<&Published>,
 ) -> Provenance<'a> {
     let manifest = &model.manifest;
+    let embedded = is_embedded(manifest);
     let files = manifest.files.iter().map(|entry| File {
         entry,
-        pinned_by: pinned_by(manifest, published, entry),
+        pinned_by: match embedded {
+            true => "this program, which holds the file".into(),
+            false => pinned_by(manifest, published, entry),
+        },
     });
     let targets = manifest.targets.iter().map(|(name, files)| {
         let target = Target {
@@ -104,7 +108,8 @@ fn collect<'a>(
         source: &manifest.source,
         license: manifest.license.as_deref(),
         identity: describe_installed(manifest, published),
-        catalog: catalog(manifest, builtin),
+        // The embedded model is in no catalog: its bytes are the program's.
+        catalog: catalog(manifest, builtin).filter(|_| !embedded),
         signature: manifest.signature.as_ref(),
         installed_at: &manifest.installed_at,
         verified_at: &manifest.verified_at,
@@ -115,10 +120,6 @@ fn collect<'a>(
 
 fn catalog<'a>(manifest: &'a Manifest, builtin: &VouchedCatalog) -> Option<PinningCatalog<'a>> {
     let origin = manifest.catalog.as_deref()?;
-    // It is in no catalog: its bytes are the program's.
-    if is_embedded(manifest) {
-        return None;
-    }
     let then = manifest.catalog_file.as_ref();
     let in_this_program = then.is_some_and(|file| file.sha256 == builtin.catalog.sha256());
     Some(PinningCatalog {
@@ -132,9 +133,6 @@ fn catalog<'a>(manifest: &'a Manifest, builtin: &VouchedCatalog) -> Option<Pinni
 /// Who said what a file's digest must be. What this program knows of itself comes
 /// first, then what was recorded.
 fn pinned_by(manifest: &Manifest, published: Option<&Published>, entry: &FileEntry) -> String {
-    if is_embedded(manifest) {
-        return "this program, which holds the file".into();
-    }
     if published.is_some_and(|p| p.matching.contains(&entry.path)) {
         return "the built-in catalog".into();
     }
