@@ -287,9 +287,10 @@ fn pinned_request(
 /// nothing bypasses the built-in pins.
 fn refuse_shadow(origin: &str, name: &str, model: &CatalogModel) -> Result<(), CliError> {
     let builtin = Catalog::builtin();
-    let published = builtin.get(name).map(|published| published.files.clone());
-    match published.or_else(|| (name == NANO).then(|| embedded().1)) {
-        Some(files) if files != model.files => Err(CliError::new(
+    let embedded = (name == NANO).then(|| embedded().1);
+    let published = builtin.get(name).map(|published| &published.files);
+    match published.or(embedded.as_ref()) {
+        Some(files) if *files != model.files => Err(CliError::new(
             ExitStatus::Usage,
             format!(
                 "{origin} gives the name {name} to other bytes than the published model's; \
