@@ -10,7 +10,7 @@ use crate::config::Config;
 use crate::harmony::Tokenizer;
 use crate::model::{Installed, StoreError, Stores};
 use crate::runtime::{
-    self, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, RuntimeError,
+    self, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, RuntimeError,
 };
 use crate::session::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
 
@@ -88,6 +88,11 @@ impl StoreLoader {
                 names.join(", ")
             )),
         })
+    }
+
+    /// ONNX Runtime's library: the one of the settings, else where one is looked for.
+    fn find_library(&self) -> Result<Library, Unavailable> {
+        runtime::find(self.library.as_deref(), self.stores.own().root()).map_err(unavailable)
     }
 
     /// The provider that works, found out once.
@@ -178,8 +183,7 @@ impl Loader for StoreLoader {
 
     fn probe(&self, model: &str) -> Result<(), Unavailable> {
         target(&self.find(model)?)?;
-        let library = runtime::find(self.library.as_deref(), self.stores.own().root());
-        library.map(drop).map_err(unavailable)
+        self.find_library().map(drop)
     }
 
     fn tokenizer(&self, model: &str) -> Result<Arc<Tokenizer>, Unavailable> {
@@ -230,9 +234,7 @@ impl StoreLoader {
     ) -> Result<LoadedModel, Unavailable> {
         let installed = self.find(model)?;
         let target = target(&installed)?;
-        let library = runtime::find(self.library.as_deref(), self.stores.own().root());
-        let library = library.map_err(unavailable)?;
-        runtime::initialise(&library).map_err(unavailable)?;
+        runtime::initialise(&self.find_library()?).map_err(unavailable)?;
         progress(0.05);
         let report = self.provider()?;
         progress(0.1);
