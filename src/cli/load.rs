@@ -10,6 +10,7 @@ use super::CliError;
 use super::daemon::{BusName, block_on, explain, refusal};
 use super::run::unwritable;
 use crate::client::{Client, ClientError};
+use crate::model::split_revision;
 
 /// How often the daemon is asked how far it is.
 const POLL: Duration = Duration::from_millis(100);
@@ -89,8 +90,8 @@ pub fn load(args: LoadArgs) -> Result<(), CliError> {
 /// Whether the model that is `loaded` is the one that was asked for: by its name,
 /// with some or all of its revision, or not at all.
 fn is_named(loaded: &str, asked: &str) -> bool {
-    let (name, revision) = asked.split_once('@').unwrap_or((asked, ""));
-    let (loaded_name, loaded_revision) = loaded.split_once('@').unwrap_or((loaded, ""));
+    let (name, revision) = split_revision(asked);
+    let (loaded_name, loaded_revision) = split_revision(loaded);
     // The newest revision is said without.
     asked.is_empty()
         || name == loaded_name

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::install::{elsewhere, open_stores};
 use super::progress::Ui;
 use super::{CliError, Global};
-use crate::model::{StoreError, Stores, check_model_name};
+use crate::model::{StoreError, Stores, check_model_name, split_revision};
 
 /// Arguments of `gptoss-ctl rm`.
 #[derive(Debug, clap::Args)]
@@ -27,7 +27,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let stores = open_stores(global)?;
     let store = stores.own();
-    let (name, _) = args.model.split_once('@').unwrap_or((&args.model, ""));
+    let (name, _) = split_revision(&args.model);
     check_model_name(name)?;
     let revisions = choose(&stores, &args)?;
     let mut removed = Vec::new();
@@ -43,7 +43,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 /// Revisions to remove: installed ones, usable or not; else interrupted ones.
 fn choose(stores: &Stores, args: &Args) -> Result<Vec<String>, CliError> {
     let store = stores.own();
-    let (name, beginning) = args.model.split_once('@').unwrap_or((&args.model, ""));
+    let (name, beginning) = split_revision(&args.model);
     let mut revisions = store.revisions(name);
     revisions.retain(|r| r.starts_with(beginning));
     if revisions.is_empty() {

@@ -41,7 +41,9 @@ pub use durable::{
 pub use error::StoreError;
 pub use garbage::{Garbage, Reason};
 pub use manifest::{FileEntry, Manifest, SCHEMA};
-pub use name::{check_file_name, check_model_name, check_revision, sanitize_model_name};
+pub use name::{
+    check_file_name, check_model_name, check_revision, sanitize_model_name, split_revision,
+};
 pub use plan::{CacheDimensions, Dimensions, available_space, human_size, require_space};
 pub use provenance::{CatalogFile, Export, QuantizedExperts, Signature, Weights};
 pub use staging::{InUse, Staging};

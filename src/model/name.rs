@@ -64,6 +64,12 @@ pub fn check_file_name(name: &str) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// The halves of `NAME@REVISION`; the second is empty where there is none. Neither is
+/// checked.
+pub fn split_revision(reference: &str) -> (&str, &str) {
+    reference.split_once('@').unwrap_or((reference, ""))
+}
+
 /// The nearest valid model name to `text`, if there is one.
 pub fn sanitize_model_name(text: &str) -> Option<String> {
     let name: String = text
@@ -85,6 +91,14 @@ pub fn sanitize_model_name(text: &str) -> Option<String> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_reference_has_two_halves() {
+        assert_eq!(split_revision("20b"), ("20b", ""));
+        assert_eq!(split_revision("20b@"), ("20b", ""));
+        assert_eq!(split_revision("a/b@main"), ("a/b", "main"));
+        assert_eq!(split_revision("a@b@c"), ("a", "b@c"));
+    }
 
     #[test]
     fn hostile_names_are_refused() {

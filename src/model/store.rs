@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::durable::{create_directory, fsync_directory};
 use super::staging::{self, Lock};
-use super::{Manifest, Staging, StoreError, check_model_name, check_revision, mounts};
+use super::{
+    Manifest, Staging, StoreError, check_model_name, check_revision, mounts, split_revision,
+};
 
 /// A folder of installed models.
 ///
@@ -165,7 +167,7 @@ impl Store {
     /// [`StoreError::NotInstalled`], [`StoreError::Ambiguous`], or why the only
     /// candidate cannot be used.
     pub fn find(&self, wanted: &str) -> Result<Installed, StoreError> {
-        let (name, revision) = wanted.split_once('@').unwrap_or((wanted, ""));
+        let (name, revision) = split_revision(wanted);
         check_model_name(name)?;
         let mut matching: Vec<_> = self
             .models()
@@ -270,7 +272,7 @@ impl Store {
     /// or one still at work.
     pub fn staged(&self) -> Vec<(String, String)> {
         let split = |label: String| {
-            let (name, revision) = label.split_once('@')?;
+            let (name, revision) = split_revision(&label);
             let sound = check_model_name(name).is_ok() && check_revision(revision).is_ok();
             sound.then(|| (name.to_owned(), revision.to_owned()))
         };

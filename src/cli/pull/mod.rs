@@ -21,6 +21,7 @@ use crate::fetch::{Endpoint, Hub, RateLimit, SCHEME, Settings, Source};
 use crate::model::incoming::{Expected, Wanted};
 use crate::model::{
     Catalog, CatalogModel, Dimensions, Installed, Store, check_model_name, check_repo, human_size,
+    split_revision,
 };
 use crate::runtime::Options;
 
@@ -143,7 +144,7 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
         match choose(&args.model, args.catalog.as_deref(), &trust)? {
             Choice::Embedded => pull_nano(&store, &args, &ui)?,
             Choice::Pinned { by, model } => {
-                let name = args_name(&args);
+                let (name, _) = split_revision(&args.model);
                 refuse_shadow(by.catalog.origin(), name, &model)?;
                 let request = pinned_request(&args, name, &by, &model)?;
                 pull(&store, &args, request, &trust, &ui)?
@@ -191,13 +192,6 @@ pub(super) enum Choice {
     },
 }
 
-/// The name without the revision that may follow it.
-fn args_name(args: &Args) -> &str {
-    args.model
-        .split_once('@')
-        .map_or(&args.model, |(name, _)| name)
-}
-
 /// Looks a name up: in the catalog that was named, then in the one in force.
 pub(super) fn choose(
     reference: &str,
@@ -215,7 +209,7 @@ pub(super) fn choose(
             ),
         ));
     }
-    let (name, revision) = reference.split_once('@').unwrap_or((reference, ""));
+    let (name, revision) = split_revision(reference);
     check_model_name(name)?;
     let catalogs = trust.catalogs(catalog)?;
     let found = catalogs
@@ -309,10 +303,8 @@ fn pull_reference(
     trust: &Trust,
     ui: &Ui,
 ) -> Result<(&'static str, Installed), CliError> {
-    let (repo, revision) = match reference.split_once('@') {
-        Some((repo, revision)) => (repo, Some(revision)),
-        None => (reference, None),
-    };
+    let (repo, revision) = split_revision(reference);
+    let revision = Some(revision).filter(|revision| !revision.is_empty());
     let usage = |why: String| CliError::new(ExitStatus::Usage, format!("hf:{reference}: {why}"));
     check_repo(repo).map_err(usage)?;
     let name = args.name.clone().unwrap_or_else(|| repo.replace('/', "--"));
