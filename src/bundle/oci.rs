@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::BundleError;
-use crate::model::{FileEntry, sha256_bytes};
+use crate::model::{FileEntry, parse_unambiguous, sha256_bytes};
 
 /// Version of the layout, `oci-layout`'s only field.
 pub(super) const LAYOUT_VERSION: &str = "1.0.0";
@@ -226,9 +226,9 @@ pub(super) fn to_bytes(document: &impl Serialize) -> Vec<u8> {
     serde_json::to_vec(document).unwrap_or_default()
 }
 
-/// Parses a document that somebody else wrote.
+/// Parses a document that somebody else wrote, which has each key once.
 pub(super) fn parse<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, BundleError> {
-    serde_json::from_slice(bytes).map_err(|e| BundleError::malformed(format!("{what}: {e}")))
+    parse_unambiguous(bytes).map_err(|e| BundleError::malformed(format!("{what}: {e}")))
 }
 
 #[cfg(test)]
@@ -252,6 +252,20 @@ mod tests {
         ] {
             assert!(Digest::try_from(bad.clone()).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_document_says_everything_once() {
+        let title = |more: &str| {
+            let text = format!(
+                r#"{{"mediaType":"x","digest":"sha256:{}","size":1,"annotations":{{"{TITLE}":"a"{more}}}}}"#,
+                "0".repeat(64)
+            );
+            parse::<Descriptor>("it", text.as_bytes())
+        };
+        title("").unwrap();
+        let error = title(&format!(",\"{TITLE}\":\"b\"")).unwrap_err();
+        assert!(error.to_string().contains("is there twice"), "{error}");
     }
 
     #[test]

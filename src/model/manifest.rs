@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::durable::write_atomically;
 use super::{
     CatalogFile, Export, Signature, StoreError, check_file_name, check_model_name, check_revision,
+    parse_unambiguous,
 };
 
 /// Version of the manifest's schema this program writes. It reads that one and all
@@ -128,7 +129,7 @@ impl Manifest {
     /// # Errors
     /// Why it cannot be used, in words.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
-        let value = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+        let value = parse_unambiguous(text).map_err(|e| e.to_string())?;
         let value = upgrade(value, FIRST_SCHEMA, &UPGRADES)?;
         let manifest: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
         manifest.check().map_err(|e| e.to_string())?;
@@ -283,6 +284,24 @@ mod tests {
             Manifest::parse(text.to_string().as_bytes()).unwrap(),
             manifest()
         );
+    }
+
+    /// Of two values nobody says which one counts.
+    #[test]
+    fn a_key_that_is_there_twice_is_refused() {
+        let sound = serde_json::to_string(&manifest()).unwrap();
+        let digest = "0".repeat(64);
+        let again = [
+            ("{\"schema\"", "{\"name\":\"other\",\"schema\""),
+            ("{\"cpu\"", "{\"cpu\":[],\"cpu\""),
+            ("{\"path\"", &format!("{{\"sha256\":\"{digest}\",\"path\"")),
+        ];
+        for (once, twice) in again {
+            let text = sound.replacen(once, twice, 1);
+            assert_ne!(text, sound);
+            let why = Manifest::parse(text.as_bytes()).unwrap_err();
+            assert!(why.contains("is there twice"), "{why}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod error;
 mod garbage;
 #[cfg(feature = "ctl")]
 pub mod incoming;
+mod json;
 mod manifest;
 mod mounts;
 mod name;
@@ -40,6 +41,7 @@ pub use durable::{
 };
 pub use error::StoreError;
 pub use garbage::{Garbage, Reason};
+pub use json::parse_unambiguous;
 pub use manifest::{FileEntry, Manifest, SCHEMA};
 pub use name::{
     check_file_name, check_model_name, check_revision, sanitize_model_name, split_revision,
