@@ -124,9 +124,17 @@ fn every_form_brings_the_same_bytes() {
 #[test]
 fn import_takes_a_bundle_as_well_as_a_folder() {
     let (world, path) = bundled("b.tar", &[]);
-    world
+    let told = world
         .ctl(&["import", path.to_str().unwrap(), "--name", "carried"])
         .ok();
+    // Before the large files are copied, like `pull`.
+    let forecast = told.stderr.lines().position(|l| l.contains("of memory"));
+    let exporting = told.stderr.lines().position(|l| l.contains("exporting"));
+    assert!(
+        forecast.is_some() && forecast < exporting,
+        "{}",
+        told.stderr
+    );
     world.ctl(&["verify", "carried"]).ok();
 }
 

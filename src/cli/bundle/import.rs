@@ -11,12 +11,13 @@ use crate::cli::import::tell_installed;
 use crate::cli::install::{self, Provenance, SMALL, discard_if_empty, open_store};
 use crate::cli::progress::Ui;
 use crate::cli::trust::Trust;
-use crate::cli::{CliError, ExitStatus, Global, interrupt};
+use crate::cli::{CliError, ExitStatus, Global, interrupt, plan};
 use crate::model::incoming::{Wanted, remaining};
 use crate::model::{
     FileEntry, Installed, Published, Staging, check_model_name, content_revision, human_size,
     require_space,
 };
+use crate::runtime::Options;
 
 /// Arguments of `gptoss-ctl bundle import`.
 #[derive(Debug, clap::Args)]
@@ -44,6 +45,7 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let trust = Trust::load(global, &args.key)?;
+    let loaded = plan::as_the_daemon(global)?;
     let store = open_store(global)?;
     let bundle = Bundle::open(&args.path)?;
     let model = bundle.model(args.model.as_deref())?;
@@ -65,7 +67,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         drop(staging);
         return tell_installed(&store, installed, &args.target, &ui);
     }
-    if let Err(error) = copy(&bundle, model, &staging, &args, &ui) {
+    if let Err(error) = copy(&bundle, model, &staging, &args.target, &loaded, &ui) {
         discard_if_empty(staging)?;
         return Err(error);
     }
@@ -127,12 +129,14 @@ fn refuse_other_bytes(installed: &Installed, files: &[FileEntry]) -> Result<(), 
     ))
 }
 
-/// Brings every file into the staging folder, the small ones first.
+/// Brings every file into the staging folder, the small ones first; once the
+/// configuration is there, it says what running it will take.
 fn copy(
     bundle: &Bundle,
     model: &BundledModel,
     staging: &Staging,
-    args: &Args,
+    targets: &[Target],
+    loaded: &Options,
     ui: &Ui,
 ) -> Result<(), CliError> {
     let dir = &staging.dir;
@@ -151,7 +155,7 @@ fn copy(
         |files: &[FileEntry]| remaining(dir, &files.iter().map(Wanted::from).collect::<Vec<_>>());
     require_space(dir, "the copy", left(&model.files))?;
     bundle.bring(&small, dir, &display)?;
-    let needed = match install::check_config(dir, &args.target) {
+    let needed = match install::check_config(dir, targets) {
         Err(error) => {
             // These bytes are proven, and of no use.
             staging.clear()?;
@@ -159,6 +163,7 @@ fn copy(
         }
         Ok(needed) => needed,
     };
+    plan::tell_memory(ui, dir, loaded);
     let needed = left(&large).saturating_add(needed);
     require_space(dir, "the copy and the export", needed)?;
     Ok(bundle.bring(&large, dir, &display)?)
