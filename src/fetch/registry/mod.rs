@@ -66,6 +66,8 @@ pub struct Registry {
     login: OnceCell<Option<Login>>,
     /// What the registry accepted last.
     authorization: Mutex<Option<HeaderValue>>,
+    /// Held by who finds out what it accepts now: of several requests one asks.
+    authorizing: tokio::sync::Mutex<()>,
 }
 
 impl Registry {
@@ -96,6 +98,7 @@ impl Registry {
             endpoint,
             login: OnceCell::new(),
             authorization: Mutex::new(None),
+            authorizing: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -266,12 +269,25 @@ impl Registry {
             }
             request.send()
         };
-        let known = self.lock().clone();
-        let response = send(known.clone()).await.map_err(lost)?;
-        // Where the request was led to may ask as well, and is not told.
-        let is_registry = response.url().origin() == self.root.origin();
-        if response.status() != StatusCode::UNAUTHORIZED || !is_registry {
+        let refuses = |response: &Response| {
+            // Where the request was led to may ask as well, and is not told.
+            let is_registry = response.url().origin() == self.root.origin();
+            response.status() == StatusCode::UNAUTHORIZED && is_registry
+        };
+        let mut known = self.lock().clone();
+        let mut response = send(known.clone()).await.map_err(lost)?;
+        if !refuses(&response) {
             return Ok(response);
+        }
+        let only = self.authorizing.lock().await;
+        // Another request may have found out meanwhile.
+        let now = self.lock().clone();
+        if now != known {
+            known = now;
+            response = send(known.clone()).await.map_err(lost)?;
+            if !refuses(&response) {
+                return Ok(response);
+            }
         }
         let Some(fresh) = self.authorize(response.headers()).await? else {
             return Ok(response);
@@ -280,6 +296,7 @@ impl Registry {
             return Ok(response);
         }
         *self.lock() = Some(fresh.clone());
+        drop(only);
         send(Some(fresh)).await.map_err(lost)
     }
 
