@@ -27,13 +27,22 @@ impl Source {
         }
     }
 
-    /// Asks for a file's bytes from one of them on.
-    pub(super) async fn get(&self, wanted: &Wanted, from: u64) -> Result<Response, Cut> {
+    /// Asks for a file's bytes from one of them on, to its end or up to the one before
+    /// `end`.
+    pub(super) async fn get(
+        &self,
+        wanted: &Wanted,
+        from: u64,
+        end: Option<u64>,
+    ) -> Result<Response, Cut> {
+        // Bytes are counted from none, and the last one is named.
+        let last = end.map(|end| end.saturating_sub(1));
         let ranged = |request: RequestBuilder| {
             let request = request.header(ACCEPT_ENCODING, "identity");
-            match from {
-                0 => request,
-                from => request.header(RANGE, format!("bytes={from}-")),
+            match (from, last) {
+                (0, None) => request,
+                (from, None) => request.header(RANGE, format!("bytes={from}-")),
+                (from, Some(last)) => request.header(RANGE, format!("bytes={from}-{last}")),
             }
         };
         match self {

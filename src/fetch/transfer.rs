@@ -1,23 +1,27 @@
-//! One file, from the first byte to the proven whole.
+//! One file, from the first byte to the proven whole, over as many connections as are
+//! free.
+//!
+//! Its own connection brings what is missing first, and so does each further one: all
+//! of them take the next gap of a window's length, never two the same. Which of them is
+//! at the part's end appends to the part, the others write windows ahead of it
+//! ([`Partial`]). A server that gives no ranges, a small file, or a setting of one
+//! connection leaves it at the first, which then asks for all that is missing.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
-use reqwest::header::{CONTENT_RANGE, HeaderMap};
-use reqwest::{Response, StatusCode};
-use tokio::time::{Instant, timeout, timeout_at};
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, sleep_until};
 
-use super::attempt::{Cut, lost, refused, transient};
+use super::attempt::Cut;
+use super::connection::{Connection, Ranges, Shared, Stop};
 use super::{FetchError, Settings, Source, retry};
 use crate::model::FileEntry;
-use crate::model::incoming::{Begun, Partial, Progress, Wanted, begin, left_there};
+use crate::model::incoming::{Begun, Partial, Progress, Span, Wanted, begin, left_there};
 
-/// A connection must bring this much in the stall time to count as alive, so
-/// that one byte now and then does not keep it.
-const PULSE: u64 = 4 << 10;
-
-/// An attempt must bring this much to count as progress, or finish the file.
+/// An attempt must bring this much to count as progress, or finish its span.
 const STRIDE: u64 = 64 << 10;
 
 pub(super) struct Transfer {
@@ -26,6 +30,17 @@ pub(super) struct Transfer {
     pub(super) dir: PathBuf,
     pub(super) settings: Settings,
     pub(super) progress: Arc<dyn Progress>,
+    /// Connections that no file has for its own.
+    pub(super) spare: Arc<Semaphore>,
+}
+
+/// A request that came to its end.
+struct Ended {
+    /// None for the file's own connection.
+    lent: Option<OwnedSemaphorePermit>,
+    span: Span,
+    brought: u64,
+    result: Result<(), Stop>,
 }
 
 impl Transfer {
@@ -53,57 +68,47 @@ impl Transfer {
             .await
             .map_err(FetchError::task)??;
         if let Begun::Part(part) = &begun
-            && part.length() > 0
+            && part.present() > 0
         {
-            self.progress.resumed(&self.wanted.path, part.length());
-            self.progress.position(&self.wanted.path, part.length());
+            self.progress.resumed(&self.wanted.path, part.present());
+            self.progress.position(&self.wanted.path, part.present());
         }
         Ok(begun)
     }
 
-    /// Attempt after attempt.
-    async fn drive(&self, mut part: Partial) -> Result<FileEntry, FetchError> {
-        let (mut fruitless, mut idle) = (0, 0);
+    /// Fetches what is missing until it is right.
+    async fn drive(&self, part: Partial) -> Result<FileEntry, FetchError> {
         // Wrong bytes are fetched once more from the start. A part that an earlier
         // process left may have suffered since and does not count as a try.
-        let mut chances = if part.length() > 0 { 2 } else { 1 };
+        let mut chances = if part.present() > 0 { 2 } else { 1 };
+        let ranges = match self.settings.is_wide(self.wanted.size) {
+            true => Ranges::Unknown,
+            false => Ranges::Unused,
+        };
+        let shared = Shared::new(part, ranges);
         loop {
-            let before = part.length();
-            let cut = match self.attempt(&mut part).await {
-                Ok(()) => match part.check() {
-                    Ok(entry) => return self.complete(part, entry).await,
-                    Err(why) => Cut::Wrong(why),
-                },
-                Err(cut) => cut,
-            };
-            let (why, wait) = match cut {
-                Cut::Fatal(error) => return Err(error),
-                Cut::Wrong(why) if chances == 0 => {
-                    part.delete()?;
-                    return Err(self.wrong(why));
-                }
-                Cut::Wrong(why) => {
-                    chances -= 1;
-                    part.restart()?;
-                    self.progress.position(&self.wanted.path, 0);
-                    (format!("{why}; fetching it again from the start"), None)
-                }
-                Cut::Transient { why, wait } => {
-                    let fruitful = part.length() >= before.saturating_add(STRIDE);
-                    fruitless = if fruitful { 0 } else { fruitless + 1 };
-                    idle = if part.length() > before { 0 } else { idle + 1 };
-                    if fruitless > self.settings.retries {
-                        return Err(FetchError::Interrupted {
-                            path: self.wanted.path.clone(),
-                            why,
-                            attempts: fruitless,
-                        });
+            let why = match Round::new(self, &shared).run().await? {
+                Some(why) => why,
+                None => {
+                    let checked = shared.lock().part.check();
+                    match checked {
+                        Ok(entry) => return self.complete(shared.into_part(), entry).await,
+                        Err(why) => why,
                     }
-                    (why, wait)
                 }
             };
-            self.progress.retrying(&self.wanted.path, &why);
-            tokio::time::sleep(retry::delay(idle, wait)).await;
+            let mut inner = shared.lock();
+            if chances == 0 {
+                inner.part.delete()?;
+                return Err(self.wrong(why));
+            }
+            chances -= 1;
+            inner.part.restart()?;
+            // The fewer ways there are for the bytes, the fewer can be wrong.
+            inner.ranges = Ranges::Unused;
+            self.progress.position(&self.wanted.path, 0);
+            let again = format!("{why}; fetching it again from the start");
+            self.progress.retrying(&self.wanted.path, &again);
         }
     }
 
@@ -115,104 +120,6 @@ impl Transfer {
         Ok(entry)
     }
 
-    /// Asks for what is missing and appends what comes.
-    async fn attempt(&self, part: &mut Partial) -> Result<(), Cut> {
-        if part.missing() == 0 && part.length() > 0 {
-            return Ok(());
-        }
-        let asked = self.source.get(&self.wanted, part.length());
-        let response = timeout(self.settings.stall, asked)
-            .await
-            .map_err(|_| transient("the server does not answer"))??;
-        self.admit(&response, part)?;
-        self.receive(response, part).await
-    }
-
-    /// Judges status and headers. A server that ignores the range starts over.
-    fn admit(&self, response: &Response, part: &mut Partial) -> Result<(), Cut> {
-        match response.status() {
-            StatusCode::PARTIAL_CONTENT => match content_range(response.headers()) {
-                Some((start, _)) if start != part.length() => Err(Cut::Wrong(format!(
-                    "the server sends it from byte {start} when asked for byte {}",
-                    part.length()
-                ))),
-                Some((_, Some(total))) if total != self.wanted.size => Err(self.size(total)),
-                _ => Ok(()),
-            },
-            StatusCode::OK => {
-                if let Some(length) = declared_length(response.headers())
-                    && length != self.wanted.size
-                {
-                    return Err(self.size(length));
-                }
-                if part.length() > 0 {
-                    part.restart()?;
-                    self.progress.position(&self.wanted.path, 0);
-                    let why = "the server cannot resume, so it starts from the beginning";
-                    self.progress.retrying(&self.wanted.path, why);
-                }
-                Ok(())
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE => Err(Cut::Wrong(format!(
-                "the server's file ends before byte {}, its size must be {}",
-                part.length(),
-                self.wanted.size
-            ))),
-            status => {
-                let what = self.source.name(&self.wanted);
-                let headers = response.headers();
-                Err(refused(status, headers, &what, &self.source.advice()))
-            }
-        }
-    }
-
-    fn size(&self, found: u64) -> Cut {
-        Cut::Wrong(format!(
-            "the server's file has {found} bytes and it must have {}",
-            self.wanted.size
-        ))
-    }
-
-    /// Appends the body, never beyond the declared size.
-    async fn receive(&self, response: Response, part: &mut Partial) -> Result<(), Cut> {
-        let mut body = response.bytes_stream();
-        let (mut pulse, mut deadline) = (part.length(), Instant::now() + self.settings.stall);
-        loop {
-            let next = timeout_at(deadline, body.next()).await.map_err(|_| {
-                transient(format!(
-                    "the connection stalled for {} s",
-                    self.settings.stall.as_secs()
-                ))
-            })?;
-            let bytes = match next {
-                None => break,
-                Some(Ok(bytes)) => bytes,
-                Some(Err(e)) => return Err(lost(e)),
-            };
-            if bytes.len() as u64 > part.missing() {
-                return Err(Cut::Wrong(format!(
-                    "the server sends more than its {} bytes",
-                    self.wanted.size
-                )));
-            }
-            part.append(&bytes)?;
-            self.progress.position(&self.wanted.path, part.length());
-            if let Some(limit) = &self.settings.limit {
-                // Waiting here is no silence of the server's.
-                deadline += limit.wait(bytes.len()).await;
-            }
-            if part.length() >= pulse + PULSE {
-                (pulse, deadline) = (part.length(), Instant::now() + self.settings.stall);
-            }
-        }
-        match part.missing() {
-            0 => Ok(()),
-            missing => Err(transient(format!(
-                "the connection ended {missing} bytes early"
-            ))),
-        }
-    }
-
     fn wrong(&self, why: String) -> FetchError {
         FetchError::WrongBytes {
             path: self.wanted.path.clone(),
@@ -222,15 +129,205 @@ impl Transfer {
     }
 }
 
-fn declared_length(headers: &HeaderMap) -> Option<u64> {
-    let length = headers.get(reqwest::header::CONTENT_LENGTH)?;
-    length.to_str().ok()?.parse().ok()
+/// Request after request until nothing is missing.
+struct Round<'a> {
+    transfer: &'a Transfer,
+    shared: &'a Shared,
+    /// What requests are under way for.
+    taken: Vec<Span>,
+    /// The file's own connection has nothing to do.
+    is_free: bool,
+    /// It rests until then, after a failure.
+    own_rest: Instant,
+    /// No further connection is opened until then, after a failure of one.
+    lent_rest: Instant,
+    /// Attempts in a row that brought next to nothing, of the file's own connection.
+    fruitless: u32,
+    /// Attempts in a row without any byte, of its own and of the further ones.
+    own_idle: u32,
+    lent_idle: u32,
 }
 
-/// First byte and whole size of `bytes A-B/SIZE`; a size of `*` is none.
-fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let range = headers.get(CONTENT_RANGE)?.to_str().ok()?;
-    let (span, total) = range.strip_prefix("bytes ")?.split_once('/')?;
-    let start = span.split_once('-')?.0.trim().parse().ok()?;
-    Some((start, total.trim().parse().ok()))
+impl<'a> Round<'a> {
+    fn new(transfer: &'a Transfer, shared: &'a Shared) -> Self {
+        let now = Instant::now();
+        Self {
+            transfer,
+            shared,
+            taken: Vec::new(),
+            is_free: true,
+            own_rest: now,
+            lent_rest: now,
+            fruitless: 0,
+            own_idle: 0,
+            lent_idle: 0,
+        }
+    }
+
+    /// Brings all that is missing. None where it is there, else why it cannot be right.
+    async fn run(mut self) -> Result<Option<String>, FetchError> {
+        self.transfer.absorb(self.shared).await?;
+        let mut running = FuturesUnordered::new();
+        loop {
+            let now = Instant::now();
+            if self.is_free
+                && self.own_rest <= now
+                && let Some(span) = self.take()
+            {
+                self.is_free = false;
+                running.push(self.request(span, None));
+            }
+            let more = self.gap().is_some();
+            if running.is_empty() && !more {
+                return Ok(None);
+            }
+            let widens = more && self.ranges() == Ranges::Given;
+            tokio::select! {
+                Some(ended) = running.next() => {
+                    match self.ended(ended)? {
+                        Next::GoOn => {}
+                        Next::Wrong(why) => return Ok(Some(why)),
+                        Next::Alone => {
+                            // What they have brought so far is right and stays.
+                            running.clear();
+                            self.taken.clear();
+                            self.is_free = true;
+                            self.transfer.absorb(self.shared).await?;
+                        }
+                    }
+                }
+                Ok(permit) = self.transfer.spare.clone().acquire_owned(),
+                    if widens && self.lent_rest <= now =>
+                {
+                    if let Some(span) = self.take() {
+                        running.push(self.request(span, Some(permit)));
+                    }
+                }
+                () = sleep_until(self.lent_rest), if widens && self.lent_rest > now => {}
+                () = sleep_until(self.own_rest), if self.is_free && self.own_rest > now => {}
+                () = self.shared.given.notified() => {}
+            }
+        }
+    }
+
+    fn ranges(&self) -> Ranges {
+        self.shared.lock().ranges
+    }
+
+    /// What is to be asked for next.
+    fn gap(&self) -> Option<Span> {
+        let inner = self.shared.lock();
+        let window = match inner.ranges {
+            Ranges::Unused => None,
+            Ranges::Unknown | Ranges::Given => Some(self.transfer.settings.window),
+        };
+        inner.part.gap(&self.taken, window)
+    }
+
+    fn take(&mut self) -> Option<Span> {
+        let span = self.gap()?;
+        self.taken.push(span);
+        Some(span)
+    }
+
+    /// A request for a span, over a connection that is lent or over the file's own.
+    fn request(
+        &self,
+        span: Span,
+        lent: Option<OwnedSemaphorePermit>,
+    ) -> impl Future<Output = Ended> + use<'a> {
+        let mut connection = Connection {
+            transfer: self.transfer,
+            shared: self.shared,
+            span,
+            brought: 0,
+        };
+        async move {
+            let result = connection.run().await;
+            Ended {
+                lent,
+                span,
+                brought: connection.brought,
+                result,
+            }
+        }
+    }
+
+    /// What follows from the end of a request.
+    fn ended(&mut self, ended: Ended) -> Result<Next, FetchError> {
+        let Ended {
+            lent,
+            span,
+            brought,
+            result,
+        } = ended;
+        self.taken.retain(|taken| *taken != span);
+        let is_own = lent.is_none();
+        self.is_free |= is_own;
+        if result.is_ok() || brought >= STRIDE {
+            self.fruitless = 0;
+        }
+        let (why, wait) = match result {
+            Ok(()) => {
+                *self.idle(is_own) = 0;
+                return Ok(Next::GoOn);
+            }
+            Err(Stop::Unranged(why)) => return Ok(self.alone(&why)),
+            Err(Stop::Cut(Cut::Wrong(why))) => return Ok(Next::Wrong(why)),
+            Err(Stop::Cut(Cut::Fatal(error @ FetchError::Store(_)))) => return Err(error),
+            // It may be so for ranges, or for so many at once: one connection finds out.
+            Err(Stop::Cut(Cut::Fatal(error))) if self.ranges() == Ranges::Given => {
+                return Ok(self.alone(&error.to_string()));
+            }
+            Err(Stop::Cut(Cut::Fatal(error))) => return Err(error),
+            Err(Stop::Cut(Cut::Transient { why, wait })) => (why, wait),
+        };
+        let idle = match brought {
+            0 => *self.idle(is_own) + 1,
+            _ => 0,
+        };
+        *self.idle(is_own) = idle;
+        let rest = Instant::now() + retry::delay(idle, wait);
+        if is_own {
+            self.fruitless += u32::from(brought < STRIDE);
+            self.own_rest = rest;
+        } else {
+            self.lent_rest = rest;
+        }
+        let wanted = &self.transfer.wanted;
+        if self.fruitless > self.transfer.settings.retries {
+            return Err(FetchError::Interrupted {
+                path: wanted.path.clone(),
+                why,
+                attempts: self.fruitless,
+            });
+        }
+        self.transfer.progress.retrying(&wanted.path, &why);
+        Ok(Next::GoOn)
+    }
+
+    fn idle(&mut self, is_own: bool) -> &mut u32 {
+        match is_own {
+            true => &mut self.own_idle,
+            false => &mut self.lent_idle,
+        }
+    }
+
+    /// Leaves the file to one connection.
+    fn alone(&self, why: &str) -> Next {
+        self.shared.lock().ranges = Ranges::Unused;
+        let path = &self.transfer.wanted.path;
+        let told = format!("{why}; it comes over one connection");
+        self.transfer.progress.retrying(path, &told);
+        Next::Alone
+    }
+}
+
+/// How a round goes on.
+enum Next {
+    GoOn,
+    /// The file's own connection does it alone.
+    Alone,
+    /// What was brought cannot be right: why, in words.
+    Wrong(String),
 }

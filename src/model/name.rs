@@ -2,8 +2,9 @@
 
 use super::StoreError;
 
-/// Longest name of a file: `NAME_MAX` less room for the suffix `.part`.
-const FILE_NAME_MAX: usize = 240;
+/// Longest name of a file: `NAME_MAX` less room for what the names of its parts have
+/// besides it, a dot before it and `.` with up to twenty digits and `.part` behind.
+const FILE_NAME_MAX: usize = 228;
 
 /// Files and folders the store itself keeps beside a checkpoint's files.
 const RESERVED: [&str; 1] = ["manifest.json"];

@@ -29,7 +29,8 @@ use super::{
 /// └── .staging/                                      same file system, so that a rename installs
 ///     ├── 20b@6cee5e81…/                             a model on its way in, kept for resuming
 ///     │   ├── config.json                            proven
-///     │   └── model-00000-of-00002.safetensors.part  not yet
+///     │   ├── model-00000-of-00002.safetensors.part  not yet
+///     │   └── .model-00000-of-….67108864.part        bytes that came before their turn
 ///     ├── 20b@6cee5e81….lock                         held by the process at work on it
 ///     └── .trash-…/                                  removed, waiting to be deleted
 /// ```

@@ -14,9 +14,9 @@ use serde_json::{Map, Value, json};
 
 use crate::bundle::{create, import, other_store};
 use crate::harness::{
-    FAILED, NO_SPACE, Random, SHARDS, TINY, VERIFICATION, World, checkpoint, limited, tree,
+    FAILED, NO_SPACE, Random, SHARDS, TINY, There, VERIFICATION, World, checkpoint, limited, tree,
 };
-use crate::mirror::{Effect, Served};
+use crate::mirror::Effect;
 use crate::repair::kill_repairs;
 
 type Files = BTreeMap<String, Vec<u8>>;
@@ -86,42 +86,11 @@ fn widen(shard: &[u8], wide: &[u8], shape: [usize; 2]) -> Vec<u8> {
     .concat()
 }
 
+/// Several connections for each shard.
+const WIDE: [&str; 4] = ["--connections", "8", "--range-size", "1M"];
+
 fn world() -> World {
     World::with(large_checkpoint())
-}
-
-/// What a pull has brought so far.
-struct There {
-    proven: Vec<String>,
-    parts: [(&'static str, u64); 3],
-}
-
-impl There {
-    fn of(world: &World) -> Self {
-        Self {
-            proven: world.proven(),
-            parts: SHARDS.map(|shard| (shard, world.part_len(shard).unwrap_or(0))),
-        }
-    }
-
-    /// The next pull goes on behind it.
-    #[track_caller]
-    fn was_not_fetched_again(&self, served: &[Served]) {
-        for again in served {
-            assert!(
-                !self.proven.contains(&again.file),
-                "{} was proven",
-                again.file
-            );
-            let part = self.parts.iter().find(|(name, _)| *name == again.file);
-            let there = part.map_or(0, |(_, length)| *length);
-            assert!(
-                again.start >= there,
-                "{} was there up to {there}",
-                again.file
-            );
-        }
-    }
 }
 
 #[test]
@@ -132,13 +101,17 @@ fn campaign_connections_cut_at_random_bytes() {
     let mut cuts = 0;
     while cuts < rounds() {
         let shard = SHARDS[random.below(3) as usize];
-        let size = world.files[shard].len() as u64;
+        // Over one connection or several, one after the other.
+        let (args, size) = match random.below(2) {
+            0 => (&["--connections", "1"][..], world.files[shard].len() as u64),
+            _ => (&WIDE[..], 1_000_000),
+        };
         // Once somewhere; and then at once, so that the attempt is given up.
         let place = random.below(size);
         world.mirror.fault(shard, 1, Effect::Cut(place));
         world.mirror.fault(shard, 9, Effect::Cut(0));
         let there = There::of(&world);
-        let outcome = world.pull(&["--retries", "0"]);
+        let outcome = world.pull(&[args, &["--retries", "0"]].concat());
         world.mirror.heal();
         there.was_not_fetched_again(&world.mirror.take_served());
         if outcome.code == Some(0) {
@@ -183,9 +156,10 @@ fn campaign_bundles_cut_at_random_bytes() {
 /// The files of a tree but for the manifest, which tells times.
 fn steady(dir: &Path) -> Files {
     let name = |p: &PathBuf| p.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
+    // A kill may leave the manifest that was being written, which is nobody's.
     let kept = tree(dir)
         .into_iter()
-        .filter(|(p, _)| !p.ends_with("manifest.json"));
+        .filter(|(p, _)| !p.ends_with("manifest.json") && !p.ends_with("manifest.new"));
     kept.map(|(p, bytes)| (name(&p), bytes)).collect()
 }
 
@@ -250,6 +224,12 @@ fn campaign_killed_at_random_moments() {
             states: vec![&nothing, &pulled],
         },
         Victim {
+            name: "pull over several connections",
+            args: world.pull_args(&WIDE),
+            store: world.store(),
+            states: vec![&nothing, &pulled],
+        },
+        Victim {
             name: "import",
             args: bring.to_vec(),
             store: other.clone(),
@@ -296,6 +276,7 @@ fn campaign_killed_at_random_moments() {
                 victim.kill(&world, after);
                 kills += 1;
             }
+            world.mirror.settle();
             let there = There::of(&world);
             world.mirror.take_served();
             assert!(victim.command(&world).status().unwrap().success());
@@ -341,9 +322,11 @@ fn campaign_sources_that_lie() {
             2 => Effect::Longer(1 + at),
             _ => Effect::Trickle(at),
         };
-        world.mirror.fault(shard, 9, effect);
+        world.mirror.fault(shard, 999, effect);
         let started = Instant::now();
-        let outcome = world.pull(&["--retries", "1", "--stall-timeout", "1"]);
+        let patience = ["--retries", "1", "--stall-timeout", "1"];
+        let connections: &[&str] = if round / 4 % 2 == 0 { &[] } else { &WIDE };
+        let outcome = world.pull(&[&patience, connections].concat());
         assert!(started.elapsed() < Duration::from_secs(60));
         world.mirror.heal();
         match (outcome.code, slow) {
@@ -378,20 +361,29 @@ fn campaign_full_disks() {
     let create_args = create_args.map(str::to_owned);
     let mut pull_args = world.pull_args(&[]);
     pull_args.extend(["--store".to_owned(), text(&world.path("third"))]);
+    let mut wide_args = world.pull_args(&WIDE);
+    wide_args.extend(["--store".to_owned(), text(&world.path("fourth"))]);
     for point in 0..20u64 {
         // Up to the largest file that each of them writes.
         let kib = |largest: u64| (largest * point / 20) >> 10;
         limited(&world, kib(20_000_000), &import_args).fails(NO_SPACE, &["free some space"]);
         limited(&world, kib(20_000_000), &pull_args).fails(NO_SPACE, &["free some space"]);
+        limited(&world, kib(20_000_000), &wide_args).fails(NO_SPACE, &["free some space"]);
         limited(&world, kib(20_000_000), &export_args).fails(NO_SPACE, &["export failed"]);
         limited(&world, kib(45_000_000), &create_args).fails(NO_SPACE, &["free some space"]);
         assert!(world.installed() == before);
-        for store in ["other", "third"] {
+        for store in ["other", "third", "fourth"] {
             assert!(tree(&world.path(store).join("models")).is_empty());
         }
         assert!(!world.path("c.tar").exists());
     }
-    for args in [&import_args[..], &pull_args, &export_args, &create_args] {
+    for args in [
+        &import_args[..],
+        &pull_args,
+        &wide_args,
+        &export_args,
+        &create_args,
+    ] {
         world
             .ctl(&args.iter().map(String::as_str).collect::<Vec<_>>())
             .ok();
@@ -404,7 +396,7 @@ fn campaign_full_disks() {
 fn campaign_two_processes_at_once() {
     let world = world();
     let mut random = Random(23);
-    let pull = world.pull_args(&[]);
+    let pull = world.pull_args(&WIDE);
     let pull: Vec<&str> = pull.iter().map(String::as_str).collect();
     world.pull(&[]).ok();
     let repair = ["verify", "--repair", TINY];

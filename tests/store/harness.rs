@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::mirror::{Body, COMMIT, Mirror, REPO};
+use crate::mirror::{Body, COMMIT, Mirror, REPO, Served};
 
 /// Name of the small checkpoint in the site's catalog.
 pub const TINY: &str = "tiny";
@@ -152,6 +153,24 @@ impl World {
         part.metadata().ok().map(|m| m.len())
     }
 
+    /// Bytes of a file in the staging folder, in order: those of its part and those of
+    /// the windows ahead of it.
+    pub fn extents(&self, file: &str) -> Vec<Range<u64>> {
+        let before = format!(".{file}.");
+        let window = |entry: fs::DirEntry| {
+            let name = entry.file_name().into_string().unwrap();
+            let start = name.strip_prefix(&before)?.strip_suffix(".part")?;
+            let start: u64 = start.parse().unwrap();
+            Some(start..start + entry.metadata().unwrap().len())
+        };
+        let entries = fs::read_dir(self.staging_dir());
+        let entries = entries.into_iter().flatten().flatten();
+        let mut extents: Vec<_> = entries.filter_map(window).collect();
+        extents.extend(self.part_len(file).map(|length| 0..length));
+        extents.sort_by_key(|extent| extent.start);
+        extents
+    }
+
     /// Names of the files that are proven in the staging folder.
     pub fn proven(&self) -> Vec<String> {
         tree(&self.staging_dir())
@@ -255,6 +274,52 @@ impl World {
     pub fn assert_nothing_installed(&self) {
         let installed = self.installed();
         assert!(installed.is_empty(), "{:?}", installed.keys());
+    }
+}
+
+/// What a pull has brought so far.
+pub struct There {
+    proven: Vec<String>,
+    extents: Vec<(&'static str, Range<u64>)>,
+}
+
+impl There {
+    pub fn of(world: &World) -> Self {
+        let of_one = |shard| {
+            let extents = world.extents(shard).into_iter();
+            extents.map(move |extent| (shard, extent))
+        };
+        Self {
+            proven: world.proven(),
+            extents: SHARDS.into_iter().flat_map(of_one).collect(),
+        }
+    }
+
+    /// Of a file, its part and windows together.
+    pub fn bytes(&self, file: &str) -> u64 {
+        let of_it = self.extents.iter().filter(|(name, _)| *name == file);
+        let mut end = 0;
+        let mut sum = 0;
+        for (_, extent) in of_it {
+            sum += extent.end.saturating_sub(extent.start.max(end));
+            end = end.max(extent.end);
+        }
+        sum
+    }
+
+    /// The next pull goes on around it.
+    #[track_caller]
+    pub fn was_not_fetched_again(&self, served: &[Served]) {
+        for again in served {
+            let file = &again.file;
+            assert!(!self.proven.contains(file), "{file} was proven");
+            let sent = again.start..again.start + again.bytes;
+            let twice = |(name, extent): &&(&str, Range<u64>)| {
+                name == file && sent.start < extent.end && extent.start < sent.end
+            };
+            let twice = self.extents.iter().find(twice);
+            assert!(twice.is_none(), "{sent:?} of {twice:?} were sent again");
+        }
     }
 }
 

@@ -22,6 +22,7 @@ mod offline;
 mod plan;
 mod proxy;
 mod pull;
+mod ranges;
 mod registry;
 mod repair;
 mod runtime;

@@ -45,6 +45,10 @@ pub enum Effect {
     IgnoreRange,
     /// 206 from another first byte than the one asked for.
     ShiftRange,
+    /// 206 with the right headers, and the bytes of the file's beginning.
+    WrongRange,
+    /// 206 without a word about which bytes these are.
+    SilentRange,
     /// This status and nothing else.
     Status(u16),
 }
@@ -86,6 +90,8 @@ impl fmt::Debug for Body {
 #[derive(Debug)]
 struct Fault {
     file: String,
+    /// First byte asked for; none for whichever.
+    start: Option<u64>,
     times: usize,
     effect: Effect,
 }
@@ -108,6 +114,8 @@ struct State {
     requests: usize,
     redirect: bool,
     stalled: usize,
+    /// Connections that were accepted and have not ended.
+    open: usize,
     closed: bool,
 }
 
@@ -164,8 +172,13 @@ impl Mirror {
                         return;
                     }
                     let shared = accepting.clone();
-                    // A client that goes away is part of the tests.
-                    thread::spawn(move || stream.map(|s| shared.serve(s)));
+                    shared.state.lock().unwrap().open += 1;
+                    thread::spawn(move || {
+                        // A client that goes away is part of the tests.
+                        let _ = stream.map(|s| shared.serve(s));
+                        shared.state.lock().unwrap().open -= 1;
+                        shared.changed.notify_all();
+                    });
                 }
             });
         }
@@ -178,8 +191,18 @@ impl Mirror {
 
     /// The next `times` answers with `file` suffer.
     pub fn fault(&self, file: &str, times: usize, effect: Effect) {
+        self.add_fault(file, None, times, effect);
+    }
+
+    /// The next `times` answers to who asks for `file` from the byte `start` on suffer.
+    pub fn fault_at(&self, file: &str, start: u64, times: usize, effect: Effect) {
+        self.add_fault(file, Some(start), times, effect);
+    }
+
+    fn add_fault(&self, file: &str, start: Option<u64>, times: usize, effect: Effect) {
         self.shared.state.lock().unwrap().faults.push(Fault {
             file: file.into(),
+            start,
             times,
             effect,
         });
@@ -201,13 +224,41 @@ impl Mirror {
 
     /// Waits until an answer has come to its stall.
     pub fn wait_for_stall(&self) {
+        self.wait_for_stalls(1);
+    }
+
+    /// Waits until so many answers have come to their stalls.
+    pub fn wait_for_stalls(&self, answers: usize) {
         let state = self.shared.state.lock().unwrap();
-        let (_state, waited) = self
+        let (state, waited) = self
             .shared
             .changed
-            .wait_timeout_while(state, Duration::from_secs(60), |s| s.stalled == 0)
+            .wait_timeout_while(state, Duration::from_secs(60), |s| s.stalled < answers)
             .unwrap();
-        assert!(!waited.timed_out(), "no answer came to its stall");
+        let (stalled, served) = (state.stalled, state.served.clone());
+        drop(state);
+        assert!(
+            !waited.timed_out(),
+            "{stalled} of {answers} answers stalled: {served:?}"
+        );
+    }
+
+    /// Waits until everything is answered that was asked before, by clients that are gone.
+    pub fn settle(&self) {
+        for host in [HOST, REDIRECTED] {
+            // Whoever came before was accepted before.
+            let mut last = TcpStream::connect((host, self.shared.port)).unwrap();
+            last.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+            last.read_exact(&mut [0; 1]).unwrap();
+        }
+        let state = self.shared.state.lock().unwrap();
+        let (state, waited) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, Duration::from_secs(60), |s| s.open > 0)
+            .unwrap();
+        drop(state);
+        assert!(!waited.timed_out(), "a client is still there");
     }
 
     /// Answers with bytes since the last call.
@@ -262,8 +313,18 @@ impl Request {
 
     /// First byte asked for.
     pub fn start(&self) -> Option<u64> {
+        self.range()?.0.parse().ok()
+    }
+
+    /// Behind the last byte asked for, where one was named.
+    pub fn end(&self) -> Option<u64> {
+        let last: u64 = self.range()?.1.parse().ok()?;
+        Some(last + 1)
+    }
+
+    fn range(&self) -> Option<(&str, &str)> {
         let range = self.headers.get("range")?.strip_prefix("bytes=")?;
-        range.split_once('-')?.0.parse().ok()
+        range.split_once('-')
     }
 }
 
@@ -353,12 +414,11 @@ impl Shared {
         json_answer(out, "200 OK", &json!(entries))
     }
 
-    fn take_fault(&self, file: &str) -> Option<Effect> {
+    fn take_fault(&self, file: &str, start: u64) -> Option<Effect> {
         let mut state = self.state.lock().unwrap();
-        let fault = state
-            .faults
-            .iter_mut()
-            .find(|f| f.file == file && f.times > 0)?;
+        let meant =
+            |f: &&mut Fault| f.file == file && f.times > 0 && f.start.is_none_or(|s| s == start);
+        let fault = state.faults.iter_mut().find(meant)?;
         fault.times -= 1;
         Some(fault.effect.clone())
     }
@@ -391,7 +451,7 @@ impl Shared {
             headers.push(("content-length", bytes.len().to_string()));
             return out.write_all(&head("200 OK", &headers)).ok();
         }
-        let effect = self.take_fault(file);
+        let effect = self.take_fault(file, request.start().unwrap_or(0));
         match &effect {
             Some(Effect::Status(code)) => {
                 self.log(request, file, 0, 0, cdn);
@@ -423,7 +483,7 @@ impl Shared {
         let asked = request
             .start()
             .filter(|_| effect != Some(Effect::IgnoreRange));
-        let (status, start) = match asked {
+        let (status, start, end) = match asked {
             Some(start) if start >= size => {
                 headers.push(("content-range", format!("bytes */{size}")));
                 headers.push(("content-length", "0".into()));
@@ -438,21 +498,25 @@ impl Shared {
                 } else {
                     start
                 };
-                headers.push((
-                    "content-range",
-                    format!("bytes {start}-{}/{size}", size - 1),
-                ));
-                ("206 Partial Content", start)
+                let end = request.end().unwrap_or(size).min(size);
+                if effect != Some(Effect::SilentRange) {
+                    let range = format!("bytes {start}-{}/{size}", end - 1);
+                    headers.push(("content-range", range));
+                }
+                ("206 Partial Content", start, end)
             }
-            None => ("200 OK", 0),
+            None => ("200 OK", 0, size),
         };
         let endless = matches!(effect, Some(Effect::Endless(_)));
         if endless {
             headers.push(("connection", "close".into()));
         } else {
-            headers.push(("content-length", (size - start).to_string()));
+            headers.push(("content-length", (end - start).to_string()));
         }
-        let body = &bytes[start as usize..];
+        let body = match effect {
+            Some(Effect::WrongRange) => &bytes[..(end - start) as usize],
+            _ => &bytes[start as usize..end as usize],
+        };
         let stop = match effect {
             Some(Effect::Cut(n) | Effect::Stall(n) | Effect::Trickle(n)) => {
                 n.min(body.len() as u64)

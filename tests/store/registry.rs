@@ -8,7 +8,7 @@ use crate::bundle::{
     assert_imported, assert_nothing_imported, create, key_pair, other_store, policy,
 };
 use crate::carriers::{Registry, have, text};
-use crate::harness::{FAILED, NOT_FOUND, Outcome, TINY, USAGE, VERIFICATION, World};
+use crate::harness::{FAILED, NOT_FOUND, Outcome, SHARDS, TINY, USAGE, VERIFICATION, World, tree};
 use crate::mirror::{COMMIT, HOST};
 use crate::proxy::Tunnel;
 use crate::token_registry::{Habits, IDENTITY, LOGIN, TokenRegistry};
@@ -200,7 +200,7 @@ fn tokens_stay_with_the_registry() {
         }
     }
     assert!(stored > 5 && given == 1, "{stored} {given}");
-    let kept = crate::harness::tree(&other_store(&world));
+    let kept = tree(&other_store(&world));
     let written: Vec<u8> = kept.into_values().flatten().collect();
     let written = String::from_utf8_lossy(&written).into_owned();
     for secret in ["secret", LOGIN, "token-1", "hush"] {
@@ -316,6 +316,23 @@ fn a_cut_costs_nothing() {
     let resumed = asked.iter().filter(|a| a.start == Some(100_000));
     let stored = resumed.filter(|a| a.path.starts_with("/store/")).count();
     assert_eq!(stored, 3, "each shard once");
+}
+
+#[test]
+fn blobs_come_over_several_connections() {
+    let (world, registry, auth) = with_tokens(Habits {
+        redirect: true,
+        ..Habits::default()
+    });
+    let args = ["--connections", "5", "--range-size", "20k"];
+    pull_logged_in(&world, &registry, &args, &auth).ok();
+    assert_imported(&world, TINY);
+    let asked = registry.take_asked();
+    let ranges = asked.iter().filter(|a| a.path.starts_with("/store/"));
+    let lengths: Vec<u64> = ranges.filter_map(|a| Some(a.end? - a.start?)).collect();
+    let sizes = SHARDS.map(|shard| world.files[shard].len() as u64);
+    assert_eq!(lengths.iter().sum::<u64>(), sizes.iter().sum::<u64>());
+    assert!(lengths.iter().all(|length| *length <= 20_000));
 }
 
 #[test]

@@ -51,6 +51,7 @@ pub struct Asked {
     pub host: String,
     pub path: String,
     pub start: Option<u64>,
+    pub end: Option<u64>,
     pub authorization: Option<String>,
     pub body: String,
 }
@@ -162,6 +163,7 @@ fn serve(state: &Mutex<State>, stream: TcpStream, port: u16) -> Option<()> {
             host: request.headers.get("host").cloned().unwrap_or_default(),
             path: request.path.clone(),
             start: request.start(),
+            end: request.end(),
             authorization: request.headers.get("authorization").cloned(),
             body: String::from_utf8_lossy(&body).into_owned(),
         };
@@ -283,12 +285,14 @@ impl State {
             return error("404 Not Found", "BLOB_UNKNOWN");
         };
         let start = asked.start.unwrap_or(0) as usize;
-        let mut body = whole.get(start..).unwrap_or_default().to_vec();
+        let end = asked.end.map_or(whole.len(), |end| end as usize);
+        let end = end.min(whole.len());
+        let mut body = whole.get(start..end).unwrap_or_default().to_vec();
         let mut headers = Vec::new();
         let status = match asked.start {
             None => "200 OK",
             Some(_) => {
-                let last = whole.len() - 1;
+                let last = end - 1;
                 let range = format!("bytes {start}-{last}/{}", whole.len());
                 headers.push(("content-range", range));
                 "206 Partial Content"

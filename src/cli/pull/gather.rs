@@ -65,6 +65,8 @@ pub(super) fn gather(
         if let Some(note) = &request.note {
             staging.keep_note(note)?;
         }
+        // The export comes when all windows are gone.
+        let needed = needed.max(places.twice(&large));
         let needed = remaining(dir, &large).saturating_add(needed);
         require_space(dir, "the download and the export", needed)?;
         all.add(places.bring(&large, dir, &display)?);
@@ -184,6 +186,14 @@ impl<'a> Places<'a> {
     /// Nothing but what was brought before: no bytes will come.
     fn is_here_alone(&self) -> bool {
         self.cache.is_none() && matches!(self.rest, Rest::Nobody)
+    }
+
+    /// Bytes of files that may be there twice for a moment while they are brought.
+    fn twice(&self, files: &[Wanted]) -> u64 {
+        match &self.rest {
+            Rest::Server { settings, .. } => settings.twice(files),
+            Rest::Folder(_) | Rest::Nobody => 0,
+        }
     }
 
     /// Brings files and proves them. Something is missing only without a connection.

@@ -69,6 +69,14 @@ pub struct Args {
     /// Files fetched at once.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
     jobs: u8,
+    /// Connections at once, all files together: those that no file needs for itself
+    /// fetch ranges of large ones.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u8).range(1..=32))]
+    connections: u8,
+    /// Bytes a connection fetches at once of a file that has several: 64M; files of
+    /// less than two such ranges have one [default: 64 MiB].
+    #[arg(long, value_name = "BYTES", value_parser = range_size)]
+    range_size: Option<u64>,
     /// Most bytes a second, all files together: 10M, 500k.
     #[arg(long, value_name = "RATE", value_parser = rate)]
     limit_rate: Option<u64>,
@@ -87,6 +95,16 @@ fn rate(text: &str) -> Result<u64, String> {
     match size::bytes(text)? {
         rate if rate < SLOWEST => Err("at least 1000 bytes a second".into()),
         rate => Ok(rate),
+    }
+}
+
+/// Shorter ranges are requests and little else.
+const SHORTEST_RANGE: u64 = 16_000;
+
+fn range_size(text: &str) -> Result<u64, String> {
+    match size::bytes(text)? {
+        size if size < SHORTEST_RANGE => Err("at least 16000 bytes".into()),
+        size => Ok(size),
     }
 }
 
@@ -382,8 +400,11 @@ fn resolve(
 }
 
 fn settings(args: &Args) -> Settings {
+    let usual = Settings::default();
     Settings {
         jobs: args.jobs.into(),
+        connections: args.connections.into(),
+        window: args.range_size.unwrap_or(usual.window),
         retries: args.retries,
         stall: Duration::from_secs(args.stall_timeout.into()),
         limit: args.limit_rate.map(|rate| Arc::new(RateLimit::new(rate))),

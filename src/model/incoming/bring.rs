@@ -86,7 +86,10 @@ fn fill<'a, E>(
 ) -> Result<FileEntry, BringError<E>> {
     let mut tell = |length| progress.position(&wanted.path, length);
     let from = part.length();
-    let filled = match open(from).map_err(BringError::Open)? {
+    let original = open(from).map_err(BringError::Open)?;
+    // What is on this machine is copied in one piece.
+    part.remove_windows()?;
+    let filled = match original {
         Original::Bytes(bytes) => part.fill(bytes, &mut tell),
         Original::File(mut file) => {
             if part.share(&file, &mut tell)? {
@@ -184,8 +187,14 @@ mod tests {
     fn what_was_brought_stays_when_the_original_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("f.part"), "he").unwrap();
+        fs::write(dir.path().join(".f.4.part"), "o").unwrap();
         let error = from_file(dir.path(), Path::new("/absent")).unwrap_err();
         assert!(matches!(error, BringError::Open(_)), "{error:?}");
         assert_eq!(fs::read(dir.path().join("f.part")).unwrap(), b"he");
+        assert_eq!(fs::read(dir.path().join(".f.4.part")).unwrap(), b"o");
+        let original = dir.path().join("original");
+        fs::write(&original, "hello\n").unwrap();
+        from_file(dir.path(), &original).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 }

@@ -3,17 +3,19 @@
 //!
 //! It is written as `NAME.part` while its digest is computed, and gets its own
 //! name only when size and digest are right: whatever is there under its own name
-//! was proven once, and what is there as a part can be gone on with.
+//! was proven once, and what is there as a part can be gone on with. Where several
+//! connections bring it, those ahead write windows beside the part (`window.rs`).
 
 mod bring;
 mod checksum;
 mod copy;
 mod partial;
+mod window;
 
 pub use bring::{BringError, Original, bring};
 pub use checksum::{Checksum, prove};
 pub use copy::{CopyError, copy_hashed};
-pub use partial::{Begun, Partial, begin, left_there, part_name, remaining};
+pub use partial::{Begun, Partial, Span, begin, left_there, part_name, remaining};
 
 use super::FileEntry;
 
