@@ -1,5 +1,6 @@
 //! `pull oci://…`: Debian's registry, and one with tokens.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -508,4 +509,72 @@ fn names_that_are_none() {
         .ctl(&["pull", "oci://r/a", "--name", "20b", "--offline"])
         .fails(FAILED, &["must be asked"]);
     assert!(!world.store().exists());
+}
+
+#[test]
+fn a_model_is_repaired_from_its_registry() {
+    let (world, registry, auth) = with_tokens(Habits {
+        redirect: true,
+        ..Habits::default()
+    });
+    pull_logged_in(&world, &registry, &[], &auth).ok();
+    let store = other_store(&world);
+    let shown = world.ctl(&["show", TINY, "--json", "--store", text(&store)]);
+    let dir = PathBuf::from(shown.ok().json()["dir"].as_str().unwrap());
+    let sound = tree(&dir);
+    let [short, wrong, _] = SHARDS.map(|shard| dir.join(shard));
+    let spoil = || {
+        let bytes = &sound[&short];
+        fs::write(&short, &bytes[..200_000]).unwrap();
+        let mut bytes = sound[&wrong].clone();
+        bytes[100] ^= 1;
+        fs::write(&wrong, bytes).unwrap();
+    };
+    let repair = |more: &[&str]| {
+        let args = [
+            "verify",
+            "--repair",
+            TINY,
+            "--json",
+            "--store",
+            text(&store),
+        ];
+        let mut command = world.command(&[&args[..], more].concat());
+        let output = command.env("REGISTRY_AUTH_FILE", &auth).output().unwrap();
+        Outcome::from(output)
+    };
+    spoil();
+    registry.take_asked();
+    repair(&["--offline"]).fails(FAILED, &["--offline", &registry.name(TINY), "--from"]);
+    assert!(registry.take_asked().is_empty());
+    let verdict = repair(&[]).ok().json();
+    let from = verdict["repair"]["from"].as_str().unwrap();
+    assert!(from.starts_with(&registry.name(TINY)), "{from}");
+    let missing = sound[&short].len() as u64 - 200_000 + sound[&wrong].len() as u64;
+    assert_eq!(verdict["repair"]["fetched"], missing);
+    // No more than that was asked for: two blobs, one of them from where it ended.
+    let asked = registry.take_asked();
+    let stored = asked.iter().filter(|a| a.path.starts_with("/store/"));
+    let mut starts: Vec<_> = stored.map(|a| a.start.unwrap_or(0)).collect();
+    starts.sort_unstable();
+    assert_eq!(starts, [0, 200_000]);
+    assert!(!asked.iter().any(|a| a.path.contains("/manifests/")));
+    let manifest = dir.join("manifest.json");
+    let steady = |mut files: BTreeMap<PathBuf, Vec<u8>>| {
+        // It tells when.
+        files.remove(&manifest);
+        files
+    };
+    assert!(steady(tree(&dir)) == steady(sound.clone()));
+
+    // The registry is another one by now; and one that lacks the files says so.
+    spoil();
+    let moved = TokenRegistry::serve(&world.path("layout"), Habits::default());
+    moved.set(|habits| habits.anonymous = true);
+    let elsewhere = format!("oci://{}/site/models", moved.host());
+    repair(&["--endpoint", &elsewhere]).ok();
+    spoil();
+    let absent = format!("oci://{}/site/other", moved.host());
+    repair(&["--endpoint", &absent]).fails(FAILED, &["HTTP 401", "site/other"]);
+    repair(&["--endpoint", "oci://r/A"]).fails(USAGE, &["oci://HOST"]);
 }

@@ -36,9 +36,14 @@ pub struct Args {
     /// Repair from a checkpoint's folder or a bundle on this machine.
     #[arg(long, value_name = "PATH", requires = "repair")]
     from: Option<PathBuf>,
-    /// Repair from this server: a hub or a mirror of one.
+    /// Repair from this server: a hub, a mirror of one, or oci://HOST[:PORT]/NAME for a
+    /// registry.
     #[arg(long, value_name = "URL", requires = "repair", conflicts_with = "from")]
     endpoint: Option<String>,
+    /// Speak HTTP without TLS to a registry, or not [default: only on this machine's
+    /// loopback interface].
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true", requires = "repair")]
+    plain_http: Option<bool>,
 }
 
 #[derive(Debug, Serialize)]

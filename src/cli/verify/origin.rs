@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::bundle::Bundle;
 use crate::cli::identity::is_embedded;
 use crate::cli::{CliError, ExitStatus};
-use crate::fetch::Endpoint;
+use crate::fetch::{Endpoint, Reference, SCHEME};
 use crate::model::{Catalog, Manifest, check_repo};
 
 use super::Args;
@@ -17,6 +17,8 @@ pub(super) enum Origin {
     Embedded,
     /// A repository on a hub or a mirror of one.
     Hub { endpoint: Endpoint, repo: String },
+    /// A name in a registry, which has files by their digests.
+    Registry(Reference),
     /// A checkpoint's folder.
     Folder(PathBuf),
     /// A bundle.
@@ -38,6 +40,9 @@ impl Origin {
             });
         }
         let recorded = repository(&manifest.source);
+        if let Some(name) = args.endpoint.as_ref().and_then(|e| e.strip_prefix(SCHEME)) {
+            return Ok(Self::Registry(Reference::parse(name)?));
+        }
         if let Some(given) = &args.endpoint {
             let endpoint = Endpoint::choose(Some(given))?;
             let repo = recorded.map(|(_, repo)| repo).or_else(|| pinned(manifest));
@@ -63,6 +68,9 @@ impl Origin {
             let given = (!mirror).then_some(endpoint.as_str());
             let endpoint = Endpoint::choose(given)?;
             return Ok(Self::Hub { endpoint, repo });
+        }
+        if let Some(reference) = registry(&manifest.source) {
+            return Ok(Self::Registry(reference));
         }
         local(&manifest.source).ok_or_else(|| {
             let published = match pinned(manifest) {
@@ -91,10 +99,11 @@ impl Origin {
 
     /// Whether it takes a connection.
     pub(super) fn is_distant(&self) -> bool {
-        let Self::Hub { endpoint, .. } = self else {
-            return false;
-        };
-        matches!(endpoint, Endpoint::Server(_))
+        match self {
+            Self::Hub { endpoint, .. } => matches!(endpoint, Endpoint::Server(_)),
+            Self::Registry(_) => true,
+            Self::Embedded | Self::Folder(_) | Self::Bundle(_) => false,
+        }
     }
 
     /// Where it is, for people.
@@ -102,6 +111,7 @@ impl Origin {
         match self {
             Self::Embedded => "this program".into(),
             Self::Hub { endpoint, repo } => format!("{endpoint}/{repo}"),
+            Self::Registry(reference) => reference.to_string(),
             Self::Folder(path) | Self::Bundle(path) => path.display().to_string(),
         }
     }
@@ -116,6 +126,13 @@ fn repository(source: &str) -> Option<(String, String)> {
     let repo = format!("{owner}/{name}");
     let endpoint = Endpoint::choose(Some(endpoint)).ok()?.to_string();
     check_repo(&repo).ok().map(|()| (endpoint, repo))
+}
+
+/// The name of a `source` that `pull` wrote: `oci://HOST/NAME:TAG@sha256:DIGEST, from …`.
+fn registry(source: &str) -> Option<Reference> {
+    let rest = source.strip_prefix(SCHEME)?;
+    let name = rest.split_once(", ").map_or(rest, |(name, _)| name);
+    Reference::parse(name).ok()
 }
 
 /// The folder or bundle of a `source` that `import` wrote, where it is still there:
@@ -160,6 +177,19 @@ mod tests {
             "",
         ] {
             assert_eq!(repository(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn names_in_registries() {
+        let digest = "0".repeat(64);
+        let name = format!("oci://r.site:5000/a/b:20b@sha256:{digest}");
+        for source in [name.clone(), format!("{name}, from import of /x, from y")] {
+            assert_eq!(registry(&source).map(|r| r.to_string()), Some(name.clone()));
+            assert_eq!(repository(&source), None, "{source}");
+        }
+        for none in ["oci://", "oci://r/A", "bundle oci://r/a", "https://r/a/b"] {
+            assert_eq!(registry(none), None, "{none}");
         }
     }
 

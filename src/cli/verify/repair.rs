@@ -21,7 +21,7 @@ use crate::cli::install::{check_config, discard_if_empty, export_all};
 use crate::cli::progress::{Transfer, Ui};
 use crate::cli::pull::offline_by_environment;
 use crate::cli::{CliError, ExitStatus, Global};
-use crate::fetch::{self, Endpoint, Folder, Repository, Settings, Source};
+use crate::fetch::{self, Endpoint, Folder, Registry, Repository, Settings, Source};
 use crate::model::incoming::{BringError, Original, Progress, Wanted, bring, remaining};
 use crate::model::{
     FileEntry, FileState, Installed, Report, Staging, Store, StoreError, human_size, require_space,
@@ -250,16 +250,12 @@ impl Work<'_> {
                 repo,
             } => {
                 let repository = Repository::new(server, repo, &self.model.revision)?;
-                let source = Arc::new(Source::Hub(repository));
-                let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
-                let runtime = tokio::runtime::Runtime::new().map_err(|e| {
-                    let why = format!("cannot start the downloader: {e}");
-                    CliError::new(ExitStatus::Failed, why)
-                })?;
-                let settings = Settings::default();
-                let fetched = fetch::fetch(source, &wanted, dir, &settings, progress.clone());
-                runtime.block_on(fetched)?;
-                Ok(())
+                self.fetch(Source::Hub(repository), files, progress)
+            }
+            Origin::Registry(reference) => {
+                let registry =
+                    Registry::new(reference, self.args.plain_http, &Settings::default())?;
+                self.fetch(Source::Registry(Box::new(registry)), files, progress)
             }
             Origin::Folder(folder) => each(files, |entry| copy(folder, entry, dir, &**progress)),
             Origin::Bundle(path) => {
@@ -267,6 +263,31 @@ impl Work<'_> {
                 each(files, |entry| from_bundle(&bundle, entry, dir, &**progress))
             }
         }
+    }
+
+    fn fetch(
+        &self,
+        source: Source,
+        files: &[FileEntry],
+        progress: &Arc<Counted>,
+    ) -> Result<(), CliError> {
+        let dir = &self.staging.dir;
+        let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
+        let settings = Settings::default();
+        let twice = settings.twice(&wanted);
+        require_space(
+            dir,
+            "the repair",
+            remaining(dir, &wanted).saturating_add(twice),
+        )?;
+        let runtime = tokio::runtime::Runtime::new().map_err(|e| {
+            let why = format!("cannot start the downloader: {e}");
+            CliError::new(ExitStatus::Failed, why)
+        })?;
+        let source = Arc::new(source);
+        let fetched = fetch::fetch(source, &wanted, dir, &settings, progress.clone());
+        runtime.block_on(fetched)?;
+        Ok(())
     }
 
     fn put_back(&mut self, entry: &FileEntry, how: How, fetched: u64) -> Result<(), CliError> {
