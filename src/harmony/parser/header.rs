@@ -10,7 +10,7 @@ const HEADER_LIMIT: usize = 512;
 const WORD_LIMIT: usize = 128;
 
 /// Content types that may follow without `<|constrain|>` wherever a word may.
-const CONTENT_TYPES: [&str; 3] = ["json", "code", "text"];
+pub(super) const CONTENT_TYPES: [&str; 3] = ["json", "code", "text"];
 /// Roles other than the assistant's.
 const OTHER_ROLES: [&str; 4] = ["user", "system", "developer", "tool"];
 /// How a recipient begins that stands without `to=`.

@@ -381,6 +381,11 @@ impl Body {
 fn end_call(mut body: Body, id: String, name: String, end: Close, events: &mut Vec<Event>) {
     let takes_json = name != "python";
     if end == Close::Finish && !(takes_json && arguments::is_object(&body.content)) {
+        // No message follows that would name a type of the model's own.
+        let odd = |name: &String| !header::CONTENT_TYPES.contains(&name.as_str());
+        if let Some(name) = body.content_type.take().filter(odd) {
+            report(events, Recovery::MalformedHeader, name);
+        }
         report(events, Recovery::UnfinishedCall { id, name }, body.content);
         return;
     }

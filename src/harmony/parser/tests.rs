@@ -477,6 +477,14 @@ fn calls_that_real_models_break() {
             vec![(unfinished(1, "python"), "rm(")],
         ),
         (
+            "<|channel|>analysis to=python zq7xode<|message|>rm(",
+            &[],
+            vec![
+                (MalformedHeader, "zq7xode"),
+                (unfinished(1, "python"), "rm("),
+            ],
+        ),
+        (
             "<|channel|>commentary to=functions.f<|message|>{\"a\": 1}",
             &["f({\"a\": 1})"],
             vec![(MissingEnd, "")],
