@@ -1,11 +1,12 @@
 //! `gptoss-ctl gc`.
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::install::open_store;
+use super::messages::{message, size};
 use super::progress::Ui;
 use super::{CliError, Global};
-use crate::model::{Garbage, Reason, StoreError, human_size};
+use crate::model::{Garbage, Reason, StoreError};
 
 /// Arguments of `gptoss-ctl gc`.
 #[derive(Debug, clap::Args)]
@@ -21,7 +22,8 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Row {
     model: String,
-    reason: &'static str,
+    #[serde(serialize_with = "word")]
+    reason: Reason,
     size: u64,
     removed: bool,
 }
@@ -58,13 +60,18 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
+/// A reason, for programs.
+fn word<S: Serializer>(reason: &Reason, out: S) -> Result<S::Ok, S::Error> {
+    out.serialize_str(match reason {
+        Reason::Interrupted => "interrupted",
+        Reason::Superseded => "superseded",
+    })
+}
+
 fn row(garbage: &Garbage, removed: bool) -> Row {
     Row {
         model: garbage.label(),
-        reason: match garbage.reason {
-            Reason::Interrupted => "interrupted",
-            Reason::Superseded => "superseded",
-        },
+        reason: garbage.reason,
         size: garbage.size,
         removed,
     }
@@ -72,12 +79,23 @@ fn row(garbage: &Garbage, removed: bool) -> Row {
 
 fn text(rows: &[Row], dry_run: bool) -> String {
     if rows.is_empty() {
-        return "nothing to remove".into();
+        return message!("gc-nothing");
     }
-    let verb = if dry_run { "would remove" } else { "removed" };
     let line = |row: &Row| {
-        let size = human_size(row.size);
-        format!("{verb} {} ({}), {size}", row.model, row.reason)
+        let (model, size) = (&row.model, size(row.size));
+        let reason = match row.reason {
+            Reason::Interrupted => message!("gc-interrupted"),
+            Reason::Superseded => message!("gc-superseded"),
+        };
+        match dry_run {
+            true => message!(
+                "gc-would-remove",
+                model = model,
+                reason = reason,
+                size = size
+            ),
+            false => message!("gc-removed", model = model, reason = reason, size = size),
+        }
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -5,9 +5,10 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::install::open_stores;
+use super::messages::{message, size};
 use super::progress::Ui;
 use super::{CliError, Global};
-use crate::model::{Installed, Store, Stores, human_size};
+use crate::model::{Installed, Store, Stores};
 
 /// Arguments of `gptoss-ctl list`.
 #[derive(Debug, clap::Args)]
@@ -84,57 +85,62 @@ pub fn run(global: &Global, _args: Args) -> Result<(), CliError> {
 }
 
 fn table(listing: &Listing<'_>) -> String {
-    let mut lines = Vec::new();
-    if listing.models.is_empty() {
-        let system = listing.system_store.map(|s| format!(" or {}", s.display()));
-        lines.push(format!(
-            "no models in {}{}{}; `gptoss-ctl pull 20b` fetches one, `gptoss-ctl pull nano` a \
-             tiny one",
-            listing.store.display(),
-            system.unwrap_or_default(),
-            match listing.store.exists() {
-                true => "",
-                false => " (it does not exist yet)",
-            }
-        ));
-    } else {
-        let width = listing.models.iter().map(|m| m.name.len()).max();
-        let width = width.unwrap_or(0).max("NAME".len());
-        let several = listing.system_store.is_some();
-        let column = |text: &str| match several {
-            true => format!("{text:6}  "),
-            false => String::new(),
-        };
-        lines.push(format!(
-            "{:width$}  {:12}  {:>9}  {:14}  {}INSTALLED",
-            "NAME",
-            "REVISION",
-            "SIZE",
-            "TARGETS",
-            column("STORE")
-        ));
-        for model in &listing.models {
-            let revision: String = model.revision.chars().take(12).collect();
-            let store = if model.store == listing.store {
-                "own"
-            } else {
-                "system"
-            };
-            lines.push(format!(
-                "{:width$}  {revision:12}  {:>9}  {:14}  {}{}",
-                model.name,
-                human_size(model.size),
-                model.targets.join(","),
-                column(store),
-                model.installed_at
-            ));
-        }
-    }
+    let mut lines = match listing.models.is_empty() {
+        true => vec![none(listing)],
+        false => rows(listing),
+    };
     for staged in &listing.staged {
-        lines.push(format!("not complete: {staged}"));
+        lines.push(message!("list-staged", model = staged));
     }
     for why in &listing.unusable {
-        lines.push(format!("not usable: {why}"));
+        lines.push(message!("list-unusable", why = why));
     }
     lines.join("\n")
+}
+
+fn none(listing: &Listing<'_>) -> String {
+    let store = match listing.store.exists() {
+        true => listing.store.display().to_string(),
+        false => message!("list-not-there", store = %listing.store.display()),
+    };
+    match listing.system_store {
+        None => message!("list-empty", store = store),
+        Some(system) => {
+            message!("list-empty-of-two", store = store, system = %system.display())
+        }
+    }
+}
+
+fn rows(listing: &Listing<'_>) -> Vec<String> {
+    let name = message!("list-name");
+    let width = listing.models.iter().map(|m| m.name.len()).max();
+    let width = width.unwrap_or(0).max(name.chars().count());
+    let column = |text: &str| match listing.system_store {
+        Some(_) => format!("{text:7}  "),
+        None => String::new(),
+    };
+    let mut lines = vec![format!(
+        "{name:width$}  {:12}  {:>9}  {:14}  {}{}",
+        message!("list-revision"),
+        message!("list-size"),
+        message!("list-targets"),
+        column(&message!("list-store")),
+        message!("list-installed"),
+    )];
+    for model in &listing.models {
+        let revision: String = model.revision.chars().take(12).collect();
+        let store = match model.store == listing.store {
+            true => message!("list-own"),
+            false => message!("list-system"),
+        };
+        lines.push(format!(
+            "{:width$}  {revision:12}  {:>9}  {:14}  {}{}",
+            model.name,
+            size(model.size),
+            model.targets.join(","),
+            column(&store),
+            model.installed_at
+        ));
+    }
+    lines
 }

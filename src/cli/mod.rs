@@ -22,6 +22,7 @@ mod load;
 mod locate;
 mod man;
 mod markdown;
+mod messages;
 mod plan;
 mod progress;
 mod pull;

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::install::{elsewhere, open_stores};
+use super::messages::message;
 use super::progress::Ui;
 use super::{CliError, Global};
 use crate::model::{StoreError, Stores, check_model_name, split_revision};
@@ -35,7 +36,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         store.remove_revision(name, &revision)?;
         removed.push(format!("{name}@{revision}"));
     }
-    let people = format!("removed {}", removed.join(", "));
+    let people = message!("rm-removed", models = removed.join(", "));
     ui.result(&people, &Removed { removed });
     Ok(())
 }
@@ -65,7 +66,7 @@ fn choose(stores: &Stores, args: &Args) -> Result<Vec<String>, CliError> {
             let candidates = revisions.iter().map(|r| format!("{name}@{r}")).collect();
             let wanted = args.model.clone();
             let mut error = CliError::from(StoreError::Ambiguous { wanted, candidates });
-            error.message += ", or --all to remove every one";
+            error.message = message!("rm-or-all", which = error.message);
             Err(error)
         }
     }
