@@ -1,22 +1,11 @@
 //! Loading a model into this process, for `eval`, `bench` and `runtime`.
 
 use super::locate::Located;
+use super::messages::message;
 use super::{CliError, ExitStatus, Global};
 use crate::engine::backend::Solo;
 use crate::model::Store;
-use crate::runtime::{self, Options, OrtBackend, RuntimeError};
-
-impl From<RuntimeError> for CliError {
-    fn from(error: RuntimeError) -> Self {
-        let status = match &error {
-            RuntimeError::NotEnoughMemory { .. } => ExitStatus::NoSpace,
-            RuntimeError::LibraryNotFound { .. } => ExitStatus::NotFound,
-            RuntimeError::NotPinned { .. } => ExitStatus::Verification,
-            _ => ExitStatus::Failed,
-        };
-        Self::new(status, error.to_string())
-    }
-}
+use crate::runtime::{self, Options, OrtBackend};
 
 /// Loads ONNX Runtime from wherever it is found.
 pub(super) fn start_runtime(global: &Global) -> Result<(), CliError> {
@@ -31,8 +20,8 @@ pub(super) fn load(
     located: &Located,
     options: Options,
 ) -> Result<Solo<OrtBackend>, CliError> {
-    Solo::new(load_backend(global, located, options)?)
-        .ok_or_else(|| CliError::new(ExitStatus::Failed, "the backend has no sequence to give"))
+    let none = || CliError::new(ExitStatus::Failed, message!("in-process-no-sequence"));
+    Solo::new(load_backend(global, located, options)?).ok_or_else(none)
 }
 
 /// Loads the model.
@@ -44,16 +33,12 @@ pub(super) fn load_backend(
     start_runtime(global)?;
     let folder = located.revision.join(options.target.to_string());
     if !folder.is_dir() {
-        return Err(CliError::new(
-            ExitStatus::NotFound,
-            format!(
-                "{} has no export for the target {target}; \
-                 make one with `gptoss-ctl export {} --target {target}`",
-                located.name,
-                located.name,
-                target = options.target
-            ),
-        ));
+        let message = message!(
+            "in-process-not-exported",
+            model = &located.name,
+            target = %options.target
+        );
+        return Err(CliError::new(ExitStatus::NotFound, message));
     }
     Ok(OrtBackend::load(&located.revision, options)?)
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use super::error::Spoken;
 use super::install::open_stores;
 use super::messages::{message, size};
 use super::progress::Ui;
@@ -77,7 +78,7 @@ pub fn run(global: &Global, _args: Args) -> Result<(), CliError> {
         unusable: stores
             .all()
             .flat_map(Store::scan)
-            .filter_map(|found| found.err().map(|e| e.to_string()))
+            .filter_map(|found| found.err().map(|e| e.spoken()))
             .collect(),
     };
     Ui::new(global.json).result(&table(&listing), &listing);

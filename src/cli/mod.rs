@@ -124,6 +124,9 @@ enum Command {
 /// Entry point of `gptoss-ctl`.
 pub fn main() -> ExitCode {
     let Arguments { global, command } = Arguments::parse();
+    if global.json {
+        messages::speak_to_programs();
+    }
     let result = match command {
         Command::Pull(args) => pull::run(&global, args),
         Command::Plan(args) => plan::run(&global, args),

@@ -111,6 +111,19 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// What to do about an [`StoreError::Io`], as the end of a sentence, where that is
+    /// known.
+    pub fn advice(&self) -> Option<String> {
+        match self {
+            Self::Io {
+                action,
+                path,
+                source,
+            } => Some(advice(source, Need::of(action), path)).filter(|text| !text.is_empty()),
+            _ => None,
+        }
+    }
+
     /// An [`StoreError::Io`], for use in `map_err`.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_owned();

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! [`message!`] says a message of both. What programs read (`--json`, exit codes) and
-//! what is written to a log is the same in every language.
+//! what is written to a log is the same in every language: a command that answers a
+//! program speaks English ([`speak_to_programs`]).
 
 mod locale;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 
 use std::fmt::Write;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fluent_bundle::concurrent::FluentBundle;
 use fluent_bundle::{FluentArgs, FluentResource};
@@ -41,22 +43,36 @@ const FRENCH: &[File] = files!(
 
 /// The messages of one language.
 struct Messages {
-    language: Language,
     bundle: FluentBundle<FluentResource>,
 }
 
-/// In the language of the person at the terminal.
-static SPOKEN: LazyLock<Messages> = LazyLock::new(|| {
-    let variable = |name: &str| std::env::var(name).ok();
-    Messages::of(Language::from_environment(variable))
+static IN_ENGLISH: LazyLock<Messages> = LazyLock::new(|| Messages::of(Language::English));
+static IN_FRENCH: LazyLock<Messages> = LazyLock::new(|| Messages::of(Language::French));
+
+/// The language of the person at the terminal.
+static ASKED: LazyLock<Language> = LazyLock::new(|| match cfg!(test) {
+    // Unit tests read English, whoever runs them.
+    true => Language::English,
+    false => Language::from_environment(|name| std::env::var(name).ok()),
 });
+
+/// Whether a program reads the answer.
+static TO_PROGRAMS: AtomicBool = AtomicBool::new(false);
+
+/// From now on everything is said in English, since `--json` was asked for: no text
+/// of another language gets into what programs read.
+pub(super) fn speak_to_programs() {
+    TO_PROGRAMS.store(true, Ordering::Relaxed);
+}
 
 impl Messages {
     fn of(language: Language) -> Self {
         let (tag, files) = match language {
-            Language::English => (unic_langid::langid!("en"), ENGLISH),
-            Language::French => (unic_langid::langid!("fr"), FRENCH),
+            Language::English => ("en", ENGLISH),
+            Language::French => ("fr", FRENCH),
         };
+        // It decides how plurals are made. A test holds that both tags are such.
+        let tag = tag.parse().unwrap_or_default();
         let mut bundle = FluentBundle::new_concurrent(vec![tag]);
         // No invisible marks around what is put in: it is copied to other programs.
         bundle.set_use_isolating(false);
@@ -67,7 +83,7 @@ impl Messages {
             };
             let _ = bundle.add_resource(resource);
         }
-        Self { language, bundle }
+        Self { bundle }
     }
 
     /// A message with its arguments, if there is one of this name.
@@ -82,23 +98,43 @@ impl Messages {
     }
 }
 
+impl Language {
+    fn messages(self) -> &'static Messages {
+        match self {
+            Self::English => &IN_ENGLISH,
+            Self::French => &IN_FRENCH,
+        }
+    }
+
+    /// The message of this name, if this language has it. For names that are made
+    /// while the program runs, as those of help are.
+    pub(super) fn text(self, id: &str, arguments: &FluentArgs<'_>) -> Option<String> {
+        self.messages().text(id, arguments)
+    }
+}
+
 /// The language that is spoken.
 pub(super) fn language() -> Language {
-    SPOKEN.language
+    match TO_PROGRAMS.load(Ordering::Relaxed) {
+        true => Language::English,
+        false => *ASKED,
+    }
 }
 
 /// The message of this name. Use [`message!`].
 pub(super) fn text(id: &str, arguments: &FluentArgs<'_>) -> String {
     // A test holds that every name in the code is one of a message.
-    SPOKEN.text(id, arguments).unwrap_or_else(|| id.to_owned())
+    language()
+        .text(id, arguments)
+        .unwrap_or_else(|| id.to_owned())
 }
 
-/// What the layer below, or clap, says in English, in another language where that is
-/// spoken and has it. Use [`translated!`] where the name is known.
+/// What the layer below says in English, in another language where that is spoken
+/// and has it. Use [`translated!`].
 pub(super) fn translation(id: &str, arguments: &FluentArgs<'_>) -> Option<String> {
-    match SPOKEN.language {
+    match language() {
         Language::English => None,
-        Language::French => SPOKEN.text(id, arguments),
+        Language::French => Language::French.text(id, arguments),
     }
 }
 

@@ -1,4 +1,16 @@
 //! What a failed command tells: a message for people, a code for programs.
+//!
+//! Errors of the layers below say themselves in English; here they are said in the
+//! language of the person ([`Spoken`]), one file a layer.
+
+mod bundle;
+mod checkpoint;
+mod client;
+mod fetch;
+mod runtime;
+mod settings;
+mod store;
+mod system;
 
 use std::io;
 use std::process::ExitCode;
@@ -6,10 +18,14 @@ use std::process::ExitCode;
 use gptoss_onnx::checkpoint::CheckpointError;
 use gptoss_onnx::export::ExportError;
 
+pub(super) use system::reason;
+
+use super::messages::message;
 use crate::bundle::BundleError;
 use crate::config::ConfigError;
 use crate::fetch::FetchError;
 use crate::model::{StoreError, is_no_space};
+use crate::runtime::RuntimeError;
 
 /// Exit codes of `gptoss-ctl`. 0 is success; clap itself exits with 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +71,16 @@ impl CliError {
     }
 }
 
+/// An error of a layer below, in the language of the person: its own words where
+/// that is English.
+///
+/// Every variant is matched, so that a new one is not forgotten. What an error holds
+/// as free text stays as it is.
+pub(super) trait Spoken {
+    /// What is told.
+    fn spoken(&self) -> String;
+}
+
 impl From<StoreError> for CliError {
     fn from(error: StoreError) -> Self {
         let status = match &error {
@@ -74,7 +100,7 @@ impl From<StoreError> for CliError {
             | StoreError::BadCatalog { .. }
             | StoreError::Io { .. } => ExitStatus::Failed,
         };
-        Self::new(status, error.to_string())
+        Self::new(status, error.spoken())
     }
 }
 
@@ -94,7 +120,7 @@ impl From<FetchError> for CliError {
             | FetchError::BadAnswer { .. }
             | FetchError::Client(_) => ExitStatus::Failed,
         };
-        Self::new(status, error.to_string())
+        Self::new(status, error.spoken())
     }
 }
 
@@ -113,13 +139,13 @@ impl From<BundleError> for CliError {
             | BundleError::OtherRuntime { .. }
             | BundleError::Damaged { .. } => ExitStatus::Verification,
         };
-        Self::new(status, error.to_string())
+        Self::new(status, error.spoken())
     }
 }
 
 impl From<ConfigError> for CliError {
     fn from(error: ConfigError) -> Self {
-        Self::new(ExitStatus::Failed, error.to_string())
+        Self::new(ExitStatus::Failed, error.spoken())
     }
 }
 
@@ -127,7 +153,7 @@ impl From<CheckpointError> for CliError {
     fn from(error: CheckpointError) -> Self {
         Self::new(
             ExitStatus::Verification,
-            format!("this is no usable gpt-oss checkpoint: {error}"),
+            message!("error-checkpoint", why = error.spoken()),
         )
     }
 }
@@ -139,6 +165,18 @@ impl From<ExportError> for CliError {
             ExportError::NonFinite { .. } => ExitStatus::Verification,
             _ => ExitStatus::Failed,
         };
-        Self::new(status, format!("the export failed: {error}"))
+        Self::new(status, message!("error-export", why = error.spoken()))
+    }
+}
+
+impl From<RuntimeError> for CliError {
+    fn from(error: RuntimeError) -> Self {
+        let status = match &error {
+            RuntimeError::NotEnoughMemory { .. } => ExitStatus::NoSpace,
+            RuntimeError::LibraryNotFound { .. } => ExitStatus::NotFound,
+            RuntimeError::NotPinned { .. } => ExitStatus::Verification,
+            _ => ExitStatus::Failed,
+        };
+        Self::new(status, error.spoken())
     }
 }
