@@ -3,6 +3,8 @@
 use std::io::{self, Read};
 use std::path::Path;
 
+use super::error::reason;
+use super::messages::message;
 use super::{CliError, ExitStatus};
 
 /// More bytes than any model's context holds.
@@ -24,24 +26,28 @@ impl Attachment {
     /// It cannot be read, is no text, or is larger than any prompt.
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let name = path.display().to_string();
-        let failed =
-            |status, why: &str| CliError::new(status, format!("cannot read {name}: {why}"));
+        let failed = |status, why: String| {
+            let message = message!("attachment-unreadable", file = &name, why = why);
+            CliError::new(status, message)
+        };
         let unreadable = |error: io::Error| {
             let status = match error.kind() {
                 io::ErrorKind::NotFound => ExitStatus::NotFound,
                 _ => ExitStatus::Failed,
             };
-            failed(status, &error.to_string())
+            failed(status, reason(&error))
         };
         let file = std::fs::File::open(path).map_err(unreadable)?;
         let mut bytes = Vec::new();
         let mut file = file.take(LARGEST + 1);
         file.read_to_end(&mut bytes).map_err(unreadable)?;
         if bytes.len() as u64 > LARGEST {
-            return Err(failed(ExitStatus::Failed, "it is larger than any prompt"));
+            let why = message!("attachment-too-large");
+            return Err(failed(ExitStatus::Failed, why));
         }
         let text = String::from_utf8(bytes);
-        let text = text.map_err(|_| failed(ExitStatus::Failed, "it is no text in UTF-8"))?;
+        let no_text = |_| failed(ExitStatus::Failed, message!("attachment-no-text"));
+        let text = text.map_err(no_text)?;
         Ok(Self { name, text })
     }
 }

@@ -4,6 +4,8 @@ use std::future::Future;
 
 use clap::ValueEnum;
 
+use super::error::{Spoken, reason};
+use super::messages::message;
 use super::{CliError, ExitStatus};
 use crate::client::{Bus, ClientError};
 
@@ -30,29 +32,23 @@ pub fn block_on<T>(work: impl Future<Output = Result<T, CliError>>) -> Result<T,
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let failed = |e: std::io::Error| CliError::new(ExitStatus::Failed, e.to_string());
+    let failed = |e: std::io::Error| CliError::new(ExitStatus::Failed, reason(&e));
     runtime.map_err(failed)?.block_on(work)
 }
 
 /// The command's failure for the client's, with what to do about it.
 pub fn explain(error: ClientError, bus: BusName) -> CliError {
     match error {
-        ClientError::Unreachable(reason) => {
-            let advice = match bus {
-                BusName::System => {
-                    "start it with `systemctl start gptossd`, or one of your own with `gptossd \
-                     --bus session` and use `--bus session`"
-                }
-                BusName::Session => "start it with `gptossd --bus session`",
+        ClientError::Unreachable(why) => {
+            let message = match bus {
+                BusName::System => message!("daemon-unreachable", why = why),
+                BusName::Session => message!("daemon-unreachable-own", why = why),
             };
-            CliError::new(
-                ExitStatus::Unreachable,
-                format!("gptossd does not answer ({reason}); {advice}"),
-            )
+            CliError::new(ExitStatus::Unreachable, message)
         }
-        ClientError::Died => CliError::new(ExitStatus::Unreachable, error.to_string()),
+        ClientError::Died => CliError::new(ExitStatus::Unreachable, error.spoken()),
         ClientError::Refused { name, message } => refusal(&name, &message),
-        other => CliError::new(ExitStatus::Failed, other.to_string()),
+        other => CliError::new(ExitStatus::Failed, other.spoken()),
     }
 }
 

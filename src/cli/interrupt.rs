@@ -8,6 +8,7 @@ use std::process;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use super::messages::message;
 use super::terminal::tell;
 use crate::client::{Answer, ClientError};
 
@@ -35,7 +36,8 @@ pub(super) fn watch(advice: &'static str) {
             }
         });
         if let Some(number) = number {
-            tell(format_args!("\ngptoss-ctl: interrupted; {advice}\n"));
+            let message = message!("interrupt-ended", advice = advice);
+            tell(format_args!("\ngptoss-ctl: {message}\n"));
             process::exit(128 + number);
         }
     };

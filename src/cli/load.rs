@@ -8,12 +8,16 @@ use zbus::Variant;
 
 use super::CliError;
 use super::daemon::{BusName, block_on, explain, refusal};
+use super::messages::message;
 use super::run::unwritable;
 use crate::client::{Client, ClientError};
 use crate::model::split_revision;
 
 /// How often the daemon is asked how far it is.
 const POLL: Duration = Duration::from_millis(100);
+
+/// The daemon's error where a model cannot be had.
+const NOT_READY: &str = "org.gptoss.Daemon1.Error.ModelNotReady";
 
 /// Answers after which the state is that of the load that was asked for.
 const SETTLED: usize = 10;
@@ -58,26 +62,19 @@ pub fn load(args: LoadArgs) -> Result<(), CliError> {
             match state.as_str() {
                 // Another model may be on its way out.
                 "ready" if polled >= AT_WORK && is_named(&text("model"), model) => {
-                    let loaded = format!("{} is loaded\n", text("model"));
+                    let loaded = message!("load-loaded", model = text("model")) + "\n";
                     return io::stdout()
                         .write_all(loaded.as_bytes())
                         .map_err(unwritable);
                 }
                 "idle" | "ready" if polled > SETTLED => {
-                    return Err(refusal(
-                        "org.gptoss.Daemon1.Error.ModelNotReady",
-                        "the model was loaded and made room again, or another was asked for \
-                         meanwhile; `gptoss-ctl status` says what is there",
-                    ));
+                    return Err(refusal(NOT_READY, &message!("load-gone")));
                 }
                 // What an earlier load left may still be said.
                 "unavailable" if polled > SETTLED => {
-                    let (reason, message) = (text("reason"), text("message"));
-                    let name = "org.gptoss.Daemon1.Error.ModelNotReady";
-                    return Err(refusal(
-                        name,
-                        &format!("the model is not available ({reason}): {message}"),
-                    ));
+                    let (reason, why) = (text("reason"), text("message"));
+                    let message = message!("load-unavailable", reason = reason, why = why);
+                    return Err(refusal(NOT_READY, &message));
                 }
                 _ => {}
             }

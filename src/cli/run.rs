@@ -5,8 +5,10 @@ use std::path::PathBuf;
 
 use super::attachment::{Attachment, with_files};
 use super::daemon::{BusName, block_on, explain};
+use super::error::reason;
 use super::generation::GenerationArgs;
 use super::interrupt::{INTERRUPTED, Interruptible};
+use super::messages::message;
 use super::terminal::{printable, printable_json, tell};
 use super::{CliError, ExitStatus, Global};
 use crate::client::{Answer, Client, Message, StreamEvent};
@@ -84,10 +86,8 @@ fn prompt(given: Option<&str>, files: &[Attachment]) -> Result<String, CliError>
         let mut read = String::new();
         let result = input.read_to_string(&mut read);
         result.map_err(|e| {
-            CliError::new(
-                ExitStatus::Failed,
-                format!("cannot read standard input: {e}"),
-            )
+            let message = message!("run-no-input", why = reason(&e));
+            CliError::new(ExitStatus::Failed, message)
         })?;
         if !text.is_empty() && !read.is_empty() {
             text.push_str("\n\n");
@@ -96,10 +96,7 @@ fn prompt(given: Option<&str>, files: &[Attachment]) -> Result<String, CliError>
     }
     let text = with_files(&text, files);
     match text.trim().is_empty() {
-        true => Err(CliError::new(
-            ExitStatus::Usage,
-            "the prompt is empty: give it as an argument or on standard input",
-        )),
+        true => Err(CliError::new(ExitStatus::Usage, message!("run-empty"))),
         false => Ok(text),
     }
 }
@@ -129,10 +126,8 @@ async fn follow(answer: Answer, json: bool, bus: BusName) -> Result<(), CliError
 }
 
 pub(super) fn unwritable(error: std::io::Error) -> CliError {
-    CliError::new(
-        ExitStatus::Failed,
-        format!("cannot write the answer: {error}"),
-    )
+    let message = message!("run-unwritable", why = reason(&error));
+    CliError::new(ExitStatus::Failed, message)
 }
 
 /// Writes events for people, or as they are.
@@ -208,7 +203,7 @@ impl Printer {
             let _ = writeln!(std::io::stdout());
         }
         if self.truncated && !self.json {
-            tell("gptoss-ctl: the answer was cut: the limit of tokens is reached\n");
+            tell(format_args!("gptoss-ctl: {}\n", message!("run-cut")));
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::messages::message;
 use super::terminal::say;
 use super::{CliError, Global, in_process};
 use crate::runtime::{self, ProviderChoice, ProviderReport, library::LibraryInfo};
@@ -13,6 +14,9 @@ pub struct Args {
     #[arg(long, default_value = "auto")]
     provider: ProviderChoice,
 }
+
+/// Characters of the labels, at least.
+const NARROWEST: usize = 10;
 
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
@@ -43,11 +47,27 @@ fn as_json(library: &LibraryInfo, report: &ProviderReport) -> serde_json::Value 
 }
 
 fn print(library: &LibraryInfo, report: &ProviderReport) {
-    say!("library    {}", library.path.display());
-    say!("version    {}", library.version);
-    say!("compiled   {}", library.providers.join(", "));
-    say!("provider   {} (passed its self-test)", report.provider);
+    let mut rows = vec![
+        (
+            message!("runtime-library"),
+            library.path.display().to_string(),
+        ),
+        (message!("runtime-version"), library.version.clone()),
+        (message!("runtime-compiled"), library.providers.join(", ")),
+        (
+            message!("runtime-provider"),
+            message!("runtime-proven", provider = %report.provider),
+        ),
+    ];
     for (provider, reason) in &report.rejected {
-        say!("not {provider:<6} {reason}");
+        rows.push((
+            message!("runtime-not", provider = %provider),
+            reason.clone(),
+        ));
+    }
+    let labels = rows.iter().map(|(label, _)| label.chars().count());
+    let width = labels.max().unwrap_or(0).max(NARROWEST);
+    for (label, value) in rows {
+        say!("{label:width$} {value}");
     }
 }

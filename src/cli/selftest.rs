@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::messages::message;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global, in_process};
 use crate::runtime::{self, Provider, RuntimeError, library};
@@ -57,18 +58,18 @@ pub fn run(global: &Global, _args: Args) -> Result<(), CliError> {
         true => Ok(()),
         false => Err(CliError::new(
             ExitStatus::Verification,
-            "no provider reproduces the embedded model's logits",
+            message!("selftest-none"),
         )),
     }
 }
 
 fn text(rows: &[Row]) -> String {
-    let line = |row: &Row| match &row.reason {
-        None => format!(
-            "{:<7} passed: nano's logits are the golden ones ({} ms)",
-            row.provider, row.milliseconds
-        ),
-        Some(reason) => format!("{:<7} no: {reason}", row.provider),
+    let line = |row: &Row| {
+        let found = match &row.reason {
+            None => message!("selftest-passed", milliseconds = row.milliseconds),
+            Some(reason) => message!("selftest-failed", why = reason),
+        };
+        format!("{:<7} {found}", row.provider)
     };
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }

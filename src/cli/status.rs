@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use zbus::{OwnedVariant, Variant};
 
 use super::daemon::{BusName, block_on, explain};
+use super::messages::{decimal, message};
 use super::run::unwritable;
 use super::{CliError, Global};
 use crate::client::{Client, ClientError};
@@ -92,47 +93,60 @@ fn for_people(status: &Value) -> String {
             .and_then(Value::as_str)
             .unwrap_or("")
     };
-    let mut out = format!("gptossd {}\n", text("/version"));
-    out += &format!("state: {}", text("/availability/state"));
-    match text("/availability/state") {
-        "loading" => {
-            let progress = status.pointer("/availability/progress");
-            let percent = progress.and_then(Value::as_f64).unwrap_or(0.0) * 100.0;
-            out += &format!(" {} ({percent:.0} %)", text("/availability/model"));
-        }
-        "unavailable" => {
-            let (reason, message) = (text("/availability/reason"), text("/availability/message"));
-            out += &format!(" ({reason}): {message}");
-        }
-        "ready" if !text("/availability/reason").is_empty() => {
-            out += &format!(" (slow: {})", text("/availability/reason"));
-        }
-        "idle" => match text("/availability/reason") {
-            "" => out += " (a model is loaded with the first prompt)",
-            reason => out += &format!(" (unloaded: {reason}; the next prompt loads a model)"),
-        },
-        _ => {}
-    }
-    out += "\n";
+    let mut lines = vec![format!("gptossd {}", text("/version")), state(status)];
     if !text("/loaded-model").is_empty() {
-        out += &format!(
-            "model: {} on {}\n",
-            text("/loaded-model"),
-            text("/execution-provider/name")
-        );
+        lines.push(message!(
+            "status-model",
+            model = text("/loaded-model"),
+            provider = text("/execution-provider/name")
+        ));
     }
     let rejected = status.pointer("/execution-provider/rejected");
     for (name, why) in rejected.and_then(Value::as_object).into_iter().flatten() {
-        out += &format!("not on {name}: {}\n", why.as_str().unwrap_or(""));
+        let why = why.as_str().unwrap_or("");
+        lines.push(message!("status-not-on", provider = name, why = why));
     }
     let models = status.pointer("/models").and_then(Value::as_array);
     let name = |model: &Value| Some(model.get("name")?.as_str()?.to_owned());
     let names: Vec<_> = models.into_iter().flatten().filter_map(name).collect();
-    let names = match names.is_empty() {
-        true => "none; `gptoss-ctl pull 20b` fetches one".into(),
-        false => names.join(", "),
+    lines.push(match names.is_empty() {
+        true => message!("status-none-installed"),
+        false => message!("status-installed", models = names.join(", ")),
+    });
+    lines.join("\n") + "\n"
+}
+
+/// What the daemon can do now. The words for its state and the reason are the bus'.
+fn state(status: &Value) -> String {
+    let text = |key: &str| {
+        let value = status.pointer("/availability").and_then(|all| all.get(key));
+        value.and_then(Value::as_str).unwrap_or("")
     };
-    out + &format!("installed: {names}\n")
+    let (state, reason) = (text("state"), text("reason"));
+    match state {
+        "loading" => {
+            let progress = status.pointer("/availability/progress");
+            let percent = progress.and_then(Value::as_f64).unwrap_or(0.0) * 100.0;
+            message!(
+                "status-loading",
+                state = state,
+                model = text("model"),
+                percent = decimal(percent, 0)
+            )
+        }
+        "unavailable" => message!(
+            "status-unavailable",
+            state = state,
+            reason = reason,
+            why = text("message")
+        ),
+        "ready" if !reason.is_empty() => {
+            message!("status-slow", state = state, reason = reason)
+        }
+        "idle" if reason.is_empty() => message!("status-idle", state = state),
+        "idle" => message!("status-unloaded", state = state, reason = reason),
+        _ => message!("status-state", state = state),
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,9 @@ use std::os::fd::AsFd;
 
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
+use super::error::reason;
+use super::messages::message;
+
 /// Whether colours and emphasis may be written there.
 pub(super) fn takes_styles(stream: &impl IsTerminal) -> bool {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -33,9 +36,8 @@ pub(super) fn write_out(bytes: &[u8]) -> io::Result<()> {
 /// A line of the result.
 pub(super) fn say_line(text: std::fmt::Arguments<'_>) {
     if let Err(error) = write_out(format!("{text}\n").as_bytes()) {
-        tell(format_args!(
-            "gptoss-ctl: cannot write the result: {error}\n"
-        ));
+        let message = message!("terminal-unwritable", why = reason(&error));
+        tell(format_args!("gptoss-ctl: {message}\n"));
         std::process::exit(1);
     }
 }

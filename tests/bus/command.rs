@@ -225,6 +225,12 @@ async fn status_tells_people_and_programs() {
     assert_eq!(code, 0);
     assert!(stdout.contains("state: idle"), "{stdout}");
     assert!(stdout.contains("installed: simulated"), "{stdout}");
+    let mut french = daemon.bus.ctl(["status"]);
+    french.env("LC_ALL", "fr_FR.UTF-8");
+    let (code, stdout, _) = outcome(&french.output().unwrap());
+    assert_eq!(code, 0);
+    assert!(stdout.contains("état\u{a0}: idle"), "{stdout}");
+    assert!(stdout.contains("installés\u{a0}: simulated"), "{stdout}");
     let client = daemon.client().await;
     all(&mut ask(&client, "x", Options::default()).await).await;
     let output = daemon.bus.ctl(["status", "--json"]).output().unwrap();

@@ -96,6 +96,7 @@ impl Bus {
             .args(arguments)
             .env("DBUS_SESSION_BUS_ADDRESS", &self.address)
             .env("GPTOSS_BUS", "session")
+            .env("LC_ALL", "C")
             .stdin(Stdio::null());
         command
     }
@@ -116,6 +117,7 @@ impl Bus {
             .envs([
                 ("DBUS_SESSION_BUS_ADDRESS", self.address.as_str()),
                 ("GPTOSS_BUS", "session"),
+                ("LC_ALL", "C"),
             ])
             .stdin(Stdio::null())
             .current_dir("/")

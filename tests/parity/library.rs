@@ -8,6 +8,7 @@ use std::process::{Command, Output};
 fn runtime_with(library: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gptoss-ctl"))
         .arg("runtime")
+        .env("LC_ALL", "C")
         .env("ORT_DYLIB_PATH", library)
         .output()
         .unwrap()

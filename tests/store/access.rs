@@ -100,7 +100,7 @@ fn a_store_that_cannot_be_read_is_explained() {
 fn script(store: &str, args: &[String]) -> String {
     let quoted: Vec<_> = args.iter().map(|a| format!("'{a}'")).collect();
     format!(
-        "GPTOSS_STORE='{store}' HOME=/nonexistent {} {}",
+        "LC_ALL=C GPTOSS_STORE='{store}' HOME=/nonexistent {} {}",
         env!("CARGO_BIN_EXE_gptoss-ctl"),
         quoted.join(" ")
     )

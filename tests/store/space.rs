@@ -73,7 +73,7 @@ fn a_real_full_file_system() {
     let command = |args: &[String]| {
         let quoted: Vec<_> = args.iter().map(|a| format!("'{a}'")).collect();
         format!(
-            "GPTOSS_STORE='{}' HOME=/nonexistent {} {}",
+            "LC_ALL=C GPTOSS_STORE='{}' HOME=/nonexistent {} {}",
             store.display(),
             env!("CARGO_BIN_EXE_gptoss-ctl"),
             quoted.join(" ")

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::super::generation::EFFORTS;
+use super::super::messages::message;
 
 /// What was entered.
 #[derive(Debug, PartialEq, Eq)]
@@ -36,10 +37,11 @@ pub(super) enum Command {
 pub(super) struct Entry {
     pub name: &'static str,
     pub argument: &'static str,
-    pub help: &'static str,
+    /// What it does, in the language of the person.
+    pub help: fn() -> String,
 }
 
-const fn entry(name: &'static str, argument: &'static str, help: &'static str) -> Entry {
+const fn entry(name: &'static str, argument: &'static str, help: fn() -> String) -> Entry {
     Entry {
         name,
         argument,
@@ -49,32 +51,22 @@ const fn entry(name: &'static str, argument: &'static str, help: &'static str) -
 
 /// All commands, in the order of `/help`.
 pub(super) const COMMANDS: &[Entry] = &[
-    entry("help", "", "this list"),
-    entry("new", "", "begin another conversation"),
-    entry("model", "[NAME]", "show the models, or go on with another"),
-    entry(
-        "effort",
-        "[low|medium|high]",
-        "how long the model may think",
-    ),
-    entry(
-        "system",
-        "[TEXT]",
-        "show or set the instructions; `-` removes them",
-    ),
-    entry("file", "[PATH]", "send a text file with the next message"),
-    entry(
-        "save",
-        "FILE",
-        "write the conversation: JSON if FILE ends in .json, else markdown",
-    ),
-    entry("undo", "", "take the last message and its answer back"),
-    entry("retry", "", "have the last message answered again"),
-    entry("fork", "", "go on in a copy of the conversation"),
-    entry("back", "", "return to where the last /fork was"),
-    entry("show", "", "show the reasoning before the last answer"),
-    entry("usage", "", "how full the context window is"),
-    entry("quit", "", "leave; so does Ctrl-D"),
+    entry("help", "", || message!("chat-help-help")),
+    entry("new", "", || message!("chat-help-new")),
+    entry("model", "[NAME]", || message!("chat-help-model")),
+    entry("effort", "[low|medium|high]", || {
+        message!("chat-help-effort")
+    }),
+    entry("system", "[TEXT]", || message!("chat-help-system")),
+    entry("file", "[PATH]", || message!("chat-help-file")),
+    entry("save", "FILE", || message!("chat-help-save")),
+    entry("undo", "", || message!("chat-help-undo")),
+    entry("retry", "", || message!("chat-help-retry")),
+    entry("fork", "", || message!("chat-help-fork")),
+    entry("back", "", || message!("chat-help-back")),
+    entry("show", "", || message!("chat-help-show")),
+    entry("usage", "", || message!("chat-help-usage")),
+    entry("quit", "", || message!("chat-help-quit")),
 ];
 
 /// Reads what was entered.
@@ -108,7 +100,7 @@ fn command(name: &str, argument: &str) -> Result<Command, String> {
         "system" if argument == "-" => return Ok(Command::System(Some(String::new()))),
         "system" => return Ok(Command::System(some())),
         "file" => return Ok(Command::File(some().map(|text| path(&text)))),
-        "save" if argument.is_empty() => return Err("give /save a file's name".into()),
+        "save" if argument.is_empty() => return Err(message!("chat-save-what")),
         "save" => return Ok(Command::Save(path(argument))),
         "help" => Command::Help,
         "new" => Command::New,
@@ -123,7 +115,7 @@ fn command(name: &str, argument: &str) -> Result<Command, String> {
     };
     match argument.is_empty() {
         true => Ok(command),
-        false => Err(format!("/{name} takes no argument")),
+        false => Err(message!("chat-no-argument", command = name)),
     }
 }
 
@@ -131,7 +123,7 @@ fn effort(argument: &str) -> Result<Command, String> {
     match argument {
         "" => Ok(Command::Effort(None)),
         effort if EFFORTS.contains(&effort) => Ok(Command::Effort(Some(effort.to_owned()))),
-        other => Err(format!("{other} is no effort: low, medium or high")),
+        other => Err(message!("chat-no-effort", effort = other)),
     }
 }
 
@@ -156,11 +148,10 @@ fn unknown(name: &str) -> String {
         entry.name.starts_with(name) || strsim::damerau_levenshtein(entry.name, name) <= 2
     };
     let distance = |entry: &&Entry| strsim::damerau_levenshtein(entry.name, name);
-    let advice = match COMMANDS.iter().filter(near).min_by_key(distance) {
-        Some(entry) => format!("did you mean /{}?", entry.name),
-        None => "/help lists them".to_owned(),
-    };
-    format!("there is no command /{name}: {advice} A message may begin with //")
+    match COMMANDS.iter().filter(near).min_by_key(distance) {
+        Some(entry) => message!("chat-unknown-near", command = name, near = entry.name),
+        None => message!("chat-unknown", command = name),
+    }
 }
 
 #[cfg(test)]

@@ -17,7 +17,9 @@ use rustyline::{
     EventContext, EventHandler, Helper, KeyCode, KeyEvent, Modifiers, RepeatCount,
 };
 
+use super::super::error::reason;
 use super::super::generation::EFFORTS;
+use super::super::messages::message;
 use super::super::{CliError, ExitStatus};
 use super::command::COMMANDS;
 use super::view::notice;
@@ -101,7 +103,7 @@ impl LineEditor {
             .map_err(|e| CliError::new(ExitStatus::Failed, e.to_string()))?;
         self.editor = Some(editor);
         if let Err(error) = kept {
-            notice(&format!("the history is no longer kept: {error}"));
+            notice(&message!("chat-history-ends", why = words(&error)));
             self.file = None;
         }
         match line {
@@ -129,10 +131,16 @@ fn remember(
 }
 
 fn failed(error: ReadlineError) -> CliError {
-    CliError::new(
-        ExitStatus::Failed,
-        format!("cannot read the terminal: {error}"),
-    )
+    let message = message!("chat-no-terminal", why = words(&error));
+    CliError::new(ExitStatus::Failed, message)
+}
+
+/// Why the line editor failed.
+fn words(error: &ReadlineError) -> String {
+    match error {
+        ReadlineError::Io(error) => reason(error),
+        other => other.to_string(),
+    }
 }
 
 /// The file of `--history`, in a folder that nobody else can read.
@@ -143,7 +151,7 @@ pub(super) fn history_file() -> Result<PathBuf, CliError> {
     let Some(folder) = state.or_else(home) else {
         return Err(CliError::new(
             ExitStatus::Failed,
-            "--history needs a home folder, or XDG_STATE_HOME",
+            message!("chat-history-nowhere"),
         ));
     };
     let folder = folder.join("gptoss");
@@ -152,7 +160,11 @@ pub(super) fn history_file() -> Result<PathBuf, CliError> {
         .mode(0o700)
         .create(&folder);
     made.map_err(|e| {
-        let message = format!("cannot make {}: {e}", folder.display());
+        let message = message!(
+            "chat-history-folder",
+            folder = %folder.display(),
+            why = reason(&e)
+        );
         CliError::new(ExitStatus::Failed, message)
     })?;
     Ok(folder.join("chat_history"))

@@ -22,8 +22,10 @@ use self::editor::{Line, LineEditor, history_file};
 use self::view::{End, Outcome, Reasoning, View, notice, show_thought};
 use super::attachment::{Attachment, with_files};
 use super::daemon::{BusName, block_on, explain};
+use super::error::reason;
 use super::generation::GenerationArgs;
 use super::interrupt::Interruptible;
+use super::messages::{decimal, message};
 use super::run::unwritable;
 use super::terminal::{Quiet, restore_at_end};
 use super::{CliError, ExitStatus, Global};
@@ -58,12 +60,10 @@ pub struct Args {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let refused = |message| Err(CliError::new(ExitStatus::Usage, message));
     if global.json {
-        return refused("chat is for people; `gptoss-ctl run --json` prints events");
+        return refused(message!("chat-not-for-programs"));
     }
     if !io::stdin().is_terminal() {
-        return refused(
-            "chat needs a terminal; `gptoss-ctl run MODEL` answers what is on standard input",
-        );
+        return refused(message!("chat-needs-terminal"));
     }
     block_on(async {
         restore_at_end();
@@ -105,9 +105,8 @@ impl Chat {
             Conversation::new(args.generation, args.model, show, args.on_overflow);
         let (model, window) = conversation.begin().await.map_err(|e| explain(e, bus))?;
         conversation.prewarm().await;
-        notice(&format!(
-            "{model}, {window} tokens of context. /help lists the commands, Ctrl-D leaves.\n"
-        ));
+        let begun = message!("chat-begun", model = &model, window = window);
+        notice(&(begun + "\n"));
         Ok(Self {
             conversation,
             bus,
@@ -126,7 +125,7 @@ impl Chat {
             let line = match self.editor.read().await? {
                 Line::Text(line) => line,
                 Line::Interrupted => {
-                    notice("Ctrl-D or /quit leaves; Ctrl-C cancels an answer");
+                    notice(&message!("chat-how-to-leave"));
                     continue;
                 }
                 Line::End => return Ok(()),
@@ -150,7 +149,7 @@ impl Chat {
                             if !self.say(&text).await? && !instead_of.is_empty() {
                                 self.conversation.redo(instead_of);
                                 self.unsaid = None;
-                                notice("the earlier answer stays");
+                                notice(&message!("chat-earlier-stays"));
                             }
                         }
                         Next::Leave => return Ok(()),
@@ -176,16 +175,14 @@ impl Chat {
             _ = ctrl_c() => {
                 // What the daemon made of it is given up.
                 self.conversation.renew();
-                notice("cancelled; this message is no part of the conversation");
+                notice(&message!("chat-cancelled-message"));
                 return Ok(false);
             }
         };
         match begun {
             Ok(Begun { answer, retold }) => {
                 if retold > 0 {
-                    notice(&format!(
-                        "gptossd had lost the conversation; it was told its {retold} messages again"
-                    ));
+                    notice(&message!("chat-retold", messages = retold));
                 }
                 self.follow(content, Interruptible::new(answer)).await
             }
@@ -219,7 +216,7 @@ impl Chat {
             (None, End::Failed(name, message)) => self.refused(name, message),
             (None, End::Cut) => {
                 self.conversation.renew();
-                notice("[cancelled; this turn is no part of the conversation]\n");
+                notice(&(message!("chat-cancelled-turn") + "\n"));
             }
         }
         let counts = matches!(outcome.end, End::Finished(_));
@@ -233,43 +230,34 @@ impl Chat {
         if let Some(name) = &outcome.called {
             // The session waits for a result that nobody has.
             self.conversation.renew();
-            notice(&format!(
-                "[the model called {name}, and there are no tools here]\n"
-            ));
+            notice(&(message!("chat-no-tools", tool = name) + "\n"));
         }
         match reason {
-            "cancelled" => notice("[cancelled: what was said so far stays in the conversation]\n"),
-            "length" => notice("[cut: the limit of tokens is reached]\n"),
+            "cancelled" => notice(&(message!("chat-cancelled-stays") + "\n")),
+            "length" => notice(&(message!("chat-cut") + "\n")),
             _ => {}
         }
     }
 
     /// The turn never was: the daemon refused it, or it failed.
     fn refused(&self, name: &str, message: &str) {
-        let advice = match name.rsplit('.').next() {
-            Some("ContextLengthExceeded") => {
-                "\n/new begins another conversation, /undo takes the last turn back; \
-                 `--on-overflow drop-oldest` forgets the oldest turns by itself"
-            }
-            _ => "",
-        };
-        notice(&format!(
-            "{message}{advice}\n[this turn is no part of the conversation]\n"
-        ));
+        let mut lines = vec![message.to_owned()];
+        if name.rsplit('.').next() == Some("ContextLengthExceeded") {
+            lines.push(message!("chat-overflow"));
+        }
+        lines.push(message!("chat-turn-lost") + "\n");
+        notice(&lines.join("\n"));
     }
 
     fn failed(&self, error: ClientError) {
         if let ClientError::Refused { name, message } = &error {
             return self.refused(name, message);
         }
-        let kept = match self.conversation.said().is_empty() {
-            true => "",
-            false => "; what was said before it is kept here and told again with your next message",
+        let lost = match self.conversation.said().is_empty() {
+            true => message!("chat-turn-lost"),
+            false => message!("chat-turn-lost-rest-kept"),
         };
-        notice(&format!(
-            "{}\n[this turn is no part of the conversation{kept}]\n",
-            explain(error, self.bus)
-        ));
+        notice(&format!("{}\n{lost}\n", explain(error, self.bus)));
     }
 
     async fn command(&mut self, command: Command) -> Next {
@@ -281,7 +269,7 @@ impl Chat {
                 self.files.clear();
                 self.last = None;
                 self.unsaid = None;
-                notice("another conversation");
+                notice(&message!("chat-another"));
             }
             Command::Model(name) => self.model(name).await,
             Command::Effort(effort) => self.effort(effort),
@@ -289,24 +277,27 @@ impl Chat {
             Command::File(path) => self.file(path.as_deref()),
             Command::Save(path) => self.save(&path),
             Command::Undo => match self.conversation.undo() {
-                Some(taken) => notice(&format!("taken back: {}", beginning(&asked(&taken)))),
-                None => notice("nothing was said"),
+                Some(taken) => {
+                    let text = beginning(&asked(&taken));
+                    notice(&message!("chat-taken-back", text = text));
+                }
+                None => notice(&message!("chat-nothing-said")),
             },
             Command::Retry => match self.unsaid.take() {
                 // The last message, which failed, is no part of the conversation.
                 Some(text) => return Next::Say(text, Vec::new()),
                 None => match self.conversation.undo() {
                     Some(taken) => return Next::Say(asked(&taken), taken),
-                    None => notice("nothing was said"),
+                    None => notice(&message!("chat-nothing-said")),
                 },
             },
             Command::Fork => match self.conversation.fork().await {
-                Ok(depth) => notice(&format!("a copy, the {depth}. deep; /back leaves it")),
+                Ok(depth) => notice(&message!("chat-forked", depth = depth)),
                 Err(error) => self.complain(error),
             },
             Command::Back => match self.conversation.back() {
-                true => notice("back where the copy was made"),
-                false => notice("there is no copy to leave; /fork makes one"),
+                true => notice(&message!("chat-back")),
+                false => notice(&message!("chat-no-copy")),
             },
             Command::Show => self.show(),
             Command::Usage => self.usage().await,
@@ -321,13 +312,17 @@ impl Chat {
     async fn model(&mut self, name: Option<String>) {
         let Some(name) = name else {
             return match self.installed().await {
-                Ok(names) => notice(&format!("{}; installed: {names}", self.model)),
+                Ok(names) => notice(&message!(
+                    "chat-models",
+                    model = &self.model,
+                    installed = names
+                )),
                 Err(error) => self.complain(error),
             };
         };
         match self.conversation.change_model(&name).await {
             Ok((model, window)) => {
-                notice(&format!("{model}, {window} tokens of context"));
+                notice(&message!("chat-model", model = &model, window = window));
                 self.model = model;
                 self.conversation.prewarm().await;
             }
@@ -348,7 +343,10 @@ impl Chat {
             self.conversation.generation.effort = effort;
         }
         let effort = self.conversation.generation.effort.as_deref();
-        notice(&format!("effort: {}", effort.unwrap_or("medium")));
+        notice(&message!(
+            "chat-effort",
+            effort = effort.unwrap_or("medium")
+        ));
     }
 
     fn system(&mut self, text: Option<String>) {
@@ -356,8 +354,8 @@ impl Chat {
             self.conversation.instruct(&text);
         }
         match self.conversation.instructions() {
-            Some(text) => notice(&format!("instructions: {text}")),
-            None => notice("no instructions"),
+            Some(text) => notice(&message!("chat-instructions", text = text)),
+            None => notice(&message!("chat-no-instructions")),
         }
     }
 
@@ -368,22 +366,28 @@ impl Chat {
                 Err(error) => return notice(&error.to_string()),
             }
         }
-        let file = |file: &Attachment| format!("{} ({} bytes)", file.name, file.text.len());
+        let file = |file: &Attachment| {
+            let (name, bytes) = (&file.name, file.text.len());
+            message!("chat-file", name = name, bytes = bytes)
+        };
         let files: Vec<_> = self.files.iter().map(file).collect();
         match files.is_empty() {
-            true => notice("no files for the next message"),
-            false => notice(&format!("with the next message: {}", files.join(", "))),
+            true => notice(&message!("chat-no-files")),
+            false => notice(&message!("chat-files", files = files.join(", "))),
         }
     }
 
     fn save(&self, path: &Path) {
-        let shown = path.display();
         match save::save(path, self.conversation.messages(), &self.model) {
-            Ok(()) => notice(&format!("saved in {shown}, without the reasoning")),
+            Ok(()) => notice(&message!("chat-saved", file = %path.display())),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                notice(&format!("{shown} is there already, and stays as it is"));
+                notice(&message!("chat-save-there", file = %path.display()));
             }
-            Err(error) => notice(&format!("cannot write {shown}: {error}")),
+            Err(e) => notice(&message!(
+                "chat-save-failed",
+                file = %path.display(),
+                why = reason(&e)
+            )),
         }
     }
 
@@ -394,7 +398,7 @@ impl Chat {
                 let tokens = usage.map(|usage| usage.reasoning_tokens);
                 notice(&format!("{}\n", thought.summary(tokens)));
             }
-            _ => notice("there is no reasoning to show"),
+            _ => notice(&message!("chat-no-reasoning")),
         }
     }
 
@@ -402,8 +406,11 @@ impl Chat {
         match self.conversation.usage().await {
             Ok((used, window)) => {
                 let percent = f64::from(used) * 100.0 / f64::from(window.max(1));
-                notice(&format!(
-                    "{used} of {window} tokens of context ({percent:.0} %)"
+                notice(&message!(
+                    "chat-usage",
+                    used = used,
+                    window = window,
+                    percent = decimal(percent, 0)
                 ));
             }
             Err(error) => self.complain(error),
@@ -412,14 +419,18 @@ impl Chat {
         if let Some(usage) = usage {
             let seconds = usage.decode_ms as f64 / 1000.0;
             let speed = usage.output_tokens as f64 / seconds.max(0.001);
-            notice(&format!(
-                "the last answer: {} tokens, {} of them reasoning, in {seconds:.1} s ({speed:.1} \
-                 tokens/s)\nits prompt: {} tokens, {} of them known, in {:.1} s",
-                usage.output_tokens,
-                usage.reasoning_tokens,
-                usage.prompt_tokens,
-                usage.cached_tokens,
-                usage.prefill_ms as f64 / 1000.0,
+            notice(&message!(
+                "chat-usage-answer",
+                tokens = usage.output_tokens,
+                reasoning = usage.reasoning_tokens,
+                seconds = decimal(seconds, 1),
+                speed = decimal(speed, 1)
+            ));
+            notice(&message!(
+                "chat-usage-prompt",
+                tokens = usage.prompt_tokens,
+                known = usage.cached_tokens,
+                seconds = decimal(usage.prefill_ms as f64 / 1000.0, 1)
             ));
         }
     }
@@ -428,13 +439,10 @@ impl Chat {
 fn help() {
     for entry in COMMANDS {
         let command = format!("/{} {}", entry.name, entry.argument);
-        notice(&format!("  {command:26} {}", entry.help));
+        notice(&format!("  {command:26} {}", (entry.help)()));
     }
-    notice(
-        "Enter sends. Another line: Alt-Enter, Ctrl-J, or a backslash before Enter; pasted lines \
-         stay together.\nA message that begins with a slash is entered with two. Ctrl-C cancels \
-         an answer.",
-    );
+    notice(&message!("chat-help-lines"));
+    notice(&message!("chat-help-slash"));
 }
 
 /// What the user said in a turn.

@@ -8,6 +8,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::super::messages::message;
 use crate::client::Message;
 
 /// Writes the messages to a new file that only its owner can read.
@@ -53,9 +54,9 @@ fn markdown(messages: &[Message], model: &str) -> String {
     let mut text = String::new();
     for message in messages {
         let speaker = match message.role.as_str() {
-            "system" => "Instructions",
-            "user" => "You",
-            _ => model,
+            "system" => message!("chat-save-instructions"),
+            "user" => message!("chat-save-you"),
+            _ => model.to_owned(),
         };
         // Writing to a string cannot fail.
         let _ = writeln!(text, "## {speaker}\n\n{}\n", message.content.trim_end());

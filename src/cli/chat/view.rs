@@ -9,6 +9,7 @@ use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::super::markdown::Renderer;
+use super::super::messages::{decimal, message};
 use super::super::terminal::{columns, printable, takes_styles, tell};
 use crate::client::{Message, StreamEvent, UsageNumbers};
 
@@ -160,8 +161,8 @@ impl View {
                 position,
                 waiting_for,
             } => match waiting_for.as_str() {
-                "model" => self.wait_for("the model is being loaded".into()),
-                _ => self.wait_for(format!("waiting behind {position}")),
+                "model" => self.wait_for(message!("chat-loading")),
+                _ => self.wait_for(message!("chat-waiting", others = position)),
             },
             StreamEvent::Start {
                 prompt_tokens,
@@ -169,7 +170,7 @@ impl View {
                 ..
             } => {
                 let new = prompt_tokens.saturating_sub(cached_tokens);
-                self.wait_for(format!("reading {new} tokens"));
+                self.wait_for(message!("chat-reading", tokens = new));
             }
             StreamEvent::Delta { channel, text, .. } => self.delta(&channel, &text)?,
             StreamEvent::ToolCall { name, .. } => self.outcome.called = Some(name),
@@ -178,9 +179,7 @@ impl View {
                 ..
             } => {
                 self.stop_waiting();
-                notice(&format!(
-                    "the context window is full: the {dropped} oldest messages are forgotten"
-                ));
+                notice(&message!("chat-forgotten", messages = dropped));
             }
             StreamEvent::Usage(usage) => self.outcome.usage = Some(usage),
             StreamEvent::End { finish_reason } => self.outcome.end = End::Finished(finish_reason),
@@ -202,7 +201,7 @@ impl View {
             if self.reasoning == Reasoning::Dim {
                 tell(self.thinking.push(text));
             } else if let Some(wait) = &self.wait {
-                wait.set_message(format!("thinking, about {} tokens", thought.pieces));
+                wait.set_message(message!("chat-thinking-so-far", tokens = thought.pieces));
             }
             return Ok(());
         }
@@ -222,7 +221,7 @@ impl View {
             }
             match self.reasoning {
                 Reasoning::Dim => self.stop_waiting(),
-                Reasoning::Fold | Reasoning::Hide => self.wait_for("thinking".into()),
+                Reasoning::Fold | Reasoning::Hide => self.wait_for(message!("chat-thinking")),
             }
             return;
         }
@@ -242,10 +241,10 @@ impl View {
                 self.outcome.thought.time += self.since.elapsed();
                 match self.reasoning {
                     Reasoning::Dim => tell(format_args!("{}\n", self.thinking.finish())),
-                    Reasoning::Fold => notice(&format!(
-                        "{}; /show shows it\n",
-                        self.outcome.thought.summary(None)
-                    )),
+                    Reasoning::Fold => {
+                        let thought = self.outcome.thought.summary(None);
+                        notice(&(message!("chat-thought-folded", thought = thought) + "\n"));
+                    }
                     Reasoning::Hide => {}
                 }
             }
@@ -288,10 +287,14 @@ impl Drop for View {
 impl Thought {
     /// How long and how much; `tokens` where they are known exactly.
     pub(super) fn summary(&self, tokens: Option<u64>) -> String {
-        let seconds = self.time.as_secs_f64();
+        let seconds = decimal(self.time.as_secs_f64(), 1);
         match tokens {
-            Some(tokens) => format!("thought for {seconds:.1} s, {tokens} tokens"),
-            None => format!("thought for {seconds:.1} s, about {} tokens", self.pieces),
+            Some(tokens) => message!("chat-thought", seconds = seconds, tokens = tokens),
+            None => message!(
+                "chat-thought-about",
+                seconds = seconds,
+                tokens = self.pieces
+            ),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The bus, the daemon on it, and whether it has a network.
 
-use super::Finding;
+use super::{Check, Finding};
 use crate::cli::CliError;
 use crate::cli::daemon::{BusName, block_on, explain};
+use crate::cli::error::Spoken;
+use crate::cli::messages::message;
 use crate::client::{Client, ClientError};
 
 pub(super) fn look(bus: BusName) -> Result<Vec<Finding>, CliError> {
@@ -14,26 +16,23 @@ async fn ask(bus: BusName) -> Vec<Finding> {
         Ok(client) => client,
         Err(error) => {
             let advice = match bus {
-                BusName::System => "start dbus: `systemctl start dbus`",
-                BusName::Session => "log in to a session, or use `dbus-run-session`",
+                BusName::System => message!("doctor-bus-start"),
+                BusName::Session => message!("doctor-bus-log-in"),
             };
-            return vec![Finding::wrong("bus", error.to_string(), advice)];
+            return vec![Finding::wrong(Check::Bus, error.spoken(), advice)];
         }
     };
-    let mut findings = vec![Finding::good("bus", "it answers")];
+    let mut findings = vec![Finding::good(Check::Bus, message!("doctor-bus-answers"))];
     match state(&client).await {
-        Ok(found) => findings.push(Finding::good("daemon", found)),
+        Ok(found) => findings.push(Finding::good(Check::Daemon, found)),
         Err(error) => {
             let refused = matches!(error, ClientError::Refused { .. });
             let error = explain(error, bus).to_string();
-            findings.push(match refused {
-                true => Finding::wrong(
-                    "daemon",
-                    error,
-                    "`adduser NAME gptoss` lets someone in who is not at the screen",
-                ),
-                false => Finding::wrong("daemon", error, "`journalctl -u gptossd` has its words"),
-            });
+            let advice = match refused {
+                true => message!("doctor-daemon-refuses"),
+                false => message!("doctor-daemon-silent"),
+            };
+            findings.push(Finding::wrong(Check::Daemon, error, advice));
             return findings;
         }
     }
@@ -55,21 +54,20 @@ fn network(process: u32, bus: BusName) -> Finding {
     let namespace = |of: String| std::fs::read_link(format!("/proc/{of}/ns/net"));
     match (namespace("self".into()), namespace(process.to_string())) {
         (Ok(ours), Ok(theirs)) if ours != theirs => {
-            Finding::good("network", "the daemon has an empty namespace of its own")
+            Finding::good(Check::Network, message!("doctor-network-none"))
         }
-        (Ok(_), Ok(_)) if matches!(bus, BusName::Session) => Finding::good(
-            "network",
-            "the daemon holds no HTTP or TLS client; a user's own has no namespace of its own",
-        ),
+        (Ok(_), Ok(_)) if matches!(bus, BusName::Session) => {
+            Finding::good(Check::Network, message!("doctor-network-own"))
+        }
         (Ok(_), Ok(_)) => Finding::wrong(
-            "network",
-            "the daemon shares the machine's network",
-            "its unit has been changed: `systemctl cat gptossd` should show PrivateNetwork=yes",
+            Check::Network,
+            message!("doctor-network-shared"),
+            message!("doctor-network-unit"),
         ),
         _ => Finding::note(
-            "network",
-            "the daemon belongs to another user",
-            "root may look: `sudo gptoss-ctl doctor`",
+            Check::Network,
+            message!("doctor-network-unknown"),
+            message!("doctor-network-root"),
         ),
     }
 }

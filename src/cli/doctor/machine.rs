@@ -4,19 +4,23 @@ use std::path::Path;
 
 use gptoss_onnx::kernels::{Isa, best_kernel};
 
-use super::Finding;
-use crate::model::human_size;
+use super::{Check, Finding};
+use crate::cli::messages::{message, size};
 use crate::runtime::{library, memory, threads};
 
-/// What the CUDA provider of ONNX Runtime 1.31 loads, and who has it.
-const CUDA_LIBRARIES: [(&str, &str); 6] = [
-    ("libcuda.so.1", "NVIDIA's driver"),
-    ("libcudart.so.13", "CUDA 13 (cuda-cudart-13-0)"),
-    ("libcublas.so.13", "CUDA 13 (libcublas-13-0)"),
-    ("libcublasLt.so.13", "CUDA 13 (libcublas-13-0)"),
-    ("libcurand.so.10", "CUDA 13 (libcurand-13-0)"),
-    ("libcudnn.so.9", "cuDNN 9 for CUDA 13 (libcudnn9-cuda-13)"),
+/// NVIDIA's driver, as the CUDA provider of ONNX Runtime 1.31 loads it.
+const DRIVER_LIBRARY: &str = "libcuda.so.1";
+
+/// What it loads of CUDA 13, and which package has it.
+const CUDA_LIBRARIES: [(&str, &str); 4] = [
+    ("libcudart.so.13", "cuda-cudart-13-0"),
+    ("libcublas.so.13", "libcublas-13-0"),
+    ("libcublasLt.so.13", "libcublas-13-0"),
+    ("libcurand.so.10", "libcurand-13-0"),
 ];
+
+/// What it loads besides, and which package has it.
+const CUDNN: (&str, &str) = ("libcudnn.so.9", "libcudnn9-cuda-13");
 
 /// Least memory for 20b: its weights, a context of 8192 and what works on them.
 const MEMORY_OF_20B: u64 = 13_000_000_000;
@@ -29,34 +33,27 @@ pub(super) fn look() -> Vec<Finding> {
 
 fn processor() -> Finding {
     let isa = best_kernel().isa();
-    let found = format!(
-        "{} cores, kernels {}",
-        threads::physical_cores(),
-        isa.name()
-    );
+    let cores = threads::physical_cores();
+    let found = message!("doctor-cores", cores = cores, kernels = isa.name());
     match isa == Isa::Scalar {
-        false => Finding::good("processor", found),
-        true => Finding::note(
-            "processor",
-            found,
-            "it has neither AVX2 nor dot products of NEON: plain loops compute, many times slower",
-        ),
+        false => Finding::good(Check::Processor, found),
+        true => Finding::note(Check::Processor, found, message!("doctor-scalar")),
     }
 }
 
 fn memory() -> Finding {
+    let found = |bytes| message!("doctor-memory-available", size = size(bytes));
     match memory::available() {
-        None => Finding::note("memory", "the system does not tell", "see `free -h`"),
-        Some(bytes) if bytes >= MEMORY_OF_20B => {
-            Finding::good("memory", format!("{} available", human_size(bytes)))
-        }
+        None => Finding::note(
+            Check::Memory,
+            message!("doctor-memory-unknown"),
+            message!("doctor-memory-see"),
+        ),
+        Some(bytes) if bytes >= MEMORY_OF_20B => Finding::good(Check::Memory, found(bytes)),
         Some(bytes) => Finding::note(
-            "memory",
-            format!("{} available", human_size(bytes)),
-            format!(
-                "20b wants {}: close programs, or raise the control group's limit",
-                human_size(MEMORY_OF_20B)
-            ),
+            Check::Memory,
+            found(bytes),
+            message!("doctor-memory-wanted", size = size(MEMORY_OF_20B)),
         ),
     }
 }
@@ -65,28 +62,39 @@ fn memory() -> Finding {
 fn graphics() -> Vec<Finding> {
     let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
     if driver.is_none() && !Path::new("/dev/nvidia0").exists() {
-        let found = "no NVIDIA GPU is visible; the processor computes";
-        return vec![Finding::good("gpu", found)];
+        return vec![Finding::good(Check::Gpu, message!("doctor-gpu-none"))];
     }
     let Some(driver) = driver else {
         return vec![Finding::wrong(
-            "gpu",
-            "/dev/nvidia0 is there and its driver is not loaded",
-            "install NVIDIA's driver of this kernel, or `modprobe nvidia`",
+            Check::Gpu,
+            message!("doctor-gpu-no-driver"),
+            message!("doctor-gpu-load-driver"),
         )];
     };
     let version = driver.lines().next().unwrap_or_default().trim().to_owned();
-    let missing: Vec<_> = CUDA_LIBRARIES
-        .iter()
-        .filter(|(name, _)| !library::opens(Path::new(name)))
-        .collect();
-    let mut findings = vec![Finding::good("gpu", version)];
-    for (name, package) in missing {
-        findings.push(Finding::wrong(
-            "gpu",
-            format!("{name} cannot be loaded"),
-            format!("install {package}"),
-        ));
-    }
+    let mut findings = vec![Finding::good(Check::Gpu, version)];
+    findings.extend(missing_libraries());
     findings
+}
+
+fn missing_libraries() -> Vec<Finding> {
+    let mut libraries = vec![(DRIVER_LIBRARY, message!("doctor-gpu-install-driver"))];
+    libraries.extend(CUDA_LIBRARIES.map(|(name, package)| {
+        let advice = message!("doctor-gpu-install-cuda", package = package);
+        (name, advice)
+    }));
+    let (name, package) = CUDNN;
+    libraries.push((
+        name,
+        message!("doctor-gpu-install-cudnn", package = package),
+    ));
+    let missing = libraries
+        .into_iter()
+        .filter(|(name, _)| !library::opens(Path::new(name)));
+    missing
+        .map(|(name, advice)| {
+            let found = message!("doctor-gpu-unloadable", library = name);
+            Finding::wrong(Check::Gpu, found, advice)
+        })
+        .collect()
 }

@@ -8,6 +8,7 @@ mod machine;
 use serde::Serialize;
 
 use super::daemon::BusName;
+use super::messages::message;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 
@@ -17,6 +18,59 @@ pub struct Args {
     /// The bus the daemon is on.
     #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
     bus: BusName,
+}
+
+/// What is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Check {
+    Processor,
+    Memory,
+    Gpu,
+    Store,
+    Runtime,
+    Provider,
+    Settings,
+    Catalog,
+    Units,
+    Bus,
+    Daemon,
+    Network,
+}
+
+impl Check {
+    const ALL: [Self; 12] = [
+        Self::Processor,
+        Self::Memory,
+        Self::Gpu,
+        Self::Store,
+        Self::Runtime,
+        Self::Provider,
+        Self::Settings,
+        Self::Catalog,
+        Self::Units,
+        Self::Bus,
+        Self::Daemon,
+        Self::Network,
+    ];
+
+    /// Its name, for people.
+    fn label(self) -> String {
+        match self {
+            Self::Processor => message!("doctor-processor"),
+            Self::Memory => message!("doctor-memory"),
+            Self::Gpu => message!("doctor-gpu"),
+            Self::Store => message!("doctor-store"),
+            Self::Runtime => message!("doctor-runtime"),
+            Self::Provider => message!("doctor-provider"),
+            Self::Settings => message!("doctor-settings"),
+            Self::Catalog => message!("doctor-catalog"),
+            Self::Units => message!("doctor-units"),
+            Self::Bus => message!("doctor-bus"),
+            Self::Daemon => message!("doctor-daemon"),
+            Self::Network => message!("doctor-network"),
+        }
+    }
 }
 
 /// How something is.
@@ -31,11 +85,22 @@ enum Verdict {
     Wrong,
 }
 
+impl Verdict {
+    /// In a word, for people.
+    fn mark(self) -> String {
+        match self {
+            Self::Good => message!("doctor-good"),
+            Self::Note => message!("doctor-note"),
+            Self::Wrong => message!("doctor-wrong"),
+        }
+    }
+}
+
 /// What one look found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 struct Finding {
     /// What was looked at.
-    check: &'static str,
+    check: Check,
     verdict: Verdict,
     /// What was found.
     found: String,
@@ -45,7 +110,7 @@ struct Finding {
 }
 
 impl Finding {
-    fn good(check: &'static str, found: impl Into<String>) -> Self {
+    fn good(check: Check, found: impl Into<String>) -> Self {
         Self {
             check,
             verdict: Verdict::Good,
@@ -54,7 +119,7 @@ impl Finding {
         }
     }
 
-    fn note(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    fn note(check: Check, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
             check,
             verdict: Verdict::Note,
@@ -63,7 +128,7 @@ impl Finding {
         }
     }
 
-    fn wrong(check: &'static str, found: impl Into<String>, advice: impl Into<String>) -> Self {
+    fn wrong(check: Check, found: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {
             verdict: Verdict::Wrong,
             ..Self::note(check, found, advice)
@@ -94,28 +159,33 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     ui.result(&text(&report.findings), &report);
     match wrong {
         0 => Ok(()),
-        1 => Err(CliError::new(ExitStatus::Failed, "1 thing is wrong")),
-        n => Err(CliError::new(
-            ExitStatus::Failed,
-            format!("{n} things are wrong"),
-        )),
+        n => {
+            let message = message!("doctor-count", wrong = n);
+            Err(CliError::new(ExitStatus::Failed, message))
+        }
     }
 }
 
 fn text(findings: &[Finding]) -> String {
+    let verdicts = [Verdict::Good, Verdict::Note, Verdict::Wrong];
+    let marks = widest(verdicts.map(Verdict::mark));
+    let labels = widest(Check::ALL.map(Check::label)) + 1;
     let line = |finding: &Finding| {
-        let mark = match finding.verdict {
-            Verdict::Good => "ok   ",
-            Verdict::Note => "note ",
-            Verdict::Wrong => "WRONG",
-        };
-        let mut line = format!("{mark}  {:<10}  {}", finding.check, finding.found);
+        let (mark, label) = (finding.verdict.mark(), finding.check.label());
+        let mut line = format!("{mark:marks$}  {label:labels$}  {}", finding.found);
         if let Some(advice) = &finding.advice {
-            line += &format!("\n                   -> {advice}");
+            let before = marks + labels + 4;
+            line += &format!("\n{:before$}-> {advice}", "");
         }
         line
     };
     findings.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// Characters of the longest.
+fn widest<const N: usize>(texts: [String; N]) -> usize {
+    let lengths = texts.iter().map(|text| text.chars().count());
+    lengths.max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -125,8 +195,8 @@ mod tests {
     #[test]
     fn advice_stands_under_what_it_is_about() {
         let findings = [
-            Finding::good("processor", "fast"),
-            Finding::wrong("store", "gone", "make one"),
+            Finding::good(Check::Processor, "fast"),
+            Finding::wrong(Check::Store, "gone", "make one"),
         ];
         assert_eq!(
             text(&findings),
