@@ -12,6 +12,7 @@ mod eval;
 mod export;
 mod gc;
 mod generation;
+mod help;
 mod identity;
 mod import;
 mod in_process;
@@ -123,7 +124,7 @@ enum Command {
 
 /// Entry point of `gptoss-ctl`.
 pub fn main() -> ExitCode {
-    let Arguments { global, command } = Arguments::parse();
+    let Arguments { global, command } = help::parse(messages::language());
     if global.json {
         messages::speak_to_programs();
     }

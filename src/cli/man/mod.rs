@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 use clap_mangen::Man;
 
+use super::error::reason;
+use super::help::{self, Place};
+use super::messages::{Language, language, message};
 use super::{Arguments, CliError, ExitStatus, terminal};
 use crate::daemon::arguments::Arguments as DaemonArguments;
 
@@ -29,61 +32,100 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), CliError> {
     let written = match args.output {
         Some(folder) => write_all(&folder),
-        None => terminal::write_out(&page(&args.command)?),
+        None => terminal::write_out(&page(&args.command, language())?),
     };
     written.map_err(unwritten)
 }
 
 fn unwritten(error: std::io::Error) -> CliError {
-    CliError::new(ExitStatus::Failed, format!("cannot write: {error}"))
+    let message = message!("cannot-write", why = reason(&error));
+    CliError::new(ExitStatus::Failed, message)
 }
 
 /// The page a person asked for.
-fn page(path: &[String]) -> Result<Vec<u8>, CliError> {
+fn page(path: &[String], language: Language) -> Result<Vec<u8>, CliError> {
     let man = match path {
-        [name] if name == DAEMON => daemon(),
+        [name] if name == DAEMON => daemon(language),
         [name] if name == settings::NAME => return Ok(settings::page().into_bytes()),
-        path => {
-            let mut root = command();
-            root.build();
-            // `bundle create` is the page gptoss-ctl-bundle-create.
-            Man::new(find(&root, path)?.clone())
-        }
+        // `bundle create` is the page gptoss-ctl-bundle-create.
+        path => Man::new(find(&command(language), path)?.clone()),
     };
-    let mut page = Vec::new();
-    man.render(&mut page).map_err(unwritten)?;
-    Ok(page)
+    render(&man, language).map_err(unwritten)
 }
 
 /// The command line, with the commands that have a page.
-fn command() -> clap::Command {
-    Arguments::command().disable_help_subcommand(true)
+fn command(language: Language) -> clap::Command {
+    let root = Arguments::command().disable_help_subcommand(true);
+    let mut root = help::translated(root, language, Place::Page);
+    root.build();
+    root
 }
 
-fn daemon() -> Man {
-    Man::new(DaemonArguments::command()).section("8")
+fn daemon(language: Language) -> Man {
+    let command = help::translated(DaemonArguments::command(), language, Place::Page);
+    Man::new(command).section("8")
+}
+
+/// The page as roff, whose headings clap's generator writes in English. All but one
+/// are the same words in French.
+fn render(man: &Man, language: Language) -> std::io::Result<Vec<u8>> {
+    let mut page = Vec::new();
+    man.render(&mut page)?;
+    Ok(match language {
+        Language::English => page,
+        Language::French => {
+            let page = String::from_utf8_lossy(&page);
+            page.replace("\n.SH NAME\n", "\n.SH NOM\n").into_bytes()
+        }
+    })
 }
 
 fn find<'a>(root: &'a clap::Command, path: &[String]) -> Result<&'a clap::Command, CliError> {
     let mut command = root;
     for name in path {
         command = command.find_subcommand(name).ok_or_else(|| {
-            CliError::new(
-                ExitStatus::Usage,
-                format!("{} has no command {name}", command.get_name()),
-            )
+            let message = message!("man-no-command", of = command.get_name(), name = name);
+            CliError::new(ExitStatus::Usage, message)
         })?;
     }
     Ok(command)
 }
 
-/// Writes `gptoss-ctl.1`, a page for each of its commands, `gptossd.8` and
-/// `gptossd.toml.5`.
+/// Writes what belongs into a folder of manuals, here for English and there for
+/// French:
+///
+/// ```text
+/// gptoss-ctl.1, gptoss-ctl-….1   the program and each of its commands
+/// gptossd.8
+/// gptossd.toml.5                 in English alone, as the file it is made of
+/// fr/gptoss-ctl.1 …
+/// ```
 fn write_all(folder: &Path) -> std::io::Result<()> {
-    clap_mangen::generate_to(command(), folder)?;
-    daemon().generate_to(folder)?;
     let file = format!("{}.{}", settings::NAME, settings::SECTION);
-    std::fs::write(folder.join(file), settings::page())
+    std::fs::write(folder.join(file), settings::page())?;
+    let french = folder.join("fr");
+    std::fs::create_dir_all(&french)?;
+    for (folder, language) in [(folder, Language::English), (&french, Language::French)] {
+        write_one(&daemon(language), folder, language)?;
+        write_commands(&command(language), folder, language)?;
+    }
+    Ok(())
+}
+
+/// Writes the pages of a command and of what is below it.
+fn write_commands(
+    command: &clap::Command,
+    folder: &Path,
+    language: Language,
+) -> std::io::Result<()> {
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        write_commands(sub, folder, language)?;
+    }
+    write_one(&Man::new(command.clone()), folder, language)
+}
+
+fn write_one(man: &Man, folder: &Path, language: Language) -> std::io::Result<()> {
+    std::fs::write(folder.join(man.get_filename()), render(man, language)?)
 }
 
 #[cfg(test)]
@@ -131,13 +173,52 @@ mod tests {
         ] {
             let asked: Vec<String> = asked.into_iter().map(str::to_owned).collect();
             let written = std::fs::read(dir.path().join(file)).unwrap();
-            assert!(page(&asked).unwrap() == written, "{file}");
+            assert!(
+                page(&asked, Language::English).unwrap() == written,
+                "{file}"
+            );
+            let Ok(written) = std::fs::read(dir.path().join("fr").join(file)) else {
+                assert_eq!(file, "gptossd.toml.5");
+                continue;
+            };
+            assert!(page(&asked, Language::French).unwrap() == written, "{file}");
         }
     }
 
     #[test]
+    fn french_pages_are_french() {
+        let page = |name: &[&str]| {
+            let name: Vec<String> = name.iter().map(|&n| n.to_owned()).collect();
+            String::from_utf8(page(&name, Language::French).unwrap()).unwrap()
+        };
+        let pull = page(&["pull"]);
+        assert!(
+            pull.contains(".SH NOM\ngptoss\\-ctl\\-pull \\- Récupérer"),
+            "{pull}"
+        );
+        // What clap's generator would say in English.
+        for text in [
+            pull,
+            page(&[]),
+            page(&["bundle", "create"]),
+            page(&["gptossd"]),
+        ] {
+            for english in [
+                "SUBCOMMANDS",
+                "Possible values",
+                "[default",
+                "environment variable",
+            ] {
+                assert!(!text.contains(english), "{english}: {text}");
+            }
+        }
+        // The builder's own environment is on no page.
+        assert!(page(&[]).contains("GPTOSS_STORE]"));
+    }
+
+    #[test]
     fn a_command_that_is_none() {
-        let error = page(&["nonsense".into()]).unwrap_err();
+        let error = page(&["nonsense".into()], Language::English).unwrap_err();
         assert_eq!(error.status, ExitStatus::Usage);
     }
 }

@@ -6,6 +6,9 @@ error-export = the export failed: { $why }
 in-process-not-exported = { $model } has no export for the target { $target }; make one with `gptoss-ctl export { $model } --target { $target }`
 in-process-no-sequence = the backend has no sequence to give
 
+cannot-write = cannot write: { $why }
+man-no-command = { $of } has no command { $name }
+
 terminal-unwritable = cannot write the result: { $why }
 interrupt-ended = interrupted; { $advice }
 

@@ -6,6 +6,9 @@ error-export = l’export a échoué : { $why }
 in-process-not-exported = { $model } n’a pas d’export pour la cible { $target } ; faites-en un avec « gptoss-ctl export { $model } --target { $target } »
 in-process-no-sequence = le moteur n’a pas de séquence à donner
 
+cannot-write = écriture impossible : { $why }
+man-no-command = { $of } n’a pas de commande { $name }
+
 terminal-unwritable = impossible d’écrire le résultat : { $why }
 interrupt-ended = interrompu ; { $advice }
 
