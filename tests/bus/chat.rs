@@ -101,6 +101,25 @@ fn a_conversation() {
     );
 }
 
+#[test]
+fn a_conversation_in_french() {
+    let daemon = Daemon::start(SCRIPT);
+    let mut command = chat(&daemon.bus, &["simulated"]);
+    command.env("LC_ALL", "fr_FR.UTF-8");
+    let mut terminal = Terminal::start(&command);
+    terminal.wait_for("simulated, contexte de 8192 jetons");
+    terminal.enter("/help");
+    terminal.wait_for("commencer une autre conversation");
+    terminal.enter("un");
+    terminal.wait_for("réflexion de 0,");
+    terminal.wait_for("You said: un");
+    terminal.enter("/usage");
+    terminal.wait_for("jetons sur les 8192 du contexte");
+    terminal.enter("/efort high");
+    terminal.wait_for("vouliez-vous dire");
+    leave(terminal);
+}
+
 /// What is in a folder.
 fn written(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).unwrap();

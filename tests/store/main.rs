@@ -16,6 +16,7 @@ mod hub;
 mod import;
 mod installed;
 mod kill;
+mod languages;
 mod local;
 mod mirror;
 mod offline;
