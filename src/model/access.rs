@@ -31,53 +31,200 @@ impl Need {
     }
 }
 
-/// What to do about a failed operation, as the end of a sentence; empty where that
-/// is not known.
-pub(super) fn advice(error: &io::Error, need: Need, path: &Path) -> String {
+/// What stands in the way of a failed operation and what to do about it. Displayed, it
+/// is the end of a sentence in English.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Advice {
+    /// The disk is full.
+    #[error("free some space or name a store on another disk with --store")]
+    FreeSpace,
+    /// We may not.
+    #[error("{0}")]
+    Refused(Refusal),
+    /// The disk does not answer as it should.
+    #[error("the disk of {place} does not answer as it should: `dmesg` says more")]
+    Disk {
+        /// Where it is mounted, and its device.
+        place: String,
+    },
+}
+
+/// What to do about a failed operation, where that is known.
+pub(super) fn advice(error: &io::Error, need: Need, path: &Path) -> Option<Advice> {
     if super::is_no_space(error) {
-        return "; free some space or name a store on another disk with --store".into();
+        return Some(Advice::FreeSpace);
     }
-    match Errno::from_io_error(error) {
-        Some(Errno::ACCESS | Errno::PERM) => format!("; {}", Refusal::find(path, need).explain()),
-        Some(Errno::ROFS) => format!("; {}", read_only(path)),
-        Some(Errno::IO | Errno::NXIO | Errno::NODEV | Errno::STALE | Errno::NOTCONN) => {
+    match Errno::from_io_error(error)? {
+        Errno::ACCESS | Errno::PERM => Some(Advice::Refused(Found::find(path, need).explain())),
+        Errno::ROFS => Some(Advice::Refused(read_only(path))),
+        Errno::IO | Errno::NXIO | Errno::NODEV | Errno::STALE | Errno::NOTCONN => {
             let place = mounts::of(path).map_or_else(
                 || path.display().to_string(),
                 |Mount { place, device, .. }| format!("{} ({device})", place.display()),
             );
-            format!("; the disk of {place} does not answer as it should: `dmesg` says more")
+            Some(Advice::Disk { place })
         }
-        _ => String::new(),
+        _ => None,
     }
 }
 
 /// Why we may not do something with a place; none where we may, or where it is not
 /// there and could be made.
-pub fn refusal(path: &Path, need: Need) -> Option<String> {
-    let refusal = Refusal::find(path, need);
-    if refusal.lacking {
-        return Some(refusal.explain());
+pub fn refusal(path: &Path, need: Need) -> Option<Refusal> {
+    let found = Found::find(path, need);
+    if found.lacking {
+        return Some(found.explain());
     }
     let there = path.ancestors().find(|place| place.exists())?;
     let asked = accessat(CWD, there, Access::WRITE_OK, AtFlags::EACCESS);
     (need == Need::Write && asked == Err(Errno::ROFS)).then(|| read_only(path))
 }
 
-fn read_only(path: &Path) -> String {
+fn read_only(path: &Path) -> Refusal {
     match mounts::of(path) {
-        Some(mount) => format!(
-            "{0} ({1}) is mounted read-only: `mount -o remount,rw {0}` makes it writable, --store \
-             names another store",
-            mount.place.display(),
-            mount.kind
-        ),
-        None => "the store is read-only here: name another one with --store".into(),
+        Some(Mount { place, kind, .. }) => Refusal::MountedReadOnly { place, kind },
+        None => Refusal::ReadOnly,
+    }
+}
+
+/// Why we may not use a place. Users are `NAME (NUMBER)`, or `user NUMBER`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is on a file system that is mounted read-only.
+    #[error(
+        "{0} ({kind}) is mounted read-only: `mount -o remount,rw {0}` makes it writable, --store \
+         names another store",
+        place.display()
+    )]
+    MountedReadOnly {
+        /// Where that is mounted.
+        place: PathBuf,
+        /// What it is: `ext4`.
+        kind: String,
+    },
+    /// It is read-only, and it is not known on which file system it is.
+    #[error("the store is read-only here: name another one with --store")]
+    ReadOnly,
+    /// We may not even look.
+    #[error("{} cannot be looked at by {us}", place.display())]
+    Hidden {
+        /// The place.
+        place: PathBuf,
+        /// This user.
+        us: String,
+    },
+    /// Its owner and mode are not enough, or something beyond them refuses.
+    #[error(
+        "{} belongs to {owner}, has mode {mode:04o}, and this is {us}{remedy}",
+        place.display()
+    )]
+    Owned {
+        /// The place.
+        place: PathBuf,
+        /// Its owner.
+        owner: String,
+        /// Its permissions.
+        mode: u32,
+        /// This user.
+        us: String,
+        /// What to do.
+        remedy: Remedy,
+    },
+}
+
+/// What to do about a place that may not be used. `owner` is as sudo takes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Remedy {
+    /// It is ours.
+    #[error(": `chmod u+rwX {}` gives you back what is yours", place.display())]
+    Ours {
+        /// The place.
+        place: PathBuf,
+    },
+    /// The machine's models may be read by everybody.
+    #[error(
+        ": `sudo chmod -R a+rX {}` lets everybody read the machine's models",
+        store.display()
+    )]
+    OpenMachines {
+        /// The machine's store.
+        store: PathBuf,
+    },
+    /// Somebody else's models.
+    #[error(": run this as {owner}, or ask {owner} to let you in")]
+    AskToRead {
+        /// Whose they are.
+        owner: String,
+    },
+    /// The machine's store has a puller.
+    #[error(
+        ": `sudo systemctl start gptoss-pull@NAME` brings a model into the machine's store, \
+         `sudo -u {owner} gptoss-ctl --store {} …` does the rest; --store names one of your own",
+        store.display()
+    )]
+    MachinesPuller {
+        /// Whose it is.
+        owner: String,
+        /// The machine's store.
+        store: PathBuf,
+    },
+    /// Somebody else's store.
+    #[error(": run this as {owner}, or use a store of your own with --store")]
+    OwnStore {
+        /// Whose it is.
+        owner: String,
+    },
+    /// SELinux refuses.
+    #[error(
+        "; these allow it, and SELinux enforces its policy on {0}, {1}: `sudo restorecon -Rv {0}` \
+         gives it the context of its place, `sudo ausearch -m AVC -ts recent` shows what was \
+         refused",
+        place.display(),
+        in_context(context.as_deref())
+    )]
+    Selinux {
+        /// The place.
+        place: PathBuf,
+        /// Its context, if it has one.
+        context: Option<String>,
+    },
+    /// A profile of AppArmor's refuses.
+    #[error(
+        "; these allow it, and the AppArmor profile {profile} does not: `journalctl -k -g \
+         apparmor` shows what it refused"
+    )]
+    Apparmor {
+        /// The profile.
+        profile: String,
+    },
+    /// Something else does.
+    #[error(
+        "; these allow it, and something else refuses: `lsattr -d`, `getfacl` and `findmnt -T` on \
+         it tell more"
+    )]
+    Beyond,
+}
+
+impl Remedy {
+    /// Whether owner and mode are enough, and something else refuses.
+    pub fn is_beyond_modes(&self) -> bool {
+        matches!(
+            self,
+            Self::Selinux { .. } | Self::Apparmor { .. } | Self::Beyond
+        )
+    }
+}
+
+fn in_context(context: Option<&str>) -> String {
+    match context {
+        Some(context) => format!("whose context is {context}"),
+        None => "which has no context".into(),
     }
 }
 
 /// The place on the way to a path that lacks a permission, and who may give it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Refusal {
+struct Found {
     place: PathBuf,
     /// Its owner and its mode, where it can be looked at.
     owner: Option<(u32, u32)>,
@@ -86,7 +233,7 @@ struct Refusal {
     need: Need,
 }
 
-impl Refusal {
+impl Found {
     fn find(path: &Path, need: Need) -> Self {
         let at = |place: &Path, lacking| Self {
             place: place.to_owned(),
@@ -130,58 +277,51 @@ impl Refusal {
         }
     }
 
-    fn explain(&self) -> String {
-        let us = rustix::process::geteuid().as_raw();
+    fn explain(self) -> Refusal {
+        let uid = rustix::process::geteuid().as_raw();
         let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
-        let place = self.place.display();
+        let us = user(uid, &passwd);
         let Some((owner, mode)) = self.owner else {
-            return format!("{place} cannot be looked at by {}", user(us, &passwd));
+            let place = self.place;
+            return Refusal::Hidden { place, us };
         };
-        let mut text = format!(
-            "{place} belongs to {}, has mode {:04o}, and this is {}",
-            user(owner, &passwd),
-            mode & 0o7777,
-            user(us, &passwd)
-        );
-        text += &match self.lacking {
+        let remedy = match self.lacking {
             false => beyond_modes(&self.place),
-            true => self.remedy(owner == us, &user_name(owner, &passwd)),
+            true => self.remedy(owner == uid, user_name(owner, &passwd)),
         };
-        text
+        Refusal::Owned {
+            place: self.place,
+            owner: user(owner, &passwd),
+            mode: mode & 0o7777,
+            us,
+            remedy,
+        }
     }
 
     /// What to do where owner and mode refuse.
-    fn remedy(&self, ours: bool, owner: &str) -> String {
-        let place = self.place.display();
-        let system = Store::system_root();
-        if ours {
-            return format!(": `chmod u+rwX {place}` gives you back what is yours");
-        }
-        let machines = self.place.starts_with(&system);
+    fn remedy(&self, ours: bool, owner: String) -> Remedy {
+        let store = Store::system_root();
+        let machines = self.place.starts_with(&store);
         match self.need {
-            Need::Read if machines => format!(
-                ": `sudo chmod -R a+rX {}` lets everybody read the machine's models",
-                system.display()
-            ),
-            Need::Read => format!(": run this as {owner}, or ask {owner} to let you in"),
-            Need::Write if machines => format!(
-                ": `sudo systemctl start gptoss-pull@NAME` brings a model into the machine's \
-                 store, `sudo -u {owner} gptoss-ctl --store {} …` does the rest; --store names one \
-                 of your own",
-                system.display()
-            ),
-            Need::Write => {
-                format!(": run this as {owner}, or use a store of your own with --store")
-            }
+            _ if ours => Remedy::Ours {
+                place: self.place.clone(),
+            },
+            Need::Read if machines => Remedy::OpenMachines { store },
+            Need::Read => Remedy::AskToRead { owner },
+            Need::Write if machines => Remedy::MachinesPuller { owner, store },
+            Need::Write => Remedy::OwnStore { owner },
         }
     }
 }
 
 /// What refuses although owner and mode allow it.
-fn beyond_modes(place: &Path) -> String {
+fn beyond_modes(place: &Path) -> Remedy {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     if read("/sys/fs/selinux/enforce").trim() == "1" {
-        return selinux(place, context(place).as_deref());
+        return Remedy::Selinux {
+            place: place.to_owned(),
+            context: context(place),
+        };
     }
     let profile = [
         "/proc/self/attr/apparmor/current",
@@ -192,13 +332,10 @@ fn beyond_modes(place: &Path) -> String {
     .find(|text| !text.is_empty())
     .unwrap_or_default();
     match profile.trim().strip_suffix(" (enforce)") {
-        Some(name) => format!(
-            "; these allow it, and the AppArmor profile {name} does not: `journalctl -k -g \
-             apparmor` shows what it refused"
-        ),
-        None => "; these allow it, and something else refuses: `lsattr -d`, `getfacl` and \
-                 `findmnt -T` on it tell more"
-            .into(),
+        Some(name) => Remedy::Apparmor {
+            profile: name.to_owned(),
+        },
+        None => Remedy::Beyond,
     }
 }
 
@@ -208,19 +345,6 @@ fn context(place: &Path) -> Option<String> {
     let length = rustix::fs::lgetxattr(place, "security.selinux", &mut value[..]).ok()?;
     let text = String::from_utf8_lossy(value.get(..length)?);
     Some(text.trim_end_matches('\0').to_owned())
-}
-
-fn selinux(place: &Path, context: Option<&str>) -> String {
-    let place = place.display();
-    let context = match context {
-        Some(context) => format!("whose context is {context}"),
-        None => "which has no context".into(),
-    };
-    format!(
-        "; these allow it, and SELinux enforces its policy on {place}, {context}: \
-         `sudo restorecon -Rv {place}` gives it the context of its place, `sudo ausearch -m AVC \
-         -ts recent` shows what was refused"
-    )
 }
 
 /// A user for people, by the local list of users.
@@ -283,19 +407,20 @@ mod tests {
         assert_eq!(user_name(4711, PASSWD), "#4711");
     }
 
-    fn refused(place: &Path, need: Need) -> Refusal {
-        Refusal {
+    fn remedy(place: &Path, need: Need, ours: bool, owner: &str) -> String {
+        let found = Found {
             place: place.to_owned(),
             owner: Some((990, 0o40755)),
             lacking: true,
             need,
-        }
+        };
+        found.remedy(ours, owner.to_owned()).to_string()
     }
 
     #[test]
     fn the_machines_store_has_a_puller() {
         let system = Store::system_root();
-        let text = refused(&system.join("models"), Need::Write).remedy(false, "gptoss-store");
+        let text = remedy(&system.join("models"), Need::Write, false, "gptoss-store");
         for word in [
             "systemctl start gptoss-pull@",
             "sudo -u gptoss-store gptoss-ctl --store",
@@ -303,34 +428,38 @@ mod tests {
         ] {
             assert!(text.contains(word), "{text}");
         }
-        let text = refused(Path::new("/srv/x"), Need::Write).remedy(false, "bob");
+        let text = remedy(Path::new("/srv/x"), Need::Write, false, "bob");
         assert!(
             text.contains("run this as bob") && text.contains("--store"),
             "{text}"
         );
-        let text = refused(&system.join("models"), Need::Read).remedy(false, "gptoss-store");
+        let text = remedy(&system.join("models"), Need::Read, false, "gptoss-store");
         let all = format!("chmod -R a+rX {}`", system.display());
         assert!(text.contains(&all), "{text}");
         // Nobody is told to open what may be somebody's home.
-        let text = refused(Path::new("/srv/x"), Need::Read).remedy(false, "bob");
+        let text = remedy(Path::new("/srv/x"), Need::Read, false, "bob");
         assert!(
             !text.contains("chmod") && text.contains("ask bob"),
             "{text}"
         );
-        let text = refused(Path::new("/srv/x"), Need::Write).remedy(true, "bob");
+        let text = remedy(Path::new("/srv/x"), Need::Write, true, "bob");
         assert!(text.contains("chmod u+rwX /srv/x"), "{text}");
     }
 
     #[test]
     fn a_context_is_named() {
-        let text = selinux(
-            Path::new("/srv/gptoss"),
-            Some("unconfined_u:object_r:user_home_t:s0"),
-        );
+        let selinux = |context: Option<&str>| {
+            let remedy = Remedy::Selinux {
+                place: "/srv/gptoss".into(),
+                context: context.map(str::to_owned),
+            };
+            remedy.to_string()
+        };
+        let text = selinux(Some("unconfined_u:object_r:user_home_t:s0"));
         for word in ["user_home_t", "restorecon -Rv /srv/gptoss", "ausearch"] {
             assert!(text.contains(word), "{text}");
         }
-        assert!(selinux(Path::new("/x"), None).contains("no context"));
+        assert!(selinux(None).contains("no context"));
     }
 
     #[test]
@@ -342,7 +471,7 @@ mod tests {
         assert_eq!(refusal(dir.path(), Need::Read), None);
         let error = io::Error::from_raw_os_error(Errno::ACCESS.raw_os_error());
         // Modes allow it: whatever refuses is something else.
-        let text = advice(&error, Need::Write, dir.path());
+        let text = advice(&error, Need::Write, dir.path()).unwrap().to_string();
         assert!(text.contains("these allow it"), "{text}");
     }
 
@@ -359,11 +488,11 @@ mod tests {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         set(&inner, 0o500);
-        let refusal = Refusal::find(&inner.join("c/d"), Need::Write);
-        assert_eq!((&refusal.place, refusal.lacking), (&inner, true));
+        let found = Found::find(&inner.join("c/d"), Need::Write);
+        assert_eq!((&found.place, found.lacking), (&inner, true));
         set(&dir.path().join("a"), 0o600);
-        let refusal = Refusal::find(&inner.join("c"), Need::Read);
-        assert_eq!(refusal.place, dir.path().join("a"));
+        let found = Found::find(&inner.join("c"), Need::Read);
+        assert_eq!(found.place, dir.path().join("a"));
         set(&dir.path().join("a"), 0o700);
     }
 

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::access::{Need, advice};
+use super::access::{Advice, Need, advice};
 use super::plan::human_size;
 
 /// An error of the store.
@@ -98,7 +98,7 @@ pub enum StoreError {
         available: u64,
     },
     /// An operation of the file system failed.
-    #[error("cannot {action} {}: {source}{}", path.display(), advice(source, Need::of(action), path))]
+    #[error("cannot {action} {}: {source}{}", path.display(), ending(action, path, source))]
     Io {
         /// What was tried, as a verb.
         action: &'static str,
@@ -111,15 +111,14 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What to do about an [`StoreError::Io`], as the end of a sentence, where that is
-    /// known.
-    pub fn advice(&self) -> Option<String> {
+    /// What to do about an [`StoreError::Io`], where that is known.
+    pub fn advice(&self) -> Option<Advice> {
         match self {
             Self::Io {
                 action,
                 path,
                 source,
-            } => Some(advice(source, Need::of(action), path)).filter(|text| !text.is_empty()),
+            } => advice(source, Need::of(action), path),
             _ => None,
         }
     }
@@ -132,5 +131,13 @@ impl StoreError {
             path,
             source,
         }
+    }
+}
+
+/// What to do, as the end of a sentence.
+fn ending(action: &str, path: &Path, source: &io::Error) -> String {
+    match advice(source, Need::of(action), path) {
+        Some(advice) => format!("; {advice}"),
+        None => String::new(),
     }
 }

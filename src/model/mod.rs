@@ -32,7 +32,7 @@ mod stores;
 mod timestamp;
 mod verify;
 
-pub use access::{Need, closed_to_others, refusal};
+pub use access::{Advice, Need, Refusal, Remedy, closed_to_others, refusal};
 pub use catalog::{Catalog, CatalogModel, Published, PublishedFile, check_repo};
 pub use digest::{content_revision, sha256_bytes, sha256_file, sha256_read, to_hex};
 pub use durable::{

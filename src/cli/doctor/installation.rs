@@ -63,7 +63,7 @@ fn stores(global: &Global, bus: BusName) -> Vec<Finding> {
     if let Some(why) = refusal(&models(stores.own()), Need::Write) {
         findings.push(Finding::note(
             Check::Store,
-            message!("doctor-store-not-writable", why = why),
+            message!("doctor-store-not-writable", why = why.spoken()),
             message!("doctor-store-only-read"),
         ));
     }
@@ -92,7 +92,7 @@ fn store(store: &Store) -> Vec<Finding> {
     let root = store.root().to_owned();
     if let Some(why) = refusal(&models(store), Need::Read) {
         let found = message!("doctor-store-unreadable", store = %root.display());
-        return vec![Finding::wrong(Check::Store, found, why)];
+        return vec![Finding::wrong(Check::Store, found, why.spoken())];
     }
     let mut findings = vec![contents(store, &root)];
     for broken in store.scan().into_iter().filter_map(Result::err) {

@@ -3,6 +3,7 @@
 //! Errors of the layers below say themselves in English; here they are said in the
 //! language of the person ([`Spoken`]), one file a layer.
 
+mod access;
 mod bundle;
 mod checkpoint;
 mod client;

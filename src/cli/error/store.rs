@@ -67,15 +67,25 @@ impl Spoken for StoreError {
                 action,
                 path,
                 source,
-            } => translated!(
-                self,
-                "error-store-io",
-                action = key(action),
-                english = *action,
-                path = %path.display(),
-                why = reason(source),
-                advice = self.advice().unwrap_or_default()
-            ),
+            } => {
+                let failed = translated!(
+                    self,
+                    "error-store-io",
+                    action = key(action),
+                    english = *action,
+                    path = %path.display(),
+                    why = reason(source)
+                );
+                match self.advice() {
+                    None => failed,
+                    Some(advice) => translated!(
+                        self,
+                        "error-store-io-advice",
+                        failed = failed,
+                        advice = advice.spoken()
+                    ),
+                }
+            }
         }
     }
 }
@@ -125,8 +135,7 @@ mod tests {
                 action = key(&action),
                 english = "ENGLISH",
                 path = "/a",
-                why = "b",
-                advice = ""
+                why = "b"
             );
             let text = Language::French.text("error-store-io", &said).unwrap();
             assert!(!text.contains("ENGLISH"), "{action}: {text}");

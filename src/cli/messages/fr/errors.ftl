@@ -57,7 +57,25 @@ error-store-io = impossible { $action ->
     [shorten] de raccourcir
     [write] d’écrire
    *[other] de faire ceci ({ $english }) :
-} { $path } : { $why }{ $advice }
+} { $path } : { $why }
+error-store-io-advice = { $failed } ; { $advice }
+
+error-access-space = libérez de l’espace ou désignez avec --store un dépôt sur un autre disque
+error-access-disk = le disque de { $place } ne répond pas comme il devrait : « dmesg » en dit plus
+error-access-mounted-read-only = { $place } ({ $kind }) est monté en lecture seule : « mount -o remount,rw { $place } » y permet l’écriture, --store désigne un autre dépôt
+error-access-read-only = le dépôt est ici en lecture seule : désignez-en un autre avec --store
+error-access-hidden = { $place } ne peut pas être examiné par { $user }
+error-access-owned = { $place } appartient à { $owner }, a les droits { $mode }, et vous êtes { $user } : { $remedy }
+error-access-allowed = { $place } appartient à { $owner }, a les droits { $mode }, et vous êtes { $user } ; ces droits suffisent, mais { $why }
+error-access-ours = « chmod u+rwX { $place } » vous rend ce qui est à vous
+error-access-open = « sudo chmod -R a+rX { $store } » laisse tout le monde lire les modèles de la machine
+error-access-ask = exécutez ceci en tant que { $owner }, ou demandez à { $owner } de vous laisser entrer
+error-access-puller = « sudo systemctl start gptoss-pull@NOM » apporte un modèle dans le dépôt de la machine, « sudo -u { $owner } gptoss-ctl --store { $store } … » fait le reste ; --store désigne un dépôt à vous
+error-access-own-store = exécutez ceci en tant que { $owner }, ou utilisez un dépôt à vous avec --store
+error-access-selinux = SELinux applique sa politique à { $place }, dont le contexte est { $context } : « sudo restorecon -Rv { $place } » lui donne le contexte de son emplacement, « sudo ausearch -m AVC -ts recent » montre ce qui a été refusé
+error-access-selinux-none = SELinux applique sa politique à { $place }, qui n’a pas de contexte : « sudo restorecon -Rv { $place } » lui donne le contexte de son emplacement, « sudo ausearch -m AVC -ts recent » montre ce qui a été refusé
+error-access-apparmor = le profil AppArmor { $profile } ne le permet pas : « journalctl -k -g apparmor » montre ce qu’il a refusé
+error-access-beyond = autre chose refuse : « lsattr -d », « getfacl » et « findmnt -T » en disent plus
 
 # Fetching
 
