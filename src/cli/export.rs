@@ -2,7 +2,8 @@
 
 use gptoss_onnx::export::Target;
 
-use super::install::{self, find_own, open_stores};
+use super::install::{self, all_of, find_own, open_stores};
+use super::messages::message;
 use super::progress::Ui;
 use super::{CliError, Global, interrupt};
 
@@ -24,21 +25,16 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     let stores = open_stores(global)?;
     let model = find_own(&stores, &args.model)?;
-    interrupt::watch("the model is as it was");
-    let names: Vec<String> = args.target.iter().map(ToString::to_string).collect();
-    let names = names.join(" and ");
+    interrupt::watch(message!("export-interrupted"));
+    let targets = all_of(&args.target);
     let label = model.manifest.label();
     match install::add_targets(stores.own(), &model, &args.target, args.force, &ui)? {
         Some(model) => {
-            install::tell(
-                &ui,
-                "exported",
-                &format!("exported {label} for {names}"),
-                &model,
-            );
+            let people = message!("export-done", model = label, targets = targets);
+            install::tell(&ui, "exported", &people, &model);
         }
         None => {
-            let people = format!("{label} is exported for {names} already; --force does it again");
+            let people = message!("export-already", model = label, targets = targets);
             install::tell(&ui, "already-exported", &people, &model);
         }
     }

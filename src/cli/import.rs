@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::identity::{Claim, describe, identify};
 use super::install::{self, Provenance, open_store};
+use super::messages::{message, size};
 use super::progress::{Task, Ui};
 use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, bundle, interrupt, plan};
@@ -16,7 +17,7 @@ use crate::bundle::Bundle;
 use crate::fetch::is_checkpoint_file;
 use crate::model::{
     FileEntry, Installed, Published, Staging, Store, StoreError, check_model_name, create_file,
-    human_size, require_space, sanitize_model_name, sha256_file, to_hex,
+    require_space, sanitize_model_name, sha256_file, to_hex,
 };
 
 /// Arguments of `gptoss-ctl import`.
@@ -57,7 +58,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let sources = checkpoint_files(&args.dir)?;
     let needed = install::check_config(&args.dir, &args.target)?;
     plan::tell_memory(&ui, &args.dir, &plan::as_the_daemon(global)?);
-    interrupt::watch("nothing was installed");
+    interrupt::watch(message!("import-interrupted"));
     // Its name and revision are known only when its bytes are.
     let staging = store.stage(&provisional, "import")?;
     staging.clear()?;
@@ -75,11 +76,11 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         return tell_installed(&store, model, &args.target, &ui);
     }
     let model = install::install(staging, files, provenance, &args.target, &ui)?;
-    let people = format!(
-        "installed {}: {}, {}",
-        model.manifest.label(),
-        human_size(model.manifest.total_size()),
-        describe(published.as_ref())
+    let people = message!(
+        "import-installed",
+        model = model.manifest.label(),
+        size = size(model.manifest.total_size()),
+        identity = describe(published.as_ref()),
     );
     install::tell(&ui, "installed", &people, &model);
     Ok(())
@@ -92,8 +93,7 @@ pub(super) fn tell_installed(
     targets: &[Target],
     ui: &Ui,
 ) -> Result<(), CliError> {
-    let label = model.manifest.label();
-    let people = format!("{label} is installed already, with the same bytes");
+    let people = message!("import-already", model = model.manifest.label());
     match install::add_targets(store, &model, targets, false, ui)? {
         Some(model) => install::tell(ui, "exported", &people, &model),
         None => install::tell(ui, "already-installed", &people, &model),
@@ -111,7 +111,7 @@ fn provisional_name(args: &Args) -> Result<String, CliError> {
     let name = folder.file_name().map(|n| n.to_string_lossy().into_owned());
     name.as_deref()
         .and_then(sanitize_model_name)
-        .ok_or_else(|| CliError::new(ExitStatus::Usage, "give the model a name with --name"))
+        .ok_or_else(|| CliError::new(ExitStatus::Usage, message!("import-needs-a-name")))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> CliError {
@@ -119,7 +119,8 @@ fn unreadable(path: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::NotFound => ExitStatus::NotFound,
         _ => ExitStatus::Failed,
     };
-    CliError::new(status, format!("cannot read {}: {error}", path.display()))
+    let message = message!("import-unreadable", path = %path.display(), error = %error);
+    CliError::new(status, message)
 }
 
 /// A file to copy: path, name, size.
@@ -146,7 +147,7 @@ fn checkpoint_files(dir: &Path) -> Result<Vec<SourceFile>, CliError> {
         if !metadata.is_file() {
             return Err(CliError::new(
                 ExitStatus::Verification,
-                format!("{} is no regular file", path.display()),
+                message!("import-no-regular-file", path = %path.display()),
             ));
         }
         files.push(SourceFile {
@@ -168,15 +169,15 @@ fn copy_all(
     let total: u64 = sources.iter().map(|s| s.size).sum();
     require_space(
         &staging.dir,
-        "the copy and the export",
+        &message!("space-copy-and-export"),
         total.saturating_add(export),
     )?;
-    ui.note(&format!(
-        "copying {} files, {}",
-        sources.len(),
-        human_size(total)
+    ui.note(&message!(
+        "import-copying",
+        files = sources.len(),
+        size = size(total),
     ));
-    let task = ui.task("copying", total);
+    let task = ui.task(&message!("import-copying-now"), total);
     let mut done = 0;
     let mut entries = Vec::new();
     for source in sources {

@@ -8,6 +8,7 @@ use gptoss_onnx::checkpoint::{Checkpoint, Config, float_layers};
 use gptoss_onnx::export::{self, ExportReport, Target};
 use serde::Serialize;
 
+use super::messages::{decimal, message, translated};
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
 use crate::model::{
@@ -67,13 +68,19 @@ pub(super) fn elsewhere(stores: &Stores, wanted: &str) -> Option<CliError> {
     let model = system.find(wanted).ok()?;
     Some(CliError::new(
         ExitStatus::NotFound,
-        format!(
-            "{} is not in your own store: it is in the machine's, which is only read from here; \
-             `sudo -u gptoss-store gptoss-ctl --store {} …` changes it there",
-            model.manifest.label(),
-            system.root().display()
+        message!(
+            "install-in-machines-store",
+            model = model.manifest.label(),
+            store = %system.root().display(),
         ),
     ))
+}
+
+/// All of these in a sentence: `cpu and portable`.
+pub(super) fn all_of(things: &[impl ToString]) -> String {
+    let all = things.iter().map(ToString::to_string);
+    let all = all.reduce(|some, last| message!("install-and", some = some, last = last));
+    all.unwrap_or_default()
 }
 
 /// Tells what was done.
@@ -105,14 +112,10 @@ pub(super) fn float_layers_in(dir: &Path) -> Result<u64, CliError> {
 }
 
 fn read_config(dir: &Path) -> Result<Vec<u8>, CliError> {
-    std::fs::read(dir.join("config.json")).map_err(|e| {
-        CliError::new(
-            ExitStatus::NotFound,
-            format!(
-                "{} is no checkpoint: cannot read its config.json: {e}",
-                dir.display()
-            ),
-        )
+    std::fs::read(dir.join("config.json")).map_err(|error| {
+        let folder = dir.display();
+        let message = message!("install-no-checkpoint", folder = %folder, error = %error);
+        CliError::new(ExitStatus::NotFound, message)
     })
 }
 
@@ -169,7 +172,7 @@ fn open_staged(staging: &Staging) -> Result<Checkpoint, CliError> {
         let mut error = CliError::from(error);
         // The staging folder's path says nothing to anybody.
         let folder = format!("{}/", staging.dir.display());
-        error.message = error.message.replace(&folder, "") + "; nothing was installed";
+        error.message = message!("install-refused", why = error.message.replace(&folder, ""));
         error
     })
 }
@@ -197,7 +200,8 @@ pub(super) fn export_all(
     }
     // Before the tensors were there, this could be estimated only.
     let bytes = targets.iter().map(|t| export::weight_bytes(checkpoint, *t));
-    require_space(dir, "the export", bytes.fold(0, u64::saturating_add))?;
+    let needed = bytes.fold(0, u64::saturating_add);
+    require_space(dir, &message!("space-export"), needed)?;
     let mut exported = Exported::default();
     for &target in targets {
         let (files, record) = export_one(checkpoint, dir, target, ui)?;
@@ -214,8 +218,9 @@ fn export_one(
     ui: &Ui,
 ) -> Result<(Vec<FileEntry>, Export), CliError> {
     let out = dir.join(target.name());
-    ui.note(&format!("exporting for {target}"));
-    let task = ui.task(&format!("exporting for {target}"), 0);
+    let exporting = message!("install-exporting", target = %target);
+    ui.note(&exporting);
+    let task = ui.task(&exporting, 0);
     let report = export::export(checkpoint, target, &out, &mut |done, total| {
         task.set(done, total);
     })?;
@@ -228,9 +233,34 @@ fn export_one(
     let files = report.files.iter().cloned().map(entry).collect();
     let record = record(checkpoint, report);
     if let Some(quantized) = &record.quantized {
-        ui.note(&format!("the experts of {target}: {quantized}"));
+        let what = describe_quantized(quantized);
+        ui.note(&message!("install-experts", target = %target, what = what));
     }
     Ok((files, record))
+}
+
+/// What an export has made of a checkpoint's experts.
+pub(super) fn describe_quantized(experts: &QuantizedExperts) -> String {
+    let QuantizedExperts {
+        from, to, layers, ..
+    } = experts;
+    match experts.relative_rms_error {
+        0.0 => translated!(
+            experts,
+            "experts-quantized-exactly",
+            from = from,
+            to = to,
+            layers = layers,
+        ),
+        error => translated!(
+            experts,
+            "experts-quantized",
+            from = from,
+            to = to,
+            layers = layers,
+            error = decimal(error, 4),
+        ),
+    }
 }
 
 /// What a manifest remembers of an export that was made just now.
@@ -277,7 +307,7 @@ pub(super) fn add_targets(
     let current = store.get(&model.name, &model.revision)?;
     let model = current.as_ref().unwrap_or(model);
     let needed = check_config(&model.dir, &wanted)?;
-    let result = require_space(&staging.dir, "the export", needed)
+    let result = require_space(&staging.dir, &message!("space-export"), needed)
         .map_err(CliError::from)
         .and_then(|()| {
             let checkpoint = Checkpoint::open(&model.dir)?;

@@ -17,7 +17,7 @@ pub(super) const INTERRUPTED: i32 = 130;
 
 /// Ends the process at the first SIGINT or SIGTERM with the shell's code for it,
 /// after telling `advice`.
-pub(super) fn watch(advice: &'static str) {
+pub(super) fn watch(advice: String) {
     let listen = move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()

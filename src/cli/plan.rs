@@ -11,11 +11,12 @@ use serde::Serialize;
 
 use super::eval::positive;
 use super::locate::{Located, locate};
+use super::messages::{message, size};
 use super::progress::Ui;
 use super::pull::Choice;
 use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, install, pull, settings};
-use crate::model::{Dimensions, Store, available_space, human_size};
+use crate::model::{Dimensions, Store, available_space};
 use crate::runtime::{MemoryPlan, Options, memory};
 
 /// Contexts that are planned for unless said otherwise, besides the daemon's own.
@@ -130,20 +131,20 @@ pub(super) fn tell_memory(ui: &Ui, folder: &Path, options: &Options) {
 }
 
 fn forecast(plan: &MemoryPlan, available: Option<u64>) -> String {
-    let needed = plan.total();
-    let takes = format!(
-        "running it takes {} of memory with a context of {}",
-        human_size(needed),
-        plan.context
-    );
+    let (needed, context) = (size(plan.total()), plan.context);
     match available {
-        None => takes,
-        Some(bytes) if needed <= bytes => {
-            format!("{takes}; {} are available", human_size(bytes))
-        }
-        Some(bytes) => format!(
-            "{takes}, and only {} are available: it will be refused until there are more",
-            human_size(bytes)
+        None => message!("plan-forecast", needed = needed, context = context),
+        Some(bytes) if plan.total() <= bytes => message!(
+            "plan-forecast-fits",
+            needed = needed,
+            context = context,
+            available = size(bytes),
+        ),
+        Some(bytes) => message!(
+            "plan-forecast-too-much",
+            needed = needed,
+            context = context,
+            available = size(bytes),
         ),
     }
 }
@@ -274,10 +275,10 @@ fn plan_of(subject: &Subject, options: &Options) -> Result<Option<MemoryPlan>, C
 
 fn text(plan: &Plan<'_>) -> String {
     let state = match plan.installed {
-        true => "installed",
-        false => "not installed",
+        true => message!("plan-installed", model = plan.model),
+        false => message!("plan-not-installed", model = plan.model),
     };
-    let mut lines = vec![format!("{}, {state}", plan.model), String::new()];
+    let mut lines = vec![state, String::new()];
     lines.extend(disk_text(&plan.disk));
     lines.push(String::new());
     lines.extend(memory_text(&plan.memory));
@@ -285,55 +286,83 @@ fn text(plan: &Plan<'_>) -> String {
 }
 
 fn disk_text(disk: &Disk) -> Vec<String> {
-    let line =
-        |what: &str, bytes: u64, rest: &str| format!("  {what:<22}{:>10}{rest}", human_size(bytes));
-    let mut lines = vec![format!("disk, in {}", disk.folder.display())];
+    let mut rows = Vec::new();
     if disk.download > 0 {
-        lines.push(line("to fetch", disk.download, ""));
+        rows.push((message!("plan-to-fetch"), disk.download, String::new()));
     }
     for (target, bytes) in &disk.exports {
-        lines.push(line(&format!("export for {target}"), *bytes, " at most"));
+        let at_most = format!(" {}", message!("plan-at-most"));
+        rows.push((message!("plan-export", target = target), *bytes, at_most));
     }
-    let free = match disk.needed <= disk.available {
-        true => format!(", {} are free", human_size(disk.available)),
-        false => format!(": too much, {} are free", human_size(disk.available)),
+    let free = size(disk.available);
+    let verdict = match disk.needed <= disk.available {
+        true => message!("plan-fits-disk", free = free),
+        false => message!("plan-too-much-for-disk", free = free),
     };
-    lines.push(line("together", disk.needed, &free));
-    lines
+    rows.push((message!("plan-together"), disk.needed, verdict));
+    let width = rows.iter().map(|(what, ..)| what.chars().count() + 1).max();
+    let width = width.unwrap_or(0).max(22);
+    let head = message!("plan-disk", folder = %disk.folder.display());
+    let line = |(what, bytes, rest)| format!("  {what:width$}{:>10}{rest}", size(bytes));
+    std::iter::once(head)
+        .chain(rows.into_iter().map(line))
+        .collect()
 }
 
 fn memory_text(memory: &Memory) -> Vec<String> {
-    let available = match memory.available {
-        Some(bytes) => format!("{} are available", human_size(bytes)),
-        None => "the system does not tell what is available".into(),
-    };
-    let mut lines = vec![format!(
-        "memory for target {}, KV cache of {}, {} requests together; {available}",
-        memory.target, memory.kv_cache, memory.parallel
-    )];
+    let mut lines = vec![memory_head(memory)];
     if memory.plans.is_empty() {
-        lines.push("  its dimensions are not known before its config.json is there".into());
+        lines.push(format!("  {}", message!("plan-no-dimensions")));
         return lines;
     }
-    let heads = ["context", "weights", "KV cache", "working", "together"];
-    let [context, weights, cache, working, together] = heads;
-    lines.push(format!(
-        "  {context:>7}{weights:>11}{cache:>11}{working:>11}{together:>11}"
-    ));
-    for row in &memory.plans {
-        let plan = &row.plan;
-        let size = |bytes| human_size(bytes);
-        lines.push(format!(
-            "  {:>7}{:>11}{:>11}{:>11}{:>11}{}",
-            plan.context,
+    let heads = [
+        message!("plan-context"),
+        message!("plan-weights"),
+        message!("plan-cache"),
+        message!("plan-working"),
+        message!("plan-together"),
+    ];
+    // Room for a number, and for its heading.
+    let width = |(least, head): (usize, &String)| least.max(head.chars().count() + 2);
+    let widths = [9, 11, 11, 11, 11].into_iter().zip(&heads).map(width);
+    let widths: Vec<usize> = widths.collect();
+    let row = |cells: &[String; 5], rest: &str| {
+        let cells = cells.iter().zip(&widths);
+        let cells = cells.map(|(cell, &width)| format!("{cell:>width$}"));
+        cells.collect::<String>() + rest
+    };
+    let too_much = format!("  {}", message!("plan-too-much"));
+    lines.push(row(&heads, ""));
+    lines.extend(memory.plans.iter().map(|planned| {
+        let plan = &planned.plan;
+        let cells = [
+            plan.context.to_string(),
             size(plan.weights),
             size(plan.cache),
             size(plan.workspace),
-            size(row.needed),
-            if row.fits { "" } else { "  too much" }
-        ));
-    }
+            size(planned.needed),
+        ];
+        row(&cells, if planned.fits { "" } else { &too_much })
+    }));
     lines
+}
+
+fn memory_head(memory: &Memory) -> String {
+    match memory.available {
+        Some(bytes) => message!(
+            "plan-memory",
+            target = memory.target,
+            precision = memory.kv_cache,
+            requests = memory.parallel,
+            available = size(bytes),
+        ),
+        None => message!(
+            "plan-memory-untold",
+            target = memory.target,
+            precision = memory.kv_cache,
+            requests = memory.parallel,
+        ),
+    }
 }
 
 #[cfg(test)]

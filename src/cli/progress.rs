@@ -5,15 +5,16 @@
 //! goes to standard error, results to standard output.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::{IsTerminal, stderr};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressState, ProgressStyle};
 use serde::Serialize;
 
+use super::messages::{message, size};
 use super::terminal::say;
-use crate::model::human_size;
 use crate::model::incoming::Progress;
 
 /// How often a long task tells about itself where there is no terminal.
@@ -25,7 +26,7 @@ const LONG_CHECK: u64 = 64 << 20;
 /// How often a bar is drawn.
 const DRAW_EVERY: Duration = Duration::from_millis(100);
 
-const BAR: &str = "{msg:36!} {bar:24} {decimal_bytes:>9} of {decimal_total_bytes:<9} {decimal_bytes_per_sec:>12}  {eta} left";
+const BAR: &str = "{msg:36!} {bar:24} {numbers}";
 
 /// The command's way of talking.
 #[derive(Debug, Clone)]
@@ -56,7 +57,10 @@ impl Ui {
         }
         match serde_json::to_string_pretty(program) {
             Ok(text) => say!("{text}"),
-            Err(error) => eprintln!("gptoss-ctl: cannot write JSON: {error}"),
+            Err(error) => {
+                let message = message!("progress-no-json", error = %error);
+                eprintln!("gptoss-ctl: {message}");
+            }
         }
     }
 
@@ -81,7 +85,7 @@ impl Ui {
         let sum = self
             .bars
             .as_ref()
-            .map(|bars| bars.add(bar("all files", total)));
+            .map(|bars| bars.add(bar(&message!("progress-all-files"), total)));
         Transfer {
             label: label.to_owned(),
             ui: self.clone(),
@@ -102,12 +106,32 @@ impl Ui {
 fn bar(label: &str, total: u64) -> ProgressBar {
     let style = ProgressStyle::with_template(BAR)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("numbers", write_numbers)
         .progress_chars("━╸─");
     let bar = ProgressBar::new(total)
         .with_style(style)
         .with_message(label.to_owned());
     bar.enable_steady_tick(DRAW_EVERY);
     bar
+}
+
+fn write_numbers(state: &ProgressState, out: &mut dyn fmt::Write) {
+    let total = state.len().unwrap_or_default();
+    let numbers = numbers(state.pos(), total, state.per_sec(), state.eta());
+    // Writing to a line in memory does not fail.
+    let _ = out.write_str(&numbers);
+}
+
+/// How far a bar is, how many bytes a second it makes, and what time is left.
+fn numbers(done: u64, total: u64, rate: f64, left: Duration) -> String {
+    let rate = format!("{}/s", size(rate as u64));
+    message!(
+        "progress-bar",
+        done = format!("{:>9}", size(done)),
+        total = format!("{:<9}", size(total)),
+        rate = format!("{rate:>12}"),
+        left = human_time(left),
+    )
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -133,27 +157,32 @@ impl Pace {
     }
 
     /// A line, when it is time for one.
-    fn line(&mut self, label: &str, done: u64, total: u64) -> Option<String> {
+    fn line(&mut self, what: &str, done: u64, total: u64) -> Option<String> {
         if self.told.elapsed() < LINE_EVERY {
             return None;
         }
         self.told = Instant::now();
         let rate = done.saturating_sub(self.from) as f64 / self.started.elapsed().as_secs_f64();
-        let left = match rate {
-            r if r >= 1.0 => format!(
-                ", {} left",
-                human_time(Duration::from_secs_f64(
-                    total.saturating_sub(done) as f64 / r
-                ))
+        let speed = size(rate as u64);
+        let left = (rate >= 1.0).then(|| total.saturating_sub(done) as f64 / rate);
+        let (done, total) = (size(done), size(total));
+        Some(match left {
+            None => message!(
+                "progress-line",
+                what = what,
+                done = done,
+                total = total,
+                rate = speed,
             ),
-            _ => String::new(),
-        };
-        Some(format!(
-            "{label}: {} of {}, {}/s{left}",
-            human_size(done),
-            human_size(total),
-            human_size(rate as u64)
-        ))
+            Some(seconds) => message!(
+                "progress-line-left",
+                what = what,
+                done = done,
+                total = total,
+                rate = speed,
+                left = human_time(Duration::from_secs_f64(seconds)),
+            ),
+        })
     }
 }
 
@@ -245,9 +274,8 @@ impl Progress for Transfer {
 
     fn checking(&self, path: &str, bytes: u64) {
         if bytes >= LONG_CHECK {
-            let size = human_size(bytes);
-            self.ui
-                .note(&format!("{path}: proving the {size} fetched before"));
+            let line = message!("progress-checking", file = path, size = size(bytes));
+            self.ui.note(&line);
         }
     }
 
@@ -263,10 +291,11 @@ impl Progress for Transfer {
             sum.reset_eta();
         }
         drop(state);
-        self.ui.note(&format!(
-            "{path}: going on at {} of {}",
-            human_size(bytes),
-            human_size(self.size(path))
+        self.ui.note(&message!(
+            "progress-resumed",
+            file = path,
+            done = size(bytes),
+            size = size(self.size(path)),
         ));
     }
 
@@ -276,11 +305,12 @@ impl Progress for Transfer {
         if let Some(bar) = state.bars.remove(path) {
             bar.finish_and_clear();
         }
-        let line = format!(
-            "{path}: {} proven ({} of {} files)",
-            human_size(self.size(path)),
-            state.proven,
-            self.sizes.len()
+        let line = message!(
+            "progress-proven",
+            file = path,
+            size = size(self.size(path)),
+            proven = state.proven,
+            files = self.sizes.len(),
         );
         drop(state);
         self.ui.note(&line);
@@ -309,6 +339,17 @@ mod tests {
     #[test]
     fn the_bars_template_is_valid() {
         ProgressStyle::with_template(BAR).unwrap();
+    }
+
+    #[test]
+    fn a_bar_says_its_numbers_in_columns() {
+        let left = Duration::from_secs(125);
+        assert_eq!(
+            numbers(5_000_000, 13_790_000_000, 12.3e6, left),
+            "   5.0 MB of 13.79 GB     12.3 MB/s  2 min 5 s left"
+        );
+        let unknown = numbers(0, 7, f64::NAN, Duration::ZERO);
+        assert_eq!(unknown, "      0 B of 7 B              0 B/s  0 s left");
     }
 
     #[test]

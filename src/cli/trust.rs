@@ -1,12 +1,16 @@
 //! Which models this site lets in.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use super::install::Provenance;
+use super::messages::{message, translated};
 use super::{CliError, ExitStatus, Global, settings};
 use crate::bundle::TrustedKeys;
 use crate::config::TrustedModels;
 use crate::model::{Catalog, CatalogFile, Signature, StoreError, sha256_bytes};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// File name of the signature over the built-in catalog.
 const BUILTIN_SIGNATURE: &str = "catalog.toml.minisig";
@@ -36,17 +40,51 @@ impl VouchedCatalog {
         }
     }
 
-    /// Which one it is and who vouches for it, in words.
+    /// Which one it is and who vouches for it, for people.
     pub(super) fn describe(&self) -> String {
-        let origin = self.catalog.origin();
-        match (&self.signature, origin == Catalog::BUILTIN) {
-            (Some(signature), _) => format!("{origin}, signed by key {}", signature.key_id),
-            (None, true) => format!(
-                "{origin}, part of gptoss {} and as authentic as that package",
-                env!("CARGO_PKG_VERSION")
-            ),
-            (None, false) => format!("{origin}, not signed by a trusted key"),
+        let origin = catalog_name(self.catalog.origin());
+        match (&self.signature, self.is_builtin()) {
+            (Some(signature), _) => {
+                let key = &signature.key_id;
+                translated!(self, "catalog-signed", catalog = origin, key = key)
+            }
+            (None, true) => {
+                translated!(
+                    self,
+                    "catalog-of-package",
+                    catalog = origin,
+                    version = VERSION
+                )
+            }
+            (None, false) => translated!(self, "catalog-unsigned", catalog = origin),
         }
+    }
+
+    fn is_builtin(&self) -> bool {
+        self.catalog.origin() == Catalog::BUILTIN
+    }
+}
+
+/// The same, for programs.
+impl fmt::Display for VouchedCatalog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let origin = self.catalog.origin();
+        match (&self.signature, self.is_builtin()) {
+            (Some(signature), _) => write!(f, "{origin}, signed by key {}", signature.key_id),
+            (None, true) => write!(
+                f,
+                "{origin}, part of gptoss {VERSION} and as authentic as that package"
+            ),
+            (None, false) => write!(f, "{origin}, not signed by a trusted key"),
+        }
+    }
+}
+
+/// A catalog's origin, for people: its file, or a word for the built-in one.
+pub(super) fn catalog_name(origin: &str) -> String {
+    match origin {
+        Catalog::BUILTIN => message!("catalog-builtin"),
+        file => file.to_owned(),
     }
 }
 
@@ -80,22 +118,14 @@ impl Trust {
         if fits {
             return Ok(());
         }
-        let wants = match self.demand {
-            TrustedModels::Signed => "signed by a trusted key (trust.models = \"signed\")",
-            _ => {
-                "published, pinned by a signed catalog, or signed by a trusted key \
-                 (trust.models = \"pinned\")"
+        let (model, keys) = (&provenance.name, self.folder.display());
+        let message = match self.demand {
+            TrustedModels::Signed => {
+                message!("trust-signed-only", model = model, keys = %keys)
             }
+            _ => message!("trust-pinned-only", model = model, keys = %keys),
         };
-        Err(CliError::new(
-            ExitStatus::Verification,
-            format!(
-                "this site takes only models that are {wants}, and {} is not; trusted keys \
-                 are in {}. Nothing was installed",
-                provenance.name,
-                self.folder.display()
-            ),
-        ))
+        Err(CliError::new(ExitStatus::Verification, message))
     }
 
     /// The catalogs that a name is looked up in, in order: one of the command line,
@@ -121,12 +151,10 @@ impl Trust {
         }
         Err(CliError::new(
             ExitStatus::Verification,
-            format!(
-                "this site takes only signed catalogs (trust.models), and {} is not signed by \
-                 a trusted key: sign it with `minisign -Sm {}` and put the public key into {}",
-                path.display(),
-                path.display(),
-                self.folder.display()
+            message!(
+                "trust-signed-catalogs-only",
+                catalog = %path.display(),
+                keys = %self.folder.display(),
             ),
         ))
     }

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::runtime;
 use crate::bundle::{self, BundleError, Contents, Form, Signer};
-use crate::cli::install::open_stores;
+use crate::cli::install::{all_of, open_stores};
+use crate::cli::messages::{message, size};
 use crate::cli::progress::Ui;
-use crate::cli::{CliError, ExitStatus, Global, interrupt, size};
-use crate::model::{InUse, human_size};
+use crate::cli::{CliError, ExitStatus, Global, interrupt};
+use crate::model::InUse;
 use crate::runtime::pinned::PinnedRuntime;
 
 /// Smallest piece: below, none holds a document.
@@ -64,8 +65,8 @@ struct Created<'a> {
 
 /// In powers of ten, so that 4G fits FAT32.
 fn piece_size(text: &str) -> Result<u64, String> {
-    match size::bytes(text)? {
-        s if s < SMALLEST_PIECE => Err("a piece has at least 64000 bytes".into()),
+    match crate::cli::size::bytes(text)? {
+        s if s < SMALLEST_PIECE => Err(message!("bundle-piece-too-small", least = SMALLEST_PIECE)),
         s => Ok(s),
     }
 }
@@ -79,19 +80,17 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let _in_use = InUse::hold(&model.dir)?;
     let runtimes = runtime::locate(&args.with_runtime, &args.runtime_dir, stores.own())?;
     let signer = args.sign.as_deref().map(open_signer).transpose()?;
-    interrupt::watch("no bundle was written");
+    interrupt::watch(message!("bundle-create-interrupted"));
     let files = &model.manifest.files;
     let total: u64 = files.iter().map(|f| f.size).sum();
     let platforms: Vec<String> = runtimes.iter().map(|r| r.platform.clone()).collect();
     let label = model.manifest.label();
-    ui.note(&format!(
-        "writing {label}: {} files, {}{}",
-        files.len(),
-        human_size(total),
-        with_runtimes(&platforms)
-    ));
+    ui.note(&writing(&label, files.len(), size(total), &platforms));
     let written = {
-        let display = ui.transfer("writing", files.iter().map(|f| (f.path.as_str(), f.size)));
+        let display = ui.transfer(
+            &message!("bundle-writing-now"),
+            files.iter().map(|f| (f.path.as_str(), f.size)),
+        );
         let contents = Contents {
             model: &model,
             runtimes: &runtimes,
@@ -100,17 +99,6 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         bundle::create(&contents, &args.output, form, &display)?
     };
     let signed_by = signer.as_ref().map(Signer::key_id);
-    let people = format!(
-        "wrote {label}{} to {}: {}, manifest {}{}",
-        with_runtimes(&platforms),
-        args.output.display(),
-        human_size(written.size),
-        written.manifest,
-        match &signed_by {
-            Some(key) => format!(", signed by key {key}"),
-            None => String::new(),
-        }
-    );
     let created = Created {
         status: "created",
         path: &args.output,
@@ -121,14 +109,51 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         signed_by,
         runtimes: platforms,
     };
-    ui.result(&people, &created);
+    ui.result(&wrote(label, &created), &created);
     Ok(())
 }
 
-fn with_runtimes(platforms: &[String]) -> String {
+/// What is about to be written.
+fn writing(label: &str, files: usize, size: String, platforms: &[String]) -> String {
     match platforms {
-        [] => String::new(),
-        platforms => format!(", and ONNX Runtime for {}", platforms.join(" and ")),
+        [] => message!("bundle-writing", model = label, files = files, size = size),
+        platforms => message!(
+            "bundle-writing-with-runtime",
+            model = label,
+            files = files,
+            size = size,
+            platforms = all_of(platforms),
+        ),
+    }
+}
+
+/// What was written.
+fn wrote(label: String, created: &Created<'_>) -> String {
+    let what = match &created.runtimes[..] {
+        [] => label,
+        platforms => message!(
+            "bundle-model-and-runtime",
+            model = label,
+            platforms = all_of(platforms),
+        ),
+    };
+    let path = created.path.display();
+    match &created.signed_by {
+        None => message!(
+            "bundle-wrote",
+            what = what,
+            path = %path,
+            size = size(created.size),
+            manifest = &created.manifest,
+        ),
+        Some(key) => message!(
+            "bundle-wrote-signed",
+            what = what,
+            path = %path,
+            size = size(created.size),
+            manifest = &created.manifest,
+            key = key,
+        ),
     }
 }
 
@@ -140,17 +165,20 @@ fn form(args: &Args) -> Result<Form, CliError> {
         (false, None) => Ok(Form::Folder),
         (false, Some(_)) => Err(CliError::new(
             ExitStatus::Usage,
-            "--split cuts a tar file: name one with -o FILE.tar",
+            message!("bundle-split-needs-tar"),
         )),
     }
 }
 
 fn open_signer(path: &Path) -> Result<Signer, CliError> {
+    let key = path.display();
     let ask = || {
-        rpassword::prompt_password(format!("Password of {}: ", path.display())).map_err(|e| {
-            BundleError::Signature(format!(
-                "{} is protected by a password, and it cannot be asked for here: {e}",
-                path.display()
+        let prompt = message!("bundle-password", key = %key);
+        rpassword::prompt_password(format!("{prompt} ")).map_err(|error| {
+            BundleError::Signature(message!(
+                "bundle-no-password",
+                key = %key,
+                error = %error,
             ))
         })
     };

@@ -9,13 +9,13 @@ use crate::bundle::{Bundle, BundledModel};
 use crate::cli::identity::{Claim, describe, identify};
 use crate::cli::import::tell_installed;
 use crate::cli::install::{self, Provenance, SMALL, discard_if_empty, open_store};
+use crate::cli::messages::{message, size};
 use crate::cli::progress::Ui;
 use crate::cli::trust::Trust;
 use crate::cli::{CliError, ExitStatus, Global, interrupt, plan};
 use crate::model::incoming::{Wanted, remaining};
 use crate::model::{
-    FileEntry, Installed, Published, Staging, check_model_name, content_revision, human_size,
-    require_space,
+    FileEntry, Installed, Published, Staging, check_model_name, content_revision, require_space,
 };
 use crate::runtime::Options;
 
@@ -52,7 +52,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let path = std::path::absolute(&args.path).unwrap_or_else(|_| args.path.clone());
     let place = format!("bundle {}", path.display());
     let (provenance, published) = judge(args.name.as_deref(), &place, model, &trust)?;
-    interrupt::watch("what was copied is kept: run the same command again to go on");
+    interrupt::watch(message!("bundle-import-interrupted"));
     if !args.no_runtime {
         runtime::install(&bundle, &store, &ui)?;
     }
@@ -71,19 +71,31 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         discard_if_empty(staging)?;
         return Err(error);
     }
-    let signed = match &provenance.signature {
-        Some(signature) => format!(", signed by key {}", signature.key_id),
-        None => String::new(),
-    };
     let installed = install::install(staging, model.files.clone(), provenance, &args.target, &ui)?;
-    let people = format!(
-        "installed {}: {}, {}{signed}",
-        installed.manifest.label(),
-        human_size(installed.manifest.total_size()),
-        describe(published.as_ref())
-    );
+    let people = describe_import(&installed, published.as_ref());
     install::tell(&ui, "installed", &people, &installed);
     Ok(())
+}
+
+fn describe_import(model: &Installed, published: Option<&Published>) -> String {
+    let manifest = &model.manifest;
+    let size = size(manifest.total_size());
+    let identity = describe(published);
+    match &manifest.signature {
+        None => message!(
+            "import-installed",
+            model = manifest.label(),
+            size = size,
+            identity = identity,
+        ),
+        Some(signature) => message!(
+            "bundle-installed-signed",
+            model = manifest.label(),
+            size = size,
+            identity = identity,
+            key = &signature.key_id,
+        ),
+    }
 }
 
 /// Which model it is and whether the site takes it, before anything is copied.
@@ -119,12 +131,11 @@ fn refuse_other_bytes(installed: &Installed, files: &[FileEntry]) -> Result<(), 
     if content_revision(&installed.manifest.files) == content_revision(files) {
         return Ok(());
     }
-    let label = installed.manifest.label();
     Err(CliError::new(
         ExitStatus::Verification,
-        format!(
-            "{label} is installed with other files than the bundle's: remove it with \
-             `gptoss-ctl rm {label}`, or choose another name with --name"
+        message!(
+            "bundle-other-bytes-installed",
+            model = installed.manifest.label(),
         ),
     ))
 }
@@ -142,18 +153,17 @@ fn copy(
     let dir = &staging.dir;
     let (small, large): (Vec<_>, Vec<_>) =
         model.files.iter().cloned().partition(|f| f.size <= SMALL);
-    ui.note(&format!(
-        "copying {}@{}: {} files, {}",
-        model.name,
-        model.revision,
-        model.files.len(),
-        human_size(model.total_size())
+    ui.note(&message!(
+        "bundle-copying",
+        model = format!("{}@{}", model.name, model.revision),
+        files = model.files.len(),
+        size = size(model.total_size()),
     ));
     let sizes = model.files.iter().map(|f| (f.path.as_str(), f.size));
-    let display = ui.transfer("copying", sizes);
+    let display = ui.transfer(&message!("import-copying-now"), sizes);
     let left =
         |files: &[FileEntry]| remaining(dir, &files.iter().map(Wanted::from).collect::<Vec<_>>());
-    require_space(dir, "the copy", left(&model.files))?;
+    require_space(dir, &message!("space-copy"), left(&model.files))?;
     bundle.bring(&small, dir, &display)?;
     let needed = match install::check_config(dir, targets) {
         Err(error) => {
@@ -165,6 +175,6 @@ fn copy(
     };
     plan::tell_memory(ui, dir, loaded);
     let needed = left(&large).saturating_add(needed);
-    require_space(dir, "the copy and the export", needed)?;
+    require_space(dir, &message!("space-copy-and-export"), needed)?;
     Ok(bundle.bring(&large, dir, &display)?)
 }

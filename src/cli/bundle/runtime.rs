@@ -4,11 +4,13 @@
 use std::path::{Path, PathBuf};
 
 use crate::bundle::{Bundle, BundledRuntime, RuntimeFiles};
+use crate::cli::install::all_of;
+use crate::cli::messages::{message, size};
 use crate::cli::progress::Ui;
 use crate::cli::{CliError, ExitStatus};
 use crate::model::incoming::{Wanted, prove as prove_file, remaining};
 use crate::model::{
-    FileEntry, Store, StoreError, create_directory, fsync_directory, human_size, require_space,
+    FileEntry, Store, StoreError, create_directory, fsync_directory, require_space,
 };
 use crate::runtime::pinned::{PinnedRuntime, licence_folder, this_platform};
 use crate::runtime::{carried, library};
@@ -30,7 +32,7 @@ pub(super) fn platform(text: &str) -> Result<PinnedRuntime, String> {
             .into_iter()
             .map(|r| r.platform)
             .collect();
-        format!("there is one for {}", known.join(" and for "))
+        message!("bundle-runtime-platforms", platforms = all_of(&known))
     })
 }
 
@@ -80,11 +82,11 @@ fn missing(wanted: &PinnedRuntime, entry: &FileEntry) -> CliError {
     let processor = wanted.platform.rsplit('-').next().unwrap_or_default();
     CliError::new(
         ExitStatus::NotFound,
-        format!(
-            "{} of the ONNX Runtime for {} is not there, or is another than the one this \
-             version of gptoss pins: `packaging/runtime/fetch DIR cpu {processor}` in the source \
-             tree gets it, and --runtime-dir DIR names it",
-            entry.path, wanted.platform
+        message!(
+            "bundle-runtime-missing",
+            file = &entry.path,
+            platform = &wanted.platform,
+            processor = processor,
         ),
     )
 }
@@ -99,14 +101,12 @@ pub(super) fn platforms(bundle: &Bundle) -> Vec<&str> {
 fn judge(bundle: &Bundle) -> Result<(), CliError> {
     for runtime in bundle.runtimes() {
         if !is_pinned(runtime) {
-            let version = env!("CARGO_PKG_VERSION");
             return Err(CliError::new(
                 ExitStatus::Verification,
-                format!(
-                    "the bundle's ONNX Runtime for {} is none that this version of gptoss \
-                     ({version}) pins: the bundle is of another version, or somebody has changed \
-                     it. `gptoss-ctl bundle import --no-runtime` leaves it out",
-                    runtime.platform
+                message!(
+                    "bundle-runtime-not-pinned",
+                    platform = &runtime.platform,
+                    version = env!("CARGO_PKG_VERSION"),
                 ),
             ));
         }
@@ -128,7 +128,8 @@ pub(super) fn prove(bundle: &Bundle, ui: &Ui) -> Result<(), CliError> {
     judge(bundle)?;
     for runtime in bundle.runtimes() {
         let sizes = runtime.files.iter().map(|f| (f.path.as_str(), f.size));
-        bundle.prove(&runtime.files, &ui.transfer("proving", sizes))?;
+        let display = ui.transfer(&message!("bundle-proving-now"), sizes);
+        bundle.prove(&runtime.files, &display)?;
     }
     Ok(())
 }
@@ -140,9 +141,10 @@ pub(super) fn install(bundle: &Bundle, store: &Store, ui: &Ui) -> Result<(), Cli
     let here = this_platform();
     let Some(runtime) = bundle.runtimes().iter().find(|r| r.platform == here) else {
         if let platforms @ [_, ..] = &platforms(bundle)[..] {
-            let platforms = platforms.join(" and ");
-            ui.note(&format!(
-                "the bundle's ONNX Runtime is for {platforms}, not for {here}"
+            ui.note(&message!(
+                "bundle-runtime-for-others",
+                platforms = all_of(platforms),
+                here = here,
             ));
         }
         return Ok(());
@@ -159,7 +161,8 @@ pub(super) fn install(bundle: &Bundle, store: &Store, ui: &Ui) -> Result<(), Cli
         remaining(&staging.dir, &wanted),
     )?;
     let sizes = runtime.files.iter().map(|f| (f.path.as_str(), f.size));
-    bundle.bring(&runtime.files, &staging.dir, &ui.transfer("copying", sizes))?;
+    let display = ui.transfer(&message!("import-copying-now"), sizes);
+    bundle.bring(&runtime.files, &staging.dir, &display)?;
     create_directory(&folder)?;
     for file in &runtime.files {
         let place = folder.join(&file.path);
@@ -169,11 +172,10 @@ pub(super) fn install(bundle: &Bundle, store: &Store, ui: &Ui) -> Result<(), Cli
     fsync_directory(&folder)?;
     fsync_directory(store.root())?;
     staging.discard()?;
-    let size = runtime.files.iter().map(|f| f.size).sum();
-    ui.note(&format!(
-        "ONNX Runtime, {}, is the pinned one and is now in {}",
-        human_size(size),
-        folder.display()
+    ui.note(&message!(
+        "bundle-runtime-installed",
+        size = size(runtime.files.iter().map(|f| f.size).sum()),
+        folder = %folder.display(),
     ));
     Ok(())
 }

@@ -7,10 +7,12 @@ use serde::Serialize;
 use super::{record, runtime};
 use crate::bundle::{Bundle, BundledModel};
 use crate::cli::identity::describe;
+use crate::cli::install::all_of;
+use crate::cli::messages::{message, size};
 use crate::cli::progress::Ui;
 use crate::cli::trust::Trust;
 use crate::cli::{CliError, Global};
-use crate::model::{Catalog, FileEntry, Signature, human_size};
+use crate::model::{Catalog, FileEntry, Published, Signature};
 
 /// Arguments of `gptoss-ctl bundle verify`.
 #[derive(Debug, clap::Args)]
@@ -54,7 +56,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let signed = model.signed_by(&trust.keys)?;
     {
         let sizes = model.files.iter().map(|f| (f.path.as_str(), f.size));
-        bundle.prove(&model.files, &ui.transfer("proving", sizes))?;
+        let display = ui.transfer(&message!("bundle-proving-now"), sizes);
+        bundle.prove(&model.files, &display)?;
     }
     runtime::prove(&bundle, &ui)?;
     let published = Catalog::builtin().recognise(&model.files);
@@ -75,38 +78,49 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         files: &model.files,
         runtimes: runtime::platforms(&bundle),
     };
-    let people = format!(
-        "{}@{}: all {} files, {}, are what the bundle's manifest lists; {}; {}{}",
-        model.name,
-        model.revision,
-        model.files.len(),
-        human_size(model.total_size()),
-        describe(published.as_ref()),
-        describe_signature(&proven, model),
-        match &proven.runtimes[..] {
-            [] => String::new(),
-            platforms => format!(
-                "; its ONNX Runtime for {} is the pinned one",
-                platforms.join(" and ")
-            ),
-        }
-    );
+    let people = text(&proven, published.as_ref(), model);
     ui.result(&people, &proven);
     Ok(())
 }
 
+fn text(proven: &Proven<'_>, published: Option<&Published>, model: &BundledModel) -> String {
+    let label = format!("{}@{}", proven.name, proven.revision);
+    let size = size(proven.size);
+    let identity = describe(published);
+    let signature = describe_signature(proven, model);
+    match &proven.runtimes[..] {
+        [] => message!(
+            "bundle-proven",
+            model = label,
+            files = proven.files.len(),
+            size = size,
+            identity = identity,
+            signature = signature,
+        ),
+        platforms => message!(
+            "bundle-proven-with-runtime",
+            model = label,
+            files = proven.files.len(),
+            size = size,
+            identity = identity,
+            signature = signature,
+            platforms = all_of(platforms),
+        ),
+    }
+}
+
 fn describe_signature(proven: &Proven<'_>, model: &BundledModel) -> String {
     match (&proven.signature, &proven.signers[..]) {
-        (Some(signature), _) => format!(
-            "signed by the trusted key {} ({})",
-            signature.key_id, signature.comment
+        (Some(signature), _) => message!(
+            "bundle-signed",
+            key = &signature.key_id,
+            comment = &signature.comment,
         ),
-        (None, []) => "not signed".into(),
-        (None, keys) => format!(
-            "signed by {}, which is not trusted here; to check it: \
-             minisign -Vm blobs/sha256/{} with its public key",
-            keys.join(", "),
-            model.manifest.hex()
+        (None, []) => message!("bundle-not-signed"),
+        (None, keys) => message!(
+            "bundle-signed-by-others",
+            keys = keys.join(", "),
+            digest = %model.manifest.hex(),
         ),
     }
 }

@@ -7,13 +7,14 @@ use tokio::runtime::Runtime;
 
 use super::{Args, Origin, Request, runtime, settings};
 use crate::cli::install::{self, SMALL};
+use crate::cli::messages::{message, size};
 use crate::cli::progress::{Transfer, Ui};
 use crate::cli::{CliError, plan};
 use crate::fetch::{
     self, Brought, Endpoint, FetchError, Folder, Repository, Settings, Source, prove_there,
 };
 use crate::model::incoming::{Wanted, remaining};
-use crate::model::{FileEntry, Staging, human_size, require_space};
+use crate::model::{FileEntry, Staging, require_space};
 
 /// A model's files in a staging folder.
 pub(super) struct Gathered {
@@ -37,15 +38,15 @@ pub(super) fn gather(
         let dimensions = request.dimensions.as_ref();
         let exports = dimensions.map_or(0, |d| install::export_bytes(d, 0, &args.target));
         let what = match exports {
-            0 => "the download",
-            _ => "the download and the export",
+            0 => message!("space-download"),
+            _ => message!("space-download-and-export"),
         };
         let needed = remaining(dir, &request.files).saturating_add(exports);
-        require_space(dir, what, needed)?;
+        require_space(dir, &what, needed)?;
     }
     announce(request, &places, ui);
     let sizes = request.files.iter().map(|f| (f.path.as_str(), f.size));
-    let display = Arc::new(ui.transfer("fetching", sizes));
+    let display = Arc::new(ui.transfer(&message!("pull-fetching-now"), sizes));
     let (mut small, mut large): (Vec<_>, Vec<_>) =
         request.files.iter().cloned().partition(|f| f.size <= SMALL);
     if !small.iter().any(|f| f.path == "config.json") {
@@ -68,7 +69,7 @@ pub(super) fn gather(
         // The export comes when all windows are gone.
         let needed = needed.max(places.twice(&large));
         let needed = remaining(dir, &large).saturating_add(needed);
-        require_space(dir, "the download and the export", needed)?;
+        require_space(dir, &message!("space-download-and-export"), needed)?;
         all.add(places.bring(&large, dir, &display)?);
     } else {
         // Only to tell of all that is missing.
@@ -92,17 +93,15 @@ fn announce(request: &Request, places: &Places<'_>, ui: &Ui) {
         return;
     }
     let total = request.files.iter().map(|f| f.size).sum();
-    ui.note(&format!(
-        "fetching {}@{}: {} files, {}, from {}",
-        provenance.name,
-        provenance.revision,
-        request.files.len(),
-        human_size(total),
-        provenance.source
+    ui.note(&message!(
+        "pull-fetching",
+        model = format!("{}@{}", provenance.name, provenance.revision),
+        files = request.files.len(),
+        size = size(total),
+        source = &provenance.source,
     ));
     if let Some(cache) = &places.cache {
-        let path = cache.path().display();
-        ui.note(&format!("what {path} has of it is taken from there"));
+        ui.note(&message!("pull-from-cache", cache = %cache.path().display()));
     }
 }
 

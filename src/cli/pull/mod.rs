@@ -14,13 +14,14 @@ use tokio::runtime::Runtime;
 use self::gather::{Gathered, gather};
 use super::identity::{NANO, embedded};
 use super::install::{self, Provenance, discard_if_empty, open_stores};
+use super::messages::{message, size};
 use super::progress::Ui;
-use super::trust::{Trust, VouchedCatalog};
-use super::{CliError, ExitStatus, Global, interrupt, plan, size};
+use super::trust::{Trust, VouchedCatalog, catalog_name};
+use super::{CliError, ExitStatus, Global, interrupt, plan};
 use crate::fetch::{Endpoint, Hub, RateLimit, SCHEME, Settings, Source};
 use crate::model::incoming::{Expected, Wanted};
 use crate::model::{
-    Catalog, CatalogModel, Dimensions, Installed, Store, check_model_name, check_repo, human_size,
+    Catalog, CatalogModel, Dimensions, Installed, Store, check_model_name, check_repo,
     split_revision,
 };
 use crate::runtime::Options;
@@ -92,8 +93,8 @@ pub struct Args {
 const SLOWEST: u64 = 1000;
 
 fn rate(text: &str) -> Result<u64, String> {
-    match size::bytes(text)? {
-        rate if rate < SLOWEST => Err("at least 1000 bytes a second".into()),
+    match super::size::bytes(text)? {
+        rate if rate < SLOWEST => Err(message!("pull-rate-too-low", least = SLOWEST)),
         rate => Ok(rate),
     }
 }
@@ -102,8 +103,10 @@ fn rate(text: &str) -> Result<u64, String> {
 const SHORTEST_RANGE: u64 = 16_000;
 
 fn range_size(text: &str) -> Result<u64, String> {
-    match size::bytes(text)? {
-        size if size < SHORTEST_RANGE => Err("at least 16000 bytes".into()),
+    match super::size::bytes(text)? {
+        size if size < SHORTEST_RANGE => {
+            Err(message!("pull-range-too-short", least = SHORTEST_RANGE))
+        }
         size => Ok(size),
     }
 }
@@ -148,7 +151,7 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
         args.machines = stores.system().cloned();
     }
     let trust = Trust::load(global, &args.key)?;
-    interrupt::watch("what was fetched is kept: run the same command again to go on");
+    interrupt::watch(message!("pull-interrupted"));
     let (status, model) = if let Some(reference) = args.model.strip_prefix("hf:") {
         pull_reference(&store, &args, reference, &trust, &ui)?
     } else if let Some(reference) = args.model.strip_prefix(SCHEME) {
@@ -156,7 +159,7 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
     } else if args.name.is_some() {
         return Err(CliError::new(
             ExitStatus::Usage,
-            "--name goes with hf: and oci: only; a catalog's model keeps its name",
+            message!("pull-name-is-the-catalogs"),
         ));
     } else {
         match choose(&args.model, args.catalog.as_deref(), &trust)? {
@@ -176,27 +179,27 @@ pub fn run(global: &Global, mut args: Args) -> Result<(), CliError> {
 fn report(ui: &Ui, status: &str, model: &Installed) {
     let label = model.manifest.label();
     let people = match status {
-        INSTALLED => format!(
-            "installed {label}: {}, in {}{}",
-            human_size(model.manifest.total_size()),
-            model.dir.display(),
-            match &model.manifest.signature {
-                Some(signature) => format!(", signed by key {}", signature.key_id),
-                None => String::new(),
-            }
-        ),
-        EXPORTED => format!("{label} was installed already and has been exported"),
-        SHARED => format!(
-            "{label} is in the machine's store already ({}), and is used from there; --own-copy \
-             fetches it into your own as well",
-            model.dir.display()
-        ),
-        _ => format!(
-            "{label} is installed already; `gptoss-ctl verify {}` proves its bytes again",
-            model.name
-        ),
+        INSTALLED => installed(model, label),
+        EXPORTED => message!("pull-exported", model = label),
+        SHARED => message!("pull-shared", model = label, folder = %model.dir.display()),
+        _ => message!("pull-already", model = label, name = &model.name),
     };
     install::tell(ui, status, &people, model);
+}
+
+fn installed(model: &Installed, label: String) -> String {
+    let size = size(model.manifest.total_size());
+    let folder = model.dir.display();
+    match &model.manifest.signature {
+        None => message!("pull-installed", model = label, size = size, folder = %folder),
+        Some(signature) => message!(
+            "pull-installed-signed",
+            model = label,
+            size = size,
+            folder = %folder,
+            key = &signature.key_id,
+        ),
+    }
 }
 
 /// What a name stands for.
@@ -220,11 +223,7 @@ pub(super) fn choose(
         let folder = format!("/{}", folder.trim_start_matches('/'));
         return Err(CliError::new(
             ExitStatus::Usage,
-            format!(
-                "a folder is no model: `gptoss-ctl import {folder}` installs the checkpoint in \
-                 it, `gptoss-ctl pull 20b --endpoint file://{folder}` takes the published files \
-                 from it"
-            ),
+            message!("pull-folder-is-no-model", folder = folder),
         ));
     }
     let (name, revision) = split_revision(reference);
@@ -243,21 +242,19 @@ pub(super) fn choose(
         known.dedup();
         return Err(CliError::new(
             ExitStatus::NotFound,
-            format!(
-                "no model {name}: there are {}; hf:OWNER/NAME takes one from the hub, \
-                 --catalog FILE names your own",
-                known.join(", ")
-            ),
+            message!("pull-no-such-model", name = name, known = known.join(", ")),
         ));
     };
     if !model.revision.starts_with(revision) {
         return Err(CliError::new(
             ExitStatus::Usage,
-            format!(
-                "the catalog ({}) pins {name} to revision {}; hf:{}@{revision} takes another",
-                by.catalog.origin(),
-                model.revision,
-                model.repo
+            message!(
+                "pull-other-revision-pinned",
+                catalog = catalog_name(by.catalog.origin()),
+                name = name,
+                pinned = &model.revision,
+                repo = &model.repo,
+                wanted = revision,
             ),
         ));
     }
@@ -304,9 +301,10 @@ fn refuse_shadow(origin: &str, name: &str, model: &CatalogModel) -> Result<(), C
     match published.or(embedded.as_ref()) {
         Some(files) if *files != model.files => Err(CliError::new(
             ExitStatus::Usage,
-            format!(
-                "{origin} gives the name {name} to other bytes than the published model's; \
-                 give them another name there"
+            message!(
+                "pull-shadows-published",
+                catalog = catalog_name(origin),
+                name = name,
             ),
         )),
         _ => Ok(()),
@@ -335,7 +333,7 @@ fn pull_reference(
         None if args.offline => {
             return Err(CliError::new(
                 ExitStatus::Failed,
-                format!("--offline: the hub must be asked what hf:{reference} is"),
+                message!("pull-hub-offline", reference = reference),
             ));
         }
         None => resolve(args, &name, repo, revision, trust)?,
@@ -350,7 +348,7 @@ fn refuse_published_name(name: &str) -> Result<(), CliError> {
     }
     Err(CliError::new(
         ExitStatus::Usage,
-        format!("{name} is the name of a published model: choose another one with --name"),
+        message!("pull-published-name", name = name),
     ))
 }
 
@@ -367,9 +365,10 @@ fn resolve(
     let Endpoint::Server(server) = &endpoint else {
         return Err(CliError::new(
             ExitStatus::Usage,
-            format!(
-                "{endpoint} is a folder, which does not say what hf:{repo} is; `gptoss-ctl \
-                 import` installs what is in a folder"
+            message!(
+                "pull-folder-says-nothing",
+                endpoint = %endpoint,
+                repo = repo,
             ),
         ));
     };
@@ -412,11 +411,9 @@ fn settings(args: &Args) -> Settings {
 }
 
 fn runtime() -> Result<Runtime, CliError> {
-    Runtime::new().map_err(|e| {
-        CliError::new(
-            ExitStatus::Failed,
-            format!("cannot start the downloader: {e}"),
-        )
+    Runtime::new().map_err(|error| {
+        let message = message!("pull-no-downloader", error = %error);
+        CliError::new(ExitStatus::Failed, message)
     })
 }
 
@@ -482,12 +479,12 @@ fn in_system_store(
         None => Ok(Some(model)),
         Some(target) => Err(CliError::new(
             ExitStatus::Failed,
-            format!(
-                "{} is in the machine's store, where it is not exported for {target}: `sudo -u \
-                 gptoss-store gptoss-ctl --store {} export {name} --target {target}` does that, \
-                 --own-copy fetches it into your own store",
-                model.manifest.label(),
-                system.root().display()
+            message!(
+                "pull-not-exported-by-machine",
+                model = model.manifest.label(),
+                target = %target,
+                store = %system.root().display(),
+                name = name,
             ),
         )),
     }
@@ -520,12 +517,12 @@ fn refuse_other_bytes(model: &Installed, files: &[Wanted]) -> Result<(), CliErro
     let Some(wanted) = files.iter().find(differs) else {
         return Ok(());
     };
-    let label = model.manifest.label();
     Err(CliError::new(
         ExitStatus::Verification,
-        format!(
-            "{label} is installed with another {}: remove it with `gptoss-ctl rm {label}` and pull it again",
-            wanted.path
+        message!(
+            "pull-other-bytes-installed",
+            model = model.manifest.label(),
+            file = &wanted.path,
         ),
     ))
 }

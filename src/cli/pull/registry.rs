@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Args, Origin, Request, finish_installed, runtime, settings};
 use crate::bundle::{BundleError, BundledModel, Digest, ModelManifest};
 use crate::cli::bundle::import::judge;
+use crate::cli::messages::message;
 use crate::cli::progress::Ui;
 use crate::cli::trust::Trust;
 use crate::cli::{CliError, ExitStatus};
@@ -79,14 +80,14 @@ fn refuse_hub_options(args: &Args) -> Result<(), CliError> {
     };
     Err(CliError::new(
         ExitStatus::Usage,
-        format!("{given} does not go with {SCHEME}, which names the registry itself"),
+        message!("registry-names-itself", option = given, scheme = SCHEME),
     ))
 }
 
 fn unknown(reference: &Reference) -> CliError {
     CliError::new(
         ExitStatus::Failed,
-        format!("--offline: the registry must be asked what {reference} is"),
+        message!("registry-offline", reference = %reference),
     )
 }
 
@@ -104,21 +105,25 @@ async fn ask(registry: &Registry) -> Result<Documents, CliError> {
             None => None,
             Some((digest, size)) => {
                 let text = registry.small_blob("the signature", digest.hex(), size);
-                Some(plain("the signature", text.await?)?)
+                Some(plain(text.await?, || {
+                    message!("registry-signature-no-text")
+                })?)
             }
         },
     };
     let reference = registry.reference().pinned(manifest.digest().hex());
     Ok(Documents {
         reference: reference.to_string(),
-        manifest: plain("the manifest", manifest.bytes().to_vec())?,
-        config: plain("the model's config", config)?,
+        manifest: plain(manifest.bytes().to_vec(), || {
+            message!("registry-manifest-no-text")
+        })?,
+        config: plain(config, || message!("registry-config-no-text"))?,
         signature,
     })
 }
 
-fn plain(what: &str, bytes: Vec<u8>) -> Result<String, BundleError> {
-    String::from_utf8(bytes).map_err(|_| BundleError::Malformed(format!("{what} is no text")))
+fn plain(bytes: Vec<u8>, why_not: impl Fn() -> String) -> Result<String, BundleError> {
+    String::from_utf8(bytes).map_err(|_| BundleError::Malformed(why_not()))
 }
 
 impl Documents {
@@ -134,9 +139,9 @@ impl Documents {
             && Digest::of(config) == *digest;
         if !sound {
             return Err(FetchError::WrongCopy {
-                path: "what the registry said".into(),
-                place: "the store".into(),
-                why: "its digest is another one".into(),
+                path: message!("registry-answer"),
+                place: message!("registry-answer-place"),
+                why: message!("registry-answer-digest"),
             }
             .into());
         }
