@@ -1,8 +1,12 @@
 //! Which model some bytes are.
 
+use std::fmt;
+
 use gptoss_onnx::nano;
+use serde::{Serialize, Serializer};
 
 use super::install::Provenance;
+use super::messages::{message, translated};
 use super::{CliError, ExitStatus};
 use crate::model::{
     Catalog, CatalogFile, FileEntry, Manifest, Published, content_revision, sha256_bytes,
@@ -27,36 +31,94 @@ pub(super) fn is_embedded(manifest: &Manifest) -> bool {
     manifest.name == NANO && content_revision(&manifest.files) == embedded().0
 }
 
-/// What an installed model's bytes are, in words, by what this program knows.
-pub(super) fn describe_installed(manifest: &Manifest, published: Option<&Published>) -> String {
-    if is_embedded(manifest) {
-        return format!(
-            "all {} files are those embedded in this program",
-            manifest.files.len()
-        );
-    }
-    describe(published)
+/// What some bytes are, by what this program knows.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Identity<'a> {
+    /// The model inside this program, of so many files.
+    Embedded(usize),
+    /// A published model, or a part of one.
+    Published(&'a Published),
+    /// No model that this version knows.
+    Unknown,
 }
 
-/// What published model these bytes are, in words.
-pub(super) fn describe(published: Option<&Published>) -> String {
-    match published {
-        None => "not a published model this version knows".into(),
-        Some(p) if p.complete() => format!(
-            "all {} files are the published bytes of {} at {}",
-            p.matching.len(),
-            p.repo,
-            p.revision
-        ),
-        Some(p) => format!(
-            "{} of {} files are the published bytes of {} at {}; not: {}",
-            p.matching.len(),
-            p.matching.len() + p.differing.len(),
-            p.repo,
-            p.revision,
-            p.differing.join(", ")
-        ),
+impl<'a> Identity<'a> {
+    /// What an installed model's bytes are.
+    pub(super) fn of(manifest: &Manifest, published: Option<&'a Published>) -> Self {
+        match is_embedded(manifest) {
+            true => Self::Embedded(manifest.files.len()),
+            false => published.into(),
+        }
     }
+
+    /// In words, for people.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Embedded(files) => translated!(self, "identity-embedded", files = files),
+            Self::Unknown => translated!(self, "identity-unknown"),
+            Self::Published(p) if p.complete() => translated!(
+                self,
+                "identity-published",
+                files = p.matching.len(),
+                repo = &p.repo,
+                revision = &p.revision,
+            ),
+            Self::Published(p) => translated!(
+                self,
+                "identity-published-in-part",
+                matching = p.matching.len(),
+                files = p.matching.len() + p.differing.len(),
+                repo = &p.repo,
+                revision = &p.revision,
+                others = p.differing.join(", "),
+            ),
+        }
+    }
+}
+
+impl<'a> From<Option<&'a Published>> for Identity<'a> {
+    fn from(published: Option<&'a Published>) -> Self {
+        published.map_or(Self::Unknown, Self::Published)
+    }
+}
+
+/// In words, for programs.
+impl fmt::Display for Identity<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded(files) => {
+                write!(f, "all {files} files are those embedded in this program")
+            }
+            Self::Unknown => f.write_str("not a published model this version knows"),
+            Self::Published(p) if p.complete() => write!(
+                f,
+                "all {} files are the published bytes of {} at {}",
+                p.matching.len(),
+                p.repo,
+                p.revision
+            ),
+            Self::Published(p) => write!(
+                f,
+                "{} of {} files are the published bytes of {} at {}; not: {}",
+                p.matching.len(),
+                p.matching.len() + p.differing.len(),
+                p.repo,
+                p.revision,
+                p.differing.join(", ")
+            ),
+        }
+    }
+}
+
+impl Serialize for Identity<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
+}
+
+/// What published model these bytes are, for people.
+pub(super) fn describe(published: Option<&Published>) -> String {
+    Identity::from(published).describe()
 }
 
 /// What is known of a checkpoint besides its bytes.
@@ -93,10 +155,10 @@ pub(super) fn identify(
     if reserved && !entitled {
         return Err(CliError::new(
             ExitStatus::Verification,
-            format!(
-                "{name} is the name of a published model and these are not its bytes ({}); \
-                 choose another name with --name. Nothing was installed",
-                describe(published.as_ref())
+            message!(
+                "identity-name-taken",
+                name = name,
+                identity = describe(published.as_ref()),
             ),
         ));
     }

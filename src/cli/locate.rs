@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::install::open_stores;
+use super::messages::message;
 use super::{CliError, ExitStatus, Global};
 
 /// A model's folder and the name to show for it.
@@ -24,7 +25,7 @@ pub(super) fn locate(global: &Global, model: &str) -> Result<Located, CliError> 
         } else {
             Err(CliError::new(
                 ExitStatus::NotFound,
-                format!("there is no folder {model}"),
+                message!("locate-no-folder", folder = model),
             ))
         };
     }

@@ -1,5 +1,7 @@
 //! Sizes on the command line.
 
+use super::messages::message;
+
 /// `4G`, `650M`, `1000000`: bytes, in powers of ten, as disks and lines are sold.
 pub(super) fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = match text.char_indices().last() {
@@ -10,8 +12,7 @@ pub(super) fn bytes(text: &str) -> Result<u64, String> {
     };
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     let size = digits.then(|| number.parse::<u64>().ok()?.checked_mul(unit));
-    size.flatten()
-        .ok_or_else(|| "give a number of bytes, or one with k, M or G".into())
+    size.flatten().ok_or_else(|| message!("size-wanted"))
 }
 
 #[cfg(test)]

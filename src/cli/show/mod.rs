@@ -6,11 +6,13 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::identity::describe_installed;
-use super::install::open_stores;
+use super::identity::Identity;
+use super::install::{describe_quantized, open_stores};
+use super::messages::{message, size};
 use super::progress::Ui;
+use super::trust::catalog_name;
 use super::{CliError, Global};
-use crate::model::{Catalog, Installed, Manifest, human_size};
+use crate::model::{Catalog, Installed, Manifest, Signature};
 
 /// Arguments of `gptoss-ctl show`.
 #[derive(Debug, clap::Args)]
@@ -52,52 +54,71 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             .map(|p| format!("{}@{}", p.repo, p.revision)),
         manifest: &model.manifest,
     };
-    let published = describe_installed(&model.manifest, published.as_ref());
-    let people = text(&model, shown.store, &published);
+    let identity = Identity::of(&model.manifest, published.as_ref());
+    let people = text(&model, shown.store, identity.describe());
     Ui::new(global.json).result(&people, &shown);
     Ok(())
 }
 
-fn text(model: &Installed, store: &Path, published: &str) -> String {
+fn text(model: &Installed, store: &Path, identity: String) -> String {
     let manifest = &model.manifest;
     let targets: Vec<&str> = manifest.targets.keys().map(String::as_str).collect();
-    let mut lines = vec![
-        format!("name       {}", manifest.name),
-        format!("revision   {}", manifest.revision),
-        format!("source     {}", manifest.source),
-        format!("digests    {published}"),
-        format!(
-            "pinned by  {}",
-            manifest.catalog.as_deref().unwrap_or("nothing")
+    let catalog = manifest.catalog.as_deref();
+    let catalog = catalog.map_or_else(|| message!("show-pinned-by-nothing"), catalog_name);
+    let signature = manifest.signature.as_ref();
+    let signature = signature.map_or_else(|| message!("show-no-signature"), by);
+    let installed = message!(
+        "show-installed-by",
+        time = &manifest.installed_at,
+        version = &manifest.tool_version,
+    );
+    let mut rows = vec![
+        (message!("show-name"), manifest.name.clone()),
+        (message!("show-revision"), manifest.revision.clone()),
+        (message!("show-source"), manifest.source.clone()),
+        (message!("show-digests"), identity),
+        (message!("show-pinned-by"), catalog),
+        (
+            message!("show-licence"),
+            licence(manifest.license.as_deref()),
         ),
-        format!(
-            "licence    {}",
-            manifest.license.as_deref().unwrap_or("unknown")
-        ),
-        format!(
-            "signature  {}",
-            match &manifest.signature {
-                Some(signature) => format!("by key {} ({})", signature.key_id, signature.comment),
-                None => "none".into(),
-            }
-        ),
-        format!("targets    {}", targets.join(", ")),
-        format!("size       {}", human_size(manifest.total_size())),
-        format!(
-            "installed  {} by gptoss {}",
-            manifest.installed_at, manifest.tool_version
-        ),
-        format!("verified   {}", manifest.verified_at),
-        format!("store      {}", store.display()),
-        format!("folder     {}", model.dir.display()),
+        (message!("show-signature"), signature),
+        (message!("show-targets"), targets.join(", ")),
+        (message!("show-size"), size(manifest.total_size())),
+        (message!("show-installed"), installed),
+        (message!("show-verified"), manifest.verified_at.clone()),
+        (message!("show-store"), store.display().to_string()),
+        (message!("show-folder"), model.dir.display().to_string()),
     ];
-    lines.extend(experts(manifest));
+    rows.extend(experts(manifest).map(|what| (message!("show-experts"), what)));
+    let mut lines = columns("", rows);
     lines.push(String::new());
     for entry in manifest.all_files() {
-        let size = human_size(entry.size);
+        let size = size(entry.size);
         lines.push(format!("{}  {size:>9}  {}", entry.sha256, entry.path));
     }
     lines.join("\n")
+}
+
+/// Lines of a name and a value each, the values one below the other.
+fn columns(indent: &str, rows: Vec<(String, String)>) -> Vec<String> {
+    let width = rows.iter().map(|(name, _)| name.chars().count()).max();
+    let width = width.unwrap_or(0) + 2;
+    let line = |(name, value)| format!("{indent}{name:width$}{value}");
+    rows.into_iter().map(line).collect()
+}
+
+fn licence(named: Option<&str>) -> String {
+    named.map_or_else(|| message!("show-unknown-licence"), str::to_owned)
+}
+
+/// Whose signature it is.
+fn by(signature: &Signature) -> String {
+    message!(
+        "show-by-key",
+        key = &signature.key_id,
+        comment = &signature.comment,
+    )
 }
 
 /// What the experts of each target are: the checkpoint's own bytes, or what an export
@@ -107,10 +128,10 @@ fn experts(manifest: &Manifest) -> impl Iterator<Item = String> {
         let record = manifest.exports.get(target);
         let quantized = record.and_then(|record| record.quantized.as_ref());
         let what = match (quantized, target.as_str()) {
-            (Some(quantized), _) => quantized.to_string(),
-            (None, "cpu") => "the checkpoint's own bytes, MXFP4".into(),
-            (None, _) => "quantized by the export from MXFP4 to int4".into(),
+            (Some(quantized), _) => describe_quantized(quantized),
+            (None, "cpu") => message!("show-experts-published"),
+            (None, _) => message!("show-experts-int4"),
         };
-        format!("experts    for {target}: {what}")
+        message!("show-experts-of", target = target, what = what)
     })
 }

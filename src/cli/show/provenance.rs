@@ -5,16 +5,19 @@
 //! `gptoss-ctl verify` proves that the bytes on disk are these.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::cli::identity::{describe_installed, is_embedded};
+use super::{by, columns, licence};
+use crate::cli::identity::{Identity, is_embedded};
+use crate::cli::messages::{message, size, translated};
 use crate::cli::progress::Ui;
-use crate::cli::trust::{Trust, VouchedCatalog};
+use crate::cli::trust::{Trust, VouchedCatalog, catalog_name};
 use crate::cli::{CliError, Global};
 use crate::model::{
-    Catalog, CatalogFile, Export, FileEntry, Installed, Manifest, Published, Signature, human_size,
+    Catalog, CatalogFile, Export, FileEntry, Installed, Manifest, Published, Signature,
 };
 
 #[derive(Debug, Serialize)]
@@ -26,7 +29,7 @@ struct Provenance<'a> {
     source: &'a str,
     license: Option<&'a str>,
     /// What this program knows the bytes to be.
-    identity: String,
+    identity: Identity<'a>,
     /// The catalog that pinned the digests.
     catalog: Option<PinningCatalog<'a>>,
     /// The signature over the bundle that the model came in.
@@ -55,7 +58,58 @@ struct File<'a> {
     #[serde(flatten)]
     entry: &'a FileEntry,
     /// Who said, before the file was there, what its digest must be.
-    pinned_by: String,
+    pinned_by: Pin<'a>,
+}
+
+/// Who said what a file's digest must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Pin<'a> {
+    /// Whoever signed the bundle, with the key of this number.
+    Bundle(&'a str),
+    Nobody,
+    BuiltIn,
+    /// The built-in catalog of the version that installed it.
+    OtherBuiltIn,
+    Catalog(&'a str),
+    Server,
+    /// This program holds the file.
+    Program,
+}
+
+impl Pin<'_> {
+    /// For people.
+    fn describe(&self) -> String {
+        match self {
+            Self::Bundle(key) => translated!(self, "pinned-by-bundle", key = *key),
+            Self::Nobody => translated!(self, "pinned-by-nobody"),
+            Self::BuiltIn => translated!(self, "pinned-by-built-in"),
+            Self::OtherBuiltIn => translated!(self, "pinned-by-other-built-in"),
+            Self::Catalog(origin) => translated!(self, "pinned-by-catalog", catalog = *origin),
+            Self::Server => translated!(self, "pinned-by-server"),
+            Self::Program => translated!(self, "pinned-by-program"),
+        }
+    }
+}
+
+/// For programs.
+impl fmt::Display for Pin<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bundle(key) => return write!(f, "a bundle signed by key {key}"),
+            Self::Nobody => "nobody: measured when it was installed",
+            Self::BuiltIn => "the built-in catalog",
+            Self::OtherBuiltIn => "the built-in catalog of the version that installed it",
+            Self::Catalog(origin) => return write!(f, "the catalog {origin}"),
+            Self::Server => "the server it was fetched from",
+            Self::Program => "this program, which holds the file",
+        })
+    }
+}
+
+impl Serialize for Pin<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -79,14 +133,14 @@ pub(super) fn run(global: &Global, model: &Installed) -> Result<(), CliError> {
 fn collect<'a>(
     model: &'a Installed,
     builtin: &VouchedCatalog,
-    published: Option<&Published>,
+    published: Option<&'a Published>,
 ) -> Provenance<'a> {
     let manifest = &model.manifest;
     let embedded = is_embedded(manifest);
     let files = manifest.files.iter().map(|entry| File {
         entry,
         pinned_by: match embedded {
-            true => "this program, which holds the file".into(),
+            true => Pin::Program,
             false => pinned_by(manifest, published, entry),
         },
     });
@@ -107,7 +161,7 @@ fn collect<'a>(
         dir: &model.dir,
         source: &manifest.source,
         license: manifest.license.as_deref(),
-        identity: describe_installed(manifest, published),
+        identity: Identity::of(manifest, published),
         // The embedded model is in no catalog: its bytes are the program's.
         catalog: catalog(manifest, builtin).filter(|_| !embedded),
         signature: manifest.signature.as_ref(),
@@ -132,109 +186,122 @@ fn catalog<'a>(manifest: &'a Manifest, builtin: &VouchedCatalog) -> Option<Pinni
 
 /// Who said what a file's digest must be. What this program knows of itself comes
 /// first, then what was recorded.
-fn pinned_by(manifest: &Manifest, published: Option<&Published>, entry: &FileEntry) -> String {
+fn pinned_by<'a>(
+    manifest: &'a Manifest,
+    published: Option<&Published>,
+    entry: &FileEntry,
+) -> Pin<'a> {
     if published.is_some_and(|p| p.matching.contains(&entry.path)) {
-        return "the built-in catalog".into();
+        return Pin::BuiltIn;
     }
     match (&manifest.catalog, &manifest.signature) {
         // It is in the catalog of another version.
-        (Some(origin), _) if origin == Catalog::BUILTIN => {
-            "the built-in catalog of the version that installed it".into()
-        }
-        (Some(origin), _) => format!("the catalog {origin}"),
-        (None, Some(signature)) => format!("a bundle signed by key {}", signature.key_id),
-        (None, None) if manifest.source.starts_with("http") => {
-            "the server it was fetched from".into()
-        }
-        (None, None) => "nobody: measured when it was installed".into(),
+        (Some(origin), _) if origin == Catalog::BUILTIN => Pin::OtherBuiltIn,
+        (Some(origin), _) => Pin::Catalog(origin),
+        (None, Some(signature)) => Pin::Bundle(&signature.key_id),
+        (None, None) if manifest.source.starts_with("http") => Pin::Server,
+        (None, None) => Pin::Nobody,
     }
 }
 
 fn text(shown: &Provenance<'_>) -> String {
-    let mut lines = vec![
-        format!("{}@{}", shown.name, shown.revision),
-        format!("  bytes      {}", shown.identity),
-        format!("  source     {}", shown.source),
-        format!("  catalog    {}", catalog_text(shown.catalog.as_ref())),
-        format!("  signature  {}", signature_text(shown.signature)),
-        format!("  licence    {}", shown.license.unwrap_or("unknown")),
-        format!("  installed  {}", shown.installed_at),
-        format!("  verified   {}", shown.verified_at),
-        format!("  folder     {}", shown.dir.display()),
+    let mut lines = vec![format!("{}@{}", shown.name, shown.revision)];
+    let rows = vec![
+        (message!("show-bytes"), shown.identity.describe()),
+        (message!("show-source"), shown.source.to_owned()),
+        (
+            message!("show-catalog"),
+            catalog_text(shown.catalog.as_ref()),
+        ),
+        (message!("show-signature"), signature_text(shown.signature)),
+        (message!("show-licence"), licence(shown.license)),
+        (message!("show-installed"), shown.installed_at.to_owned()),
+        (message!("show-verified"), shown.verified_at.to_owned()),
+        (message!("show-folder"), shown.dir.display().to_string()),
     ];
+    lines.extend(columns("  ", rows));
     // Most models have one answer for all files.
-    let mut pins: Vec<&str> = shown.files.iter().map(|f| f.pinned_by.as_str()).collect();
+    let mut pins: Vec<Pin<'_>> = shown.files.iter().map(|f| f.pinned_by).collect();
     pins.sort_unstable();
     pins.dedup();
     for pin in pins {
-        lines.push(format!("\nthe checkpoint's files, pinned by {pin}:"));
+        lines.push(String::new());
+        lines.push(message!("show-files-pinned-by", whom = pin.describe()));
         let pinned = shown.files.iter().filter(|f| f.pinned_by == pin);
         lines.extend(pinned.map(|f| file_text(f.entry)));
     }
     for (name, target) in &shown.targets {
-        lines.push(format!("\ntarget {name}, {}:", export_text(target.export)));
-        for weights in target.export.iter().flat_map(|e| &e.weights) {
-            let size = human_size(weights.bytes);
-            let tensors = weights.tensors;
-            lines.push(format!(
-                "  {size:>9}  {tensors:>4} tensors: {}",
-                weights.form
-            ));
-        }
-        lines.extend(target.files.iter().map(file_text));
-        lines.push(format!("  these bytes again: {}", target.again));
+        lines.push(String::new());
+        lines.extend(target_text(name, target));
     }
     lines.join("\n")
 }
 
+fn target_text(name: &str, target: &Target<'_>) -> Vec<String> {
+    let mut lines = vec![message!(
+        "show-target",
+        target = name,
+        how = export_text(target.export),
+    )];
+    for weights in target.export.iter().flat_map(|e| &e.weights) {
+        let tensors = message!(
+            "show-tensors",
+            count = format!("{:>4}", weights.tensors),
+            tensors = weights.tensors,
+            form = &weights.form,
+        );
+        lines.push(format!("  {:>9}  {tensors}", size(weights.bytes)));
+    }
+    lines.extend(target.files.iter().map(file_text));
+    lines.push(format!(
+        "  {}",
+        message!("show-again", command = &target.again)
+    ));
+    lines
+}
+
 fn file_text(entry: &FileEntry) -> String {
-    let size = human_size(entry.size);
+    let size = size(entry.size);
     format!("  {}  {size:>9}  {}", entry.sha256, entry.path)
 }
 
 fn export_text(export: Option<&Export>) -> String {
     match export {
-        None => "made by a version of gptoss that did not record how".into(),
-        Some(export) => format!(
-            "made {} by gptoss {} (format {}) of {}",
-            export.exported_at,
-            export.tool_version,
-            export.format,
-            export.inputs.join(", ")
+        None => message!("show-export-unknown"),
+        Some(export) => message!(
+            "show-export",
+            time = &export.exported_at,
+            version = &export.tool_version,
+            format = &export.format,
+            inputs = export.inputs.join(", "),
         ),
     }
 }
 
+/// Which catalog it is, whether this program holds it, and who vouches for it.
 fn catalog_text(catalog: Option<&PinningCatalog<'_>>) -> String {
     let Some(catalog) = catalog else {
-        return "none".into();
+        return message!("show-no-catalog");
     };
-    let mut text = catalog.origin.to_owned();
-    if let Some(then) = catalog.then {
-        text += &format!(", sha256:{}", then.sha256);
-    }
+    let mut facts = vec![catalog_name(catalog.origin)];
+    facts.extend(catalog.then.map(|then| format!("sha256:{}", then.sha256)));
     if catalog.in_this_program {
-        text += ", the same as in this program";
+        facts.push(message!("show-catalog-in-program"));
     }
     let then = catalog.then.and_then(|file| file.signature.as_ref());
-    text + &match then.or(catalog.signed_now.as_ref()) {
-        Some(signature) => format!(", signed {}", by(signature)),
-        None if catalog.origin == Catalog::BUILTIN => {
-            ", not signed by itself: as authentic as the package gptoss".into()
-        }
-        None => ", not signed".into(),
-    }
+    facts.push(match then.or(catalog.signed_now.as_ref()) {
+        Some(signature) => message!("show-catalog-signed", by = by(signature)),
+        None if catalog.origin == Catalog::BUILTIN => message!("show-catalog-of-package"),
+        None => message!("show-catalog-not-signed"),
+    });
+    facts.join(", ")
 }
 
 fn signature_text(signature: Option<&Signature>) -> String {
     match signature {
-        Some(signature) => format!("of the bundle it came in, {}", by(signature)),
-        None => "none".into(),
+        Some(signature) => message!("show-signature-of-bundle", by = by(signature)),
+        None => message!("show-no-signature"),
     }
-}
-
-fn by(signature: &Signature) -> String {
-    format!("by key {} ({})", signature.key_id, signature.comment)
 }
 
 #[cfg(test)]
@@ -265,7 +332,7 @@ mod tests {
     fn pin(manifest: &Manifest) -> String {
         let mut other = manifest.files[0].clone();
         other.path = "of-our-own.bin".into();
-        pinned_by(manifest, None, &other)
+        pinned_by(manifest, None, &other).to_string()
     }
 
     #[test]
@@ -276,7 +343,7 @@ mod tests {
         let file = model.files[0].clone();
         assert_eq!(
             pinned_by(&model, recognised.as_ref(), &file),
-            "the built-in catalog",
+            Pin::BuiltIn,
             "whatever the manifest says, the program knows this file"
         );
         assert!(pin(&model).contains("/etc/gptoss/catalog.toml"));

@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::identity::{describe_installed, is_embedded};
+use super::identity::{Identity, is_embedded};
 use super::install::open_stores;
+use super::messages::{message, size};
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global, interrupt};
 use crate::model::{
-    Catalog, FileState, InUse, Installed, Manifest, Report, VerifiedFile, human_size, now_rfc3339,
-    verify,
+    Catalog, FileState, InUse, Installed, Manifest, Report, VerifiedFile, now_rfc3339, verify,
 };
 use repair::Repair;
 
@@ -71,7 +71,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let in_use = InUse::hold(&model.dir)?;
     let catalogs = catalogs(&args, &model.manifest, &ui)?;
     let mut report = {
-        let task = ui.task("proving", model.manifest.total_size());
+        let task = ui.task(&message!("verify-proving-now"), model.manifest.total_size());
         verify(&model, &catalogs, &|done, total| task.set(done, total))
     };
     let mut repair = None;
@@ -79,7 +79,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     if args.repair && report.is_sound() {
         repair::tidy(store, &model);
     } else if args.repair {
-        interrupt::watch("what was brought is kept: run the same command again to go on");
+        interrupt::watch(message!("verify-interrupted"));
         let (done, error) = repair::run(global, &args, store, &model, &report, &ui)?;
         report = report.mended(&model, &catalogs, &done.paths());
         (repair, failure) = (Some(done), error);
@@ -105,10 +105,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         && repair.changed_something()
         && InUse::by_others(&model.dir)
     {
-        ui.note(
-            "the model is in use as it was: after `gptoss-ctl unload` a daemon loads the repaired \
-             files with the next prompt",
-        );
+        ui.note(&message!("verify-in-use"));
     }
     if !report.is_sound() {
         return Err(failure.unwrap_or_else(|| damaged(&model, &report)));
@@ -130,9 +127,10 @@ fn catalogs(args: &Args, manifest: &Manifest, ui: &Ui) -> Result<Vec<Catalog>, C
         (Some(path), _) => catalogs.push(Catalog::from_file(path)?),
         (None, Some(path)) => match Catalog::from_file(Path::new(path)) {
             Ok(catalog) => catalogs.push(catalog),
-            Err(error) => ui.note(&format!(
-                "the catalog that pinned the model cannot be asked: {error}"
-            )),
+            Err(error) => {
+                let error = CliError::from(error);
+                ui.note(&message!("verify-catalog-silent", error = %error));
+            }
         },
         (None, None) => {}
     }
@@ -141,19 +139,23 @@ fn catalogs(args: &Args, manifest: &Manifest, ui: &Ui) -> Result<Vec<Catalog>, C
 
 fn damaged(model: &Installed, report: &Report) -> CliError {
     let label = model.manifest.label();
-    let advice = match report.wrong().any(|f| f.state == FileState::NotPublished) {
+    let (wrong, files) = (report.wrong().count(), report.files.len());
+    let message = match report.wrong().any(|f| f.state == FileState::NotPublished) {
         // Nothing can be proven by a manifest that is wrong itself.
-        true => format!("remove it with `gptoss-ctl rm {label}` and install it again"),
-        false => format!("`gptoss-ctl verify --repair {label}` brings back what is broken"),
-    };
-    CliError::new(
-        ExitStatus::Verification,
-        format!(
-            "{label} is damaged: {} of {} files are wrong; {advice}",
-            report.wrong().count(),
-            report.files.len()
+        true => message!(
+            "verify-damaged-manifest",
+            model = label,
+            wrong = wrong,
+            files = files,
         ),
-    )
+        false => message!(
+            "verify-damaged",
+            model = label,
+            wrong = wrong,
+            files = files,
+        ),
+    };
+    CliError::new(ExitStatus::Verification, message)
 }
 
 fn text(args: &Args, model: &Installed, report: &Report, repair: Option<&Repair>) -> Vec<String> {
@@ -163,32 +165,45 @@ fn text(args: &Args, model: &Installed, report: &Report, repair: Option<&Repair>
     let shown = |file: &&VerifiedFile| args.files || file.state != FileState::Proven;
     let files = report.files.iter().filter(shown);
     lines.extend(files.map(|file| line(manifest, file, embedded)));
-    if !report.is_sound() {
-        return lines;
+    if report.is_sound() {
+        lines.push(sound(manifest, report, embedded));
     }
-    let matching = report.files.iter().filter(|f| f.published.is_some());
-    let known = match (&report.published, embedded) {
-        (None, false) => format!(
-            "; {} of its {} files match a published digest",
-            matching.count(),
-            manifest.files.len()
-        ),
-        _ => String::new(),
-    };
-    let by = match &report.published {
-        Some(published) if published.catalog != Catalog::BUILTIN => {
-            format!(", by the catalog {}", published.catalog)
-        }
-        _ => String::new(),
-    };
-    lines.push(format!(
-        "{}: all {} files, {}, are what was installed; {}{by}{known}",
-        manifest.label(),
-        report.files.len(),
-        human_size(manifest.total_size()),
-        describe_installed(manifest, report.published.as_ref())
-    ));
     lines
+}
+
+/// That all files are right, and what model they are.
+fn sound(manifest: &Manifest, report: &Report, embedded: bool) -> String {
+    let (label, size) = (manifest.label(), size(manifest.total_size()));
+    let files = report.files.len();
+    let published = report.published.as_ref();
+    let identity = Identity::of(manifest, published).describe();
+    let matching = report.files.iter().filter(|f| f.published.is_some());
+    match published {
+        None if !embedded => message!(
+            "verify-sound-unknown",
+            model = label,
+            files = files,
+            size = size,
+            identity = identity,
+            matching = matching.count(),
+            own = manifest.files.len(),
+        ),
+        Some(published) if published.catalog != Catalog::BUILTIN => message!(
+            "verify-sound-by-catalog",
+            model = label,
+            files = files,
+            size = size,
+            identity = identity,
+            catalog = &published.catalog,
+        ),
+        _ => message!(
+            "verify-sound",
+            model = label,
+            files = files,
+            size = size,
+            identity = identity,
+        ),
+    }
 }
 
 /// What became of a file, and which published file it is.
@@ -197,20 +212,20 @@ fn line(manifest: &Manifest, file: &VerifiedFile, embedded: bool) -> String {
     let why = match &file.state {
         FileState::Proven => match &file.published {
             Some(published) => published.to_string(),
-            None if !own => "exported from the files above".into(),
-            None if embedded => "embedded in this program".into(),
-            None => "as installed; matches no published digest".into(),
+            None if !own => message!("verify-exported"),
+            None if embedded => message!("verify-embedded"),
+            None => message!("verify-unpublished"),
         },
-        FileState::Missing => "missing".into(),
-        FileState::WrongSize { found } => format!("{found} bytes, must be {}", file.size),
-        FileState::WrongDigest { found } => match &file.published {
-            Some(other) => format!("wrong bytes, those of {other}"),
-            None => format!("wrong bytes, SHA-256 {found}, which matches no published digest"),
-        },
-        FileState::Unreadable { why } => format!("cannot be read: {why}"),
-        FileState::NotPublished => {
-            "the catalog that pinned the model pins other bytes than the manifest".into()
+        FileState::Missing => message!("verify-missing"),
+        FileState::WrongSize { found } => {
+            message!("verify-wrong-size", found = found, size = file.size)
         }
+        FileState::WrongDigest { found } => match &file.published {
+            Some(other) => message!("verify-bytes-of-another", other = %other),
+            None => message!("verify-wrong-bytes", found = found),
+        },
+        FileState::Unreadable { why } => message!("verify-unreadable", why = why),
+        FileState::NotPublished => message!("verify-not-published"),
     };
     format!("{}: {why}", file.path)
 }

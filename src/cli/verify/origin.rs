@@ -1,9 +1,13 @@
 //! Where the files of an installed model can be had again.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
+
+use serde::{Serialize, Serializer};
 
 use crate::bundle::Bundle;
 use crate::cli::identity::is_embedded;
+use crate::cli::messages::{message, translated};
 use crate::cli::{CliError, ExitStatus};
 use crate::fetch::{Endpoint, Reference, SCHEME};
 use crate::model::{Catalog, Manifest, check_repo};
@@ -32,10 +36,7 @@ impl Origin {
             return Self::at(path).ok_or_else(|| {
                 CliError::new(
                     ExitStatus::NotFound,
-                    format!(
-                        "{} is neither a checkpoint's folder nor a bundle",
-                        path.display()
-                    ),
+                    message!("origin-neither", path = %path.display()),
                 )
             });
         }
@@ -50,11 +51,11 @@ impl Origin {
                 Some(repo) => Ok(Self::Hub { endpoint, repo }),
                 None => Err(CliError::new(
                     ExitStatus::Usage,
-                    format!(
-                        "{} did not come from a hub ({}), so that its files have no place on \
-                         {given}; name a folder or a bundle with --from",
-                        manifest.label(),
-                        manifest.source
+                    message!(
+                        "origin-no-hub",
+                        model = manifest.label(),
+                        source = &manifest.source,
+                        endpoint = given,
                     ),
                 )),
             };
@@ -73,19 +74,12 @@ impl Origin {
             return Ok(Self::Registry(reference));
         }
         local(&manifest.source).ok_or_else(|| {
-            let published = match pinned(manifest) {
-                Some(_) => ", or a server that has the published files with --endpoint",
-                None => "",
+            let (model, source) = (manifest.label(), &manifest.source);
+            let message = match pinned(manifest) {
+                Some(_) => message!("origin-gone-published", model = model, source = source),
+                None => message!("origin-gone", model = model, source = source),
             };
-            CliError::new(
-                ExitStatus::NotFound,
-                format!(
-                    "{} came from \"{}\", and that is not there; name a checkpoint's folder or \
-                     a bundle with --from{published}",
-                    manifest.label(),
-                    manifest.source
-                ),
-            )
+            CliError::new(ExitStatus::NotFound, message)
         })
     }
 
@@ -109,11 +103,29 @@ impl Origin {
     /// Where it is, for people.
     pub(super) fn describe(&self) -> String {
         match self {
-            Self::Embedded => "this program".into(),
-            Self::Hub { endpoint, repo } => format!("{endpoint}/{repo}"),
-            Self::Registry(reference) => reference.to_string(),
-            Self::Folder(path) | Self::Bundle(path) => path.display().to_string(),
+            Self::Embedded => translated!(self, "origin-program"),
+            Self::Hub { .. } | Self::Registry(_) | Self::Folder(_) | Self::Bundle(_) => {
+                self.to_string()
+            }
         }
+    }
+}
+
+/// Where it is, for programs.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Embedded => f.write_str("this program"),
+            Self::Hub { endpoint, repo } => write!(f, "{endpoint}/{repo}"),
+            Self::Registry(reference) => reference.fmt(f),
+            Self::Folder(path) | Self::Bundle(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Serialize for Origin {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self)
     }
 }
 

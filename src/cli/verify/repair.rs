@@ -18,20 +18,21 @@ use super::Args;
 use super::origin::Origin;
 use crate::bundle::{Bundle, BundleError};
 use crate::cli::install::{check_config, discard_if_empty, export_all};
+use crate::cli::messages::{message, size};
 use crate::cli::progress::{Transfer, Ui};
 use crate::cli::pull::offline_by_environment;
 use crate::cli::{CliError, ExitStatus, Global};
 use crate::fetch::{self, Endpoint, Folder, Registry, Repository, Settings, Source};
 use crate::model::incoming::{BringError, Original, Progress, Wanted, bring, remaining};
 use crate::model::{
-    FileEntry, FileState, Installed, Report, Staging, Store, StoreError, human_size, require_space,
+    FileEntry, FileState, Installed, Report, Staging, Store, StoreError, require_space,
 };
 
 /// What a repair did.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Repair {
     /// Where files were brought from; none where nothing had to be.
-    from: Option<String>,
+    from: Option<Origin>,
     /// Bytes that came from there, for files that could not be completed as well.
     fetched: u64,
     files: Vec<Mended>,
@@ -71,21 +72,32 @@ impl Repair {
 
     /// What was done, for people.
     pub(super) fn lines(&self) -> Vec<String> {
-        let line = |file: &Mended| {
-            let size = human_size(file.size);
-            let how = match file.how {
-                How::Kept => format!("its {size} were all there"),
-                How::Fetched => format!("{} of {size} brought", human_size(file.fetched)),
-                How::Exported => "exported again, as recorded".into(),
-            };
-            format!("{}: repaired, {how}", file.path)
-        };
-        let mut lines: Vec<_> = self.files.iter().map(line).collect();
+        let mut lines: Vec<_> = self.files.iter().map(Mended::line).collect();
         if let Some(from) = &self.from {
-            let fetched = human_size(self.fetched);
-            lines.push(format!("{fetched} came from {from}"));
+            let fetched = size(self.fetched);
+            lines.push(message!(
+                "repair-came-from",
+                fetched = fetched,
+                origin = from.describe(),
+            ));
         }
         lines
+    }
+}
+
+impl Mended {
+    fn line(&self) -> String {
+        let file = &self.path;
+        match self.how {
+            How::Kept => message!("repair-kept", file = file, size = size(self.size)),
+            How::Fetched => message!(
+                "repair-brought",
+                file = file,
+                fetched = size(self.fetched),
+                size = size(self.size),
+            ),
+            How::Exported => message!("repair-exported", file = file),
+        }
     }
 }
 
@@ -182,11 +194,11 @@ impl Work<'_> {
         for entry in &left {
             self.staging.salvage(self.model, entry)?;
         }
-        self.ui.note(&format!(
-            "repairing {} of {} files from {}",
-            left.len(),
-            self.model.manifest.files.len(),
-            origin.describe()
+        self.ui.note(&message!(
+            "repair-repairing",
+            broken = left.len(),
+            files = self.model.manifest.files.len(),
+            origin = origin.describe(),
         ));
         self.bring_back(&origin, &left)
     }
@@ -194,7 +206,8 @@ impl Work<'_> {
     fn space(&self, files: &[FileEntry]) -> Result<(), CliError> {
         let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
         let dir = &self.staging.dir;
-        Ok(require_space(dir, "the repair", remaining(dir, &wanted))?)
+        let needed = remaining(dir, &wanted);
+        Ok(require_space(dir, &message!("space-repair"), needed)?)
     }
 
     /// Brings files and puts those in their places that came whole, whatever
@@ -202,12 +215,12 @@ impl Work<'_> {
     fn bring_back(&mut self, origin: &Origin, files: &[FileEntry]) -> Result<(), CliError> {
         let sizes = files.iter().map(|f| (f.path.as_str(), f.size));
         let progress = Arc::new(Counted {
-            shown: self.ui.transfer("repairing", sizes),
+            shown: self.ui.transfer(&message!("repair-repairing-now"), sizes),
             counts: Mutex::default(),
         });
         let result = self.bring(origin, files, &progress);
         let counts = progress.counts();
-        self.done.from = Some(origin.describe());
+        self.done.from = Some(origin.clone());
         self.done.fetched = counts.values().map(|c| c.fetched).sum();
         for entry in files {
             // Nothing gets its own name there that was not proven.
@@ -275,14 +288,11 @@ impl Work<'_> {
         let wanted: Vec<_> = files.iter().map(Wanted::from).collect();
         let settings = Settings::default();
         let twice = settings.twice(&wanted);
-        require_space(
-            dir,
-            "the repair",
-            remaining(dir, &wanted).saturating_add(twice),
-        )?;
-        let runtime = tokio::runtime::Runtime::new().map_err(|e| {
-            let why = format!("cannot start the downloader: {e}");
-            CliError::new(ExitStatus::Failed, why)
+        let needed = remaining(dir, &wanted).saturating_add(twice);
+        require_space(dir, &message!("space-repair"), needed)?;
+        let runtime = tokio::runtime::Runtime::new().map_err(|error| {
+            let message = message!("pull-no-downloader", error = %error);
+            CliError::new(ExitStatus::Failed, message)
         })?;
         let source = Arc::new(source);
         let fetched = fetch::fetch(source, &wanted, dir, &settings, progress.clone());
@@ -310,11 +320,8 @@ impl Work<'_> {
                 continue;
             }
             let unknown = |_| {
-                let why = format!(
-                    "this version of gptoss does not export for {name}; the checkpoint's own \
-                     files are right"
-                );
-                CliError::new(ExitStatus::Failed, why)
+                let message = message!("repair-unknown-target", target = name);
+                CliError::new(ExitStatus::Failed, message)
             };
             let target: Target = name.parse().map_err(unknown)?;
             let made = self.export(target)?;
@@ -331,7 +338,7 @@ impl Work<'_> {
     fn export(&self, target: Target) -> Result<Vec<FileEntry>, CliError> {
         let (model, dir) = (&self.model.dir, &self.staging.dir);
         let needed = check_config(model, &[target])?;
-        require_space(dir, "the export", needed)?;
+        require_space(dir, &message!("space-export"), needed)?;
         let checkpoint = Checkpoint::open(model)?;
         let exported = export_all(&checkpoint, dir, &[target], self.ui)?;
         Ok(exported.files.into_values().flatten().collect())
@@ -344,13 +351,12 @@ impl Work<'_> {
         let manifest = &self.model.manifest;
         CliError::new(
             ExitStatus::Verification,
-            format!(
-                "the export for {target} by this gptoss ({}) is not the one that was recorded \
-                 (by {}), and was not installed; `gptoss-ctl export {} --target {target} --force` \
-                 takes the new one",
-                env!("CARGO_PKG_VERSION"),
-                manifest.tool_version,
-                manifest.label()
+            message!(
+                "repair-other-export",
+                target = %target,
+                version = env!("CARGO_PKG_VERSION"),
+                recorded = &manifest.tool_version,
+                model = manifest.label(),
             ),
         )
     }
@@ -360,11 +366,10 @@ fn offline(origin: &Origin, files: &[FileEntry]) -> CliError {
     let names: Vec<_> = files.iter().map(|f| f.path.as_str()).collect();
     CliError::new(
         ExitStatus::Failed,
-        format!(
-            "--offline: {} would have to be fetched from {}; name a checkpoint's folder or a \
-             bundle with --from, or run the command without --offline",
-            names.join(", "),
-            origin.describe()
+        message!(
+            "repair-offline",
+            files = names.join(", "),
+            origin = origin.describe(),
         ),
     )
 }
@@ -389,10 +394,10 @@ fn from_bundle(
     if !held.any(|f| f.sha256 == entry.sha256 && f.size == entry.size) {
         return Err(CliError::new(
             ExitStatus::NotFound,
-            format!(
-                "{} has no file with the bytes of {}: it is a bundle of another model or revision",
-                bundle.path().display(),
-                entry.path
+            message!(
+                "repair-not-in-bundle",
+                bundle = %bundle.path().display(),
+                file = &entry.path,
             ),
         ));
     }
@@ -410,17 +415,12 @@ fn copy(
 ) -> Result<(), CliError> {
     let path = folder.join(&entry.path);
     let wrong = |why: String| {
-        CliError::new(
-            ExitStatus::Verification,
-            format!(
-                "{} is not the file that was installed: {why}; nothing was replaced by it",
-                path.display()
-            ),
-        )
+        let message = message!("repair-wrong-file", path = %path.display(), why = why);
+        CliError::new(ExitStatus::Verification, message)
     };
     let metadata = fs::metadata(&path).map_err(StoreError::io("read", &path))?;
     if !metadata.is_file() || metadata.len() != entry.size {
-        return Err(wrong(format!("it must have {} bytes", entry.size)));
+        return Err(wrong(message!("repair-wrong-file-size", size = entry.size)));
     }
     let open = |_| File::open(&path).map(Original::File);
     bring(dir, &Wanted::from(entry), &open, progress).map_err(|error| match error {
