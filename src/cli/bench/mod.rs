@@ -18,6 +18,7 @@ use self::report::{Machine, Measured};
 use super::daemon::BusName;
 use super::eval::positive;
 use super::locate::Located;
+use super::messages::message;
 use super::{CliError, ExitStatus, Global, in_process, locate};
 use crate::engine::Backend;
 use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, bandwidth};
@@ -173,7 +174,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let Some(needed) = tests.iter().map(Test::positions).max() else {
         return Err(CliError::new(
             ExitStatus::Usage,
-            "nothing to measure: give -p or -n a number above 0",
+            message!("bench-nothing-to-measure"),
         ));
     };
     let located = locate::locate(global, &args.model)?;

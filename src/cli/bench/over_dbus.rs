@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::samples::median;
 use crate::cli::daemon::{BusName, block_on, explain};
+use crate::cli::messages::{decimal, message};
 use crate::cli::terminal::say;
 use crate::cli::{CliError, ExitStatus};
 use crate::client::{Client, ClientError, Message, Options, StreamEvent, UsageNumbers};
@@ -132,7 +133,7 @@ async fn ask(
     if usage.output_tokens == 0 {
         return Err(CliError::new(
             ExitStatus::Failed,
-            "the daemon did not say what the answer took",
+            message!("bench-daemon-silent"),
         ));
     }
     Ok(Run {
@@ -209,11 +210,8 @@ fn print(runs: &[Run]) {
     }
     let shares: Vec<_> = runs.iter().map(Run::share).collect();
     say!("");
-    say!(
-        "Overhead, at most: {:.2} % of the time, in the median. It is what is not the engine's, and \
-         the processor time of this program and of the daemon's bus threads.",
-        median(&shares) * 100.0
-    );
+    let share = decimal(median(&shares) * 100.0, 2);
+    say!("{}", message!("bench-overhead", share = share));
 }
 
 fn document(plan: &Plan<'_>, runs: &[Run]) -> Value {

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::report::Measured;
+use crate::cli::messages::message;
 use crate::cli::{CliError, ExitStatus};
 
 const WIDTH: f64 = 720.0;
@@ -34,7 +35,7 @@ pub(super) fn write(file: &Path, measured: &[Measured]) -> Result<(), CliError> 
         points.push((one.test.depth as f64, one.rate()));
     }
     std::fs::write(file, draw(&lines)).map_err(|error| {
-        let message = format!("cannot write {}: {error}", file.display());
+        let message = message!("measure-unwritable", path = %file.display(), error = %error);
         CliError::new(ExitStatus::Failed, message)
     })
 }
@@ -49,7 +50,8 @@ fn draw(lines: &BTreeMap<String, Points>) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" \
          font-family=\"sans-serif\" font-size=\"12\">\n\
          <rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
-         <text x=\"{LEFT}\" y=\"18\">tokens per second against tokens in the cache</text>\n"
+         <text x=\"{LEFT}\" y=\"18\">{}</text>\n",
+        message!("bench-plot-title")
     );
     // Writing to a string cannot fail.
     for step in 0..=4 {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::report::Measured;
+use crate::cli::messages::{decimal, message};
 use crate::cli::{CliError, ExitStatus};
 use crate::runtime::OrtBackend;
 
@@ -22,7 +23,7 @@ impl Folder {
         let name = format!("gptoss-profile-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).map_err(|error| {
-            let message = format!("cannot make {}: {error}", folder.display());
+            let message = message!("bench-no-folder", folder = %folder.display(), error = %error);
             CliError::new(ExitStatus::Failed, message)
         })?;
         Ok(Self(Some(folder)))
@@ -82,9 +83,12 @@ struct Profile {
 }
 
 fn read(file: &Path) -> Result<Profile, String> {
-    let foreign = |error: String| format!("the profile {} is not usable: {error}", file.display());
-    let text = std::fs::read(file).map_err(|error| foreign(error.to_string()))?;
-    parse(&text).map_err(|error| foreign(error.to_string()))
+    let foreign = |error: &dyn std::fmt::Display| {
+        let profile = file.display();
+        message!("bench-unusable-profile", profile = %profile, error = %error)
+    };
+    let text = std::fs::read(file).map_err(|error| foreign(&error))?;
+    parse(&text).map_err(|error| foreign(&error))
 }
 
 fn parse(text: &[u8]) -> Result<Profile, serde_json::Error> {
@@ -135,10 +139,12 @@ impl Profile {
         }
         row("between operators", whole - nodes, self.runs.1);
         row("whole runs", whole, self.runs.1);
-        let _ = writeln!(
-            table,
-            "\nruns took {whole:.3} s, warm-up included; the tests {timed:.3} s"
+        let sum = message!(
+            "bench-profile-sum",
+            whole = decimal(whole, 3),
+            timed = decimal(timed, 3),
         );
+        let _ = writeln!(table, "\n{sum}");
         table
     }
 }

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::cli::eval::perplexity;
 use crate::cli::locate::Located;
+use crate::cli::messages::{decimal, message};
 use crate::cli::terminal::say;
 use crate::cli::{CliError, ExitStatus};
 use crate::engine::backend::{
@@ -32,7 +33,7 @@ impl Text {
     /// Reads `[prompt, answer]` in the vocabulary of the model.
     pub fn read(files: &[PathBuf], located: &Located) -> Result<Self, CliError> {
         let [prompt, answer] = files else {
-            let message = "--replay takes two files, a prompt and an answer";
+            let message = message!("bench-replay-two-files");
             return Err(CliError::new(ExitStatus::Usage, message));
         };
         let read = |file: &Path| perplexity::tokens(file, &located.revision);
@@ -94,13 +95,16 @@ pub(super) fn run(
         );
         return Ok(());
     }
-    say!(
-        "{} tokens after a prompt of {}: {:.2} tokens/s, with drafts {:.2}: {gain:.2} times, {per_step:.2} tokens a step",
-        with.tokens,
-        text.prompt,
-        without.rate,
-        with.rate
+    let told = message!(
+        "bench-replayed",
+        tokens = with.tokens,
+        prompt = text.prompt,
+        without = decimal(without.rate, 2),
+        with = decimal(with.rate, 2),
+        gain = decimal(gain, 2),
+        step = decimal(per_step, 2),
     );
+    say!("{told}");
     Ok(())
 }
 
@@ -138,7 +142,7 @@ fn answer(backend: Box<dyn Backend>, text: &Text, speculate: bool) -> Result<Run
             Some(EngineEvent::Done { usage, .. }) => break usage,
             Some(EngineEvent::Failed(failure)) => return Err(failed(failure.to_string())),
             Some(_) => {}
-            None => return Err(failed("the engine ended without an answer".into())),
+            None => return Err(failed(message!("bench-no-answer"))),
         }
     };
     // The first token comes from the prompt's step, of which the others are not.

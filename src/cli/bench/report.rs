@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::Test;
 use super::samples::{self, Samples};
+use crate::cli::messages::{decimal, message};
 use crate::cli::terminal::say;
 use crate::engine::backend::Backend;
 use crate::runtime::{LoadReport, OrtBackend, library, memory};
@@ -84,21 +85,22 @@ fn processor() -> String {
 
 pub(super) fn print_head(machine: &Machine) {
     let load = &machine.load;
-    say!(
-        "{} ({}), {} threads, context {}, ONNX Runtime {} on {}",
-        machine.model,
-        machine.target,
-        load.threads,
-        machine.context,
-        machine.runtime,
-        machine.provider
+    let of = message!(
+        "bench-machine",
+        model = &machine.model,
+        target = %machine.target,
+        threads = load.threads,
+        context = machine.context,
+        runtime = &machine.runtime,
+        provider = &machine.provider,
     );
-    say!(
-        "loaded in {:.2} s; {} threads read {:.1} GB/s",
-        load.duration.as_secs_f64(),
-        load.threads,
-        machine.read / 1e9
+    let loaded = message!(
+        "bench-loaded",
+        seconds = decimal(load.duration.as_secs_f64(), 2),
+        threads = load.threads,
+        gigabytes = decimal(machine.read / 1e9, 1),
     );
+    say!("{of}\n{loaded}");
     say!("");
     say!(
         "| {:<16} | {:>20} | {:>8} | {:>9} | {:>16} | {:>10} | {:>12} |",
@@ -149,8 +151,7 @@ pub(super) fn print_row(machine: &Machine, measured: &Measured) {
 
 pub(super) fn print_foot() {
     say!("");
-    say!("pp: prompt tokens computed at once, ms until the first token of the answer is chosen;");
-    say!("tg: tokens generated one by one, x N: by N sequences together; @ d: tokens in the cache");
+    say!("{}", message!("bench-legend"));
 }
 
 pub(super) fn print_json(machine: &Machine, measured: &[Measured]) {

@@ -3,7 +3,7 @@
 pub(super) mod perplexity;
 mod prompts;
 
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 
 use clap::ArgGroup;
@@ -15,6 +15,7 @@ use serde_json::json;
 
 use self::prompts::Prompt;
 use super::locate::{self, Located};
+use super::messages::{decimal, message};
 use super::{CliError, ExitStatus, Global, in_process};
 use crate::cli::terminal::say;
 use crate::engine::backend::{Backend, BackendError, BackendInfo, Solo, Wanted};
@@ -67,9 +68,19 @@ pub struct Args {
 /// A number from 1 on.
 pub(super) fn positive(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(0) | Err(_) => Err("must be a whole number above 0".into()),
+        Ok(0) | Err(_) => Err(message!("measure-positive")),
         Ok(number) => Ok(number),
     }
+}
+
+/// A file that was named and cannot be read.
+fn unreadable(path: &Path, error: &io::Error) -> CliError {
+    let status = match error.kind() {
+        io::ErrorKind::NotFound => ExitStatus::NotFound,
+        _ => ExitStatus::Failed,
+    };
+    let message = message!("measure-unreadable", path = %path.display(), error = %error);
+    CliError::new(status, message)
 }
 
 /// Runs the command.
@@ -80,7 +91,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         (_, _, Some(text)) => run_perplexity(global, &args, &located, text),
         _ => Err(CliError::new(
             ExitStatus::Usage,
-            "give --tokens with --logits, or --perplexity",
+            message!("eval-nothing-to-do"),
         )),
     }
 }
@@ -131,11 +142,13 @@ fn run_logits(
         });
         say!("{summary}");
     } else {
-        say!(
-            "{rows} rows of logits for {} prompts are in {}",
-            prompts.len(),
-            output.display()
+        let written = message!(
+            "eval-written",
+            rows = rows,
+            prompts = prompts.len(),
+            output = %output.display(),
         );
+        say!("{written}");
     }
     Ok(())
 }
@@ -171,13 +184,15 @@ fn run_perplexity(
         });
         say!("{summary}");
     } else {
-        say!(
-            "perplexity {:.4} (mean negative log-likelihood {:.5}) of {} tokens in {} windows of {window}",
-            measured.value(),
-            measured.mean_nll,
-            measured.scored,
-            measured.windows,
+        let told = message!(
+            "eval-perplexity",
+            perplexity = decimal(measured.value(), 4),
+            mean = decimal(measured.mean_nll, 5),
+            tokens = measured.scored,
+            windows = measured.windows,
+            window = window,
         );
+        say!("{told}");
     }
     Ok(())
 }
@@ -191,10 +206,8 @@ fn write(
     backend: &mut Solo<OrtBackend>,
 ) -> Result<usize, CliError> {
     let cannot = |error: &dyn std::fmt::Display| {
-        CliError::new(
-            ExitStatus::Failed,
-            format!("cannot write {}: {error}", output.display()),
-        )
+        let message = message!("measure-unwritable", path = %output.display(), error = %error);
+        CliError::new(ExitStatus::Failed, message)
     };
     let folder = match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -204,8 +217,11 @@ fn write(
     let mut archive = NpzWriter::new(BufWriter::new(file));
     let mut rows = 0;
     for (i, prompt) in prompts.iter().enumerate() {
-        let evaluated = evaluate(backend, prompt, greedy)
-            .map_err(|error| CliError::new(ExitStatus::Failed, format!("prompt {i}: {error}")))?;
+        let failed = |error: BackendError| {
+            let message = message!("eval-prompt-failed", number = i, error = %error);
+            CliError::new(ExitStatus::Failed, message)
+        };
+        let evaluated = evaluate(backend, prompt, greedy).map_err(failed)?;
         rows += evaluated.logits.nrows();
         archive
             .add_array(format!("p{i}_logits"), &evaluated.logits)
@@ -223,7 +239,7 @@ fn write(
 }
 
 /// Gives the file its name, with the permissions a new file gets.
-fn persist(file: tempfile::NamedTempFile, output: &Path) -> std::io::Result<()> {
+fn persist(file: tempfile::NamedTempFile, output: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use super::unreadable;
+use crate::cli::messages::message;
 use crate::cli::{CliError, ExitStatus};
 use crate::engine::backend::{Backend, BackendError, Solo, Wanted};
 use crate::harmony::Tokenizer;
@@ -30,20 +32,17 @@ impl Perplexity {
 /// The tokens of the text in `path`, in the vocabulary of the model in
 /// `revision`.
 pub(in crate::cli) fn tokens(path: &Path, revision: &Path) -> Result<Vec<u32>, CliError> {
-    let text = std::fs::read(path).map_err(|error| {
-        let status = match error.kind() {
-            std::io::ErrorKind::NotFound => ExitStatus::NotFound,
-            _ => ExitStatus::Failed,
-        };
-        CliError::new(status, format!("cannot read {}: {error}", path.display()))
-    })?;
-    let usage = |what: &str| CliError::new(ExitStatus::Usage, format!("{} {what}", path.display()));
-    let text = String::from_utf8(text).map_err(|_| usage("is not UTF-8 text"))?;
+    let text = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
+    let usage = |message: String| CliError::new(ExitStatus::Usage, message);
+    let text = String::from_utf8(text)
+        .map_err(|_| usage(message!("eval-no-text", path = %path.display())))?;
     let tokenizer = Tokenizer::from_file(&revision.join("tokenizer.json"))
         .map_err(|error| CliError::new(ExitStatus::Failed, error.to_string()))?;
     let tokens = tokenizer.encode(&text);
     match tokens.len() {
-        0 | 1 => Err(usage("has fewer than two tokens, so nothing to predict")),
+        0 | 1 => Err(usage(
+            message!("eval-nothing-to-predict", path = %path.display()),
+        )),
         _ => Ok(tokens),
     }
 }

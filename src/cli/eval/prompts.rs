@@ -4,6 +4,8 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::unreadable;
+use crate::cli::messages::message;
 use crate::cli::{CliError, ExitStatus};
 
 /// One entry as it stands in the file; other keys are the author's own.
@@ -13,6 +15,9 @@ struct Entry {
     positions: Option<Vec<usize>>,
     prefill: Option<usize>,
 }
+
+/// How an entry looks, for somebody who wrote another.
+const ENTRY: &str = r#"{"ids": [..], "positions": [..], "prefill": K}"#;
 
 /// Tokens whose logits are wanted at some positions.
 #[derive(Debug, PartialEq, Eq)]
@@ -27,42 +32,43 @@ pub(super) struct Prompt {
 
 /// Reads and checks the file.
 pub(super) fn read(path: &Path) -> Result<Vec<Prompt>, CliError> {
-    let text = std::fs::read(path).map_err(|error| {
-        let status = match error.kind() {
-            std::io::ErrorKind::NotFound => ExitStatus::NotFound,
-            _ => ExitStatus::Failed,
-        };
-        CliError::new(status, format!("cannot read {}: {error}", path.display()))
-    })?;
+    let text = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
     parse(&text)
         .map_err(|reason| CliError::new(ExitStatus::Usage, format!("{}: {reason}", path.display())))
 }
 
 fn parse(text: &[u8]) -> Result<Vec<Prompt>, String> {
-    let entries: Vec<Entry> = serde_json::from_slice(text).map_err(|error| {
-        format!(
-            "expected a list of {{\"ids\": [..], \"positions\": [..], \"prefill\": K}}: {error}"
-        )
-    })?;
+    let entries: Vec<Entry> = serde_json::from_slice(text)
+        .map_err(|error| message!("eval-no-prompts", entry = ENTRY, error = %error))?;
     if entries.is_empty() {
-        return Err("the list is empty".into());
+        return Err(message!("eval-empty-list"));
     }
-    let check = |(i, entry)| check(entry).map_err(|reason| format!("entry {i}: {reason}"));
+    let check = |(i, entry): (usize, Entry)| {
+        check(entry).map_err(|why| message!("eval-bad-entry", number = i, why = why))
+    };
     entries.into_iter().enumerate().map(check).collect()
 }
 
 fn check(entry: Entry) -> Result<Prompt, String> {
     let length = entry.ids.len();
     if length == 0 {
-        return Err("ids is empty".into());
+        return Err(message!("eval-empty-ids"));
     }
     let positions = entry.positions.unwrap_or_else(|| vec![length - 1]);
     if let Some(position) = positions.iter().find(|&&p| p >= length) {
-        return Err(format!("position {position} is beyond its {length} ids"));
+        return Err(message!(
+            "eval-position-beyond",
+            position = position,
+            ids = length
+        ));
     }
     let prefill = entry.prefill.unwrap_or(length);
     if prefill > length {
-        return Err(format!("prefill is {prefill}, but it has {length} ids"));
+        return Err(message!(
+            "eval-prefill-beyond",
+            prefill = prefill,
+            ids = length
+        ));
     }
     Ok(Prompt {
         ids: entry.ids,
