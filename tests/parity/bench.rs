@@ -7,11 +7,16 @@ use gptoss_onnx::export::Target;
 use super::harness;
 
 fn bench(arguments: &[&str]) -> Output {
+    bench_in("C", arguments)
+}
+
+fn bench_in(locale: &str, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_gptoss-ctl"))
         .arg("bench")
         .arg(harness::revision("grid64", Target::Cpu))
         .args(arguments)
         .env("ORT_DYLIB_PATH", harness::library())
+        .env("LC_ALL", locale)
         .output()
         .unwrap()
 }
@@ -82,6 +87,22 @@ fn people_get_a_table() {
         table.contains("| pp8 ") && table.contains("| tg2 "),
         "{table}"
     );
+}
+
+#[test]
+fn around_the_table_people_read_their_language() {
+    let output = bench_in("fr_FR.UTF-8", &["-p", "8", "-n", "0", "-r", "1", "-t", "1"]);
+    assert!(output.status.success());
+    let told = String::from_utf8(output.stdout).unwrap();
+    for part in [
+        ", 1 fil d’exécution, contexte 8, ONNX Runtime ",
+        "\u{a0}; 1 fil lit ",
+        "| test             |             tokens/s |",
+        "\npp\u{a0}: jetons de requête",
+        "\ntg\u{a0}: jetons produits un à un",
+    ] {
+        assert!(told.contains(part), "no {part:?} in {told}");
+    }
 }
 
 #[test]

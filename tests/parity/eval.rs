@@ -19,6 +19,7 @@ fn eval(model: &Path, arguments: &[&str]) -> Output {
         .arg(model)
         .args(arguments)
         .env("ORT_DYLIB_PATH", harness::library())
+        .env("LC_ALL", "C")
         .output()
         .unwrap()
 }
@@ -168,6 +169,7 @@ fn perplexity_is_that_of_the_logits() {
         ])
         .args([&file, &model])
         .env("ORT_DYLIB_PATH", harness::library())
+        .env("LC_ALL", "C")
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", message(&output));

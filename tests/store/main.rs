@@ -9,6 +9,7 @@ mod care;
 mod carriers;
 mod faults;
 mod finetune;
+mod french;
 mod fullsize;
 mod harness;
 mod hostile;
