@@ -347,3 +347,27 @@ pub(super) fn discard_if_empty(staging: Staging) -> Result<(), CliError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn things_in_a_sentence() {
+        assert_eq!(all_of(&[Target::Cpu]), "cpu");
+        assert_eq!(all_of(&["a", "b", "c"]), "a and b and c");
+    }
+
+    #[test]
+    fn experts_are_told_of_with_what_they_lost() {
+        let quantized = |error| QuantizedExperts {
+            from: "bfloat16".into(),
+            to: "MXFP4".into(),
+            layers: 1,
+            relative_rms_error: error,
+        };
+        let lossless = "quantized by the export from bfloat16 to MXFP4, 1 layer, without loss";
+        assert_eq!(describe_quantized(&quantized(0.0)), lossless);
+        assert!(describe_quantized(&quantized(0.1)).ends_with(", relative RMS error 0.1000"));
+    }
+}

@@ -317,7 +317,8 @@ impl Progress for Transfer {
     }
 
     fn retrying(&self, path: &str, why: &str) {
-        self.ui.note(&format!("{path}: {why}"));
+        let line = message!("progress-retrying", file = path, why = why);
+        self.ui.note(&line);
     }
 }
 

@@ -85,7 +85,7 @@ fn what_is_broken_and_mended() {
     let broken = french(&world, &["verify", TINY]);
     has(
         &broken.stdout,
-        &[&format!("{}: 5 octets, au lieu de ", SHARDS[0])],
+        &[&format!("{}\u{a0}: 5 octets, au lieu de ", SHARDS[0])],
     );
     broken.fails(
         VERIFICATION,

@@ -201,7 +201,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         let memory = Memory { noise: args.noise };
         let measured = measure(&mut backend, test, memory, args.repetitions);
         let measured: Measured = measured.map_err(|error| {
-            CliError::new(ExitStatus::Failed, format!("{}: {error}", test.name()))
+            let message = message!("bench-test-failed", test = test.name(), error = %error);
+            CliError::new(ExitStatus::Failed, message)
         })?;
         if !global.json {
             report::print_row(&machine, &measured);

@@ -33,8 +33,10 @@ pub(super) struct Prompt {
 /// Reads and checks the file.
 pub(super) fn read(path: &Path) -> Result<Vec<Prompt>, CliError> {
     let text = std::fs::read(path).map_err(|error| unreadable(path, &error))?;
-    parse(&text)
-        .map_err(|reason| CliError::new(ExitStatus::Usage, format!("{}: {reason}", path.display())))
+    parse(&text).map_err(|why| {
+        let message = message!("eval-bad-file", path = %path.display(), why = why);
+        CliError::new(ExitStatus::Usage, message)
+    })
 }
 
 fn parse(text: &[u8]) -> Result<Vec<Prompt>, String> {

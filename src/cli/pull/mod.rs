@@ -321,8 +321,10 @@ fn pull_reference(
 ) -> Result<(&'static str, Installed), CliError> {
     let (repo, revision) = split_revision(reference);
     let revision = Some(revision).filter(|revision| !revision.is_empty());
-    let usage = |why: String| CliError::new(ExitStatus::Usage, format!("hf:{reference}: {why}"));
-    check_repo(repo).map_err(usage)?;
+    check_repo(repo).map_err(|why| {
+        let message = message!("pull-bad-reference", reference = reference, why = why);
+        CliError::new(ExitStatus::Usage, message)
+    })?;
     let name = args.name.clone().unwrap_or_else(|| repo.replace('/', "--"));
     check_model_name(&name)?;
     refuse_published_name(&name)?;

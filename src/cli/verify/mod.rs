@@ -209,7 +209,7 @@ fn sound(manifest: &Manifest, report: &Report, embedded: bool) -> String {
 /// What became of a file, and which published file it is.
 fn line(manifest: &Manifest, file: &VerifiedFile, embedded: bool) -> String {
     let own = manifest.files.iter().any(|f| f.path == file.path);
-    let why = match &file.state {
+    let what = match &file.state {
         FileState::Proven => match &file.published {
             Some(published) => published.to_string(),
             None if !own => message!("verify-exported"),
@@ -227,5 +227,5 @@ fn line(manifest: &Manifest, file: &VerifiedFile, embedded: bool) -> String {
         FileState::Unreadable { why } => message!("verify-unreadable", why = why),
         FileState::NotPublished => message!("verify-not-published"),
     };
-    format!("{}: {why}", file.path)
+    message!("verify-file", file = &file.path, what = what)
 }

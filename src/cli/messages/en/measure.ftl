@@ -9,6 +9,7 @@ bench-loaded = { $threads ->
     [one] loaded in { $seconds } s; { $threads } thread reads { $gigabytes } GB/s
    *[other] loaded in { $seconds } s; { $threads } threads read { $gigabytes } GB/s
 }
+bench-test-failed = { $test }: { $error }
 bench-legend =
     pp: prompt tokens computed at once, ms until the first token of the answer is chosen;
     tg: tokens generated one by one, x N: by N sequences together; @ d: tokens in the cache
@@ -37,6 +38,7 @@ eval-prompt-failed = prompt { $number }: { $error }
 eval-no-text = { $path } is not UTF-8 text
 eval-nothing-to-predict = { $path } has fewer than two tokens, so nothing to predict
 eval-no-prompts = expected a list of { $entry }: { $error }
+eval-bad-file = { $path }: { $why }
 eval-empty-list = the list is empty
 eval-bad-entry = entry { $number }: { $why }
 eval-empty-ids = ids is empty

@@ -13,6 +13,7 @@ pull-folder-is-no-model = a folder is no model: `gptoss-ctl import { $folder }` 
 pull-no-such-model = no model { $name }: there are { $known }; hf:OWNER/NAME takes one from the hub, --catalog FILE names your own
 pull-other-revision-pinned = the catalog ({ $catalog }) pins { $name } to revision { $pinned }; hf:{ $repo }@{ $wanted } takes another
 pull-shadows-published = { $catalog } gives the name { $name } to other bytes than the published model's; give them another name there
+pull-bad-reference = hf:{ $reference }: { $why }
 pull-hub-offline = --offline: the hub must be asked what hf:{ $reference } is
 pull-published-name = { $name } is the name of a published model: choose another one with --name
 pull-folder-says-nothing = { $endpoint } is a folder, which does not say what hf:{ $repo } is; `gptoss-ctl import` installs what is in a folder
@@ -112,4 +113,5 @@ progress-proven = { $files ->
     [one] { $file }: { $size } proven ({ $proven } of { $files } file)
    *[other] { $file }: { $size } proven ({ $proven } of { $files } files)
 }
+progress-retrying = { $file }: { $why }
 progress-no-json = cannot write JSON: { $error }

@@ -9,6 +9,7 @@ verify-damaged-manifest = { $model } is damaged: { $wrong } of { $files } files 
 verify-sound = { $model }: all { $files } files, { $size }, are what was installed; { $identity }
 verify-sound-by-catalog = { $model }: all { $files } files, { $size }, are what was installed; { $identity }, by the catalog { $catalog }
 verify-sound-unknown = { $model }: all { $files } files, { $size }, are what was installed; { $identity }; { $matching } of its { $own } files match a published digest
+verify-file = { $file }: { $what }
 verify-exported = exported from the files above
 verify-embedded = embedded in this program
 verify-unpublished = as installed; matches no published digest

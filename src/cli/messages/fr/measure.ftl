@@ -9,6 +9,7 @@ bench-loaded = { $threads ->
     [one] chargé en { $seconds } s ; { $threads } fil lit { $gigabytes } Go/s
    *[other] chargé en { $seconds } s ; { $threads } fils lisent { $gigabytes } Go/s
 }
+bench-test-failed = { $test } : { $error }
 bench-legend =
     pp : jetons de requête calculés d’un coup, ms jusqu’au choix du premier jeton de la réponse ;
     tg : jetons produits un à un, x N : par N séquences ensemble ; @ d : jetons déjà dans le cache
@@ -37,6 +38,7 @@ eval-prompt-failed = requête { $number } : { $error }
 eval-no-text = { $path } n’est pas du texte UTF-8
 eval-nothing-to-predict = { $path } compte moins de deux jetons, il n’y a donc rien à prédire
 eval-no-prompts = une liste de { $entry } est attendue : { $error }
+eval-bad-file = { $path } : { $why }
 eval-empty-list = la liste est vide
 eval-bad-entry = élément { $number } : { $why }
 eval-empty-ids = ids est vide

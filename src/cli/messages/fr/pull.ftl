@@ -13,6 +13,7 @@ pull-folder-is-no-model = un dossier n’est pas un modèle : « gptoss-ctl im
 pull-no-such-model = aucun modèle { $name } : il y a { $known } ; hf:PROPRIÉTAIRE/NOM en prend un sur le hub, --catalog FICHIER désigne votre catalogue
 pull-other-revision-pinned = le catalogue ({ $catalog }) fixe { $name } à la révision { $pinned } ; hf:{ $repo }@{ $wanted } en prend une autre
 pull-shadows-published = { $catalog } donne le nom { $name } à d’autres octets que ceux du modèle publié ; donnez-leur un autre nom dans ce catalogue
+pull-bad-reference = hf:{ $reference } : { $why }
 pull-hub-offline = --offline : il faut demander au hub ce qu’est hf:{ $reference }
 pull-published-name = { $name } est le nom d’un modèle publié : choisissez-en un autre avec --name
 pull-folder-says-nothing = { $endpoint } est un dossier, qui ne dit pas ce qu’est hf:{ $repo } ; « gptoss-ctl import » installe le contenu d’un dossier
@@ -120,4 +121,5 @@ progress-proven = { $proven ->
     [one] { $file } : { $size }, vérifié ({ $proven } fichier sur { $files })
    *[other] { $file } : { $size }, vérifié ({ $proven } fichiers sur { $files })
 }
+progress-retrying = { $file } : { $why }
 progress-no-json = impossible d’écrire le JSON : { $error }

@@ -18,6 +18,7 @@ verify-sound-unknown = { $matching ->
     [one] { $model } : les { $files } fichiers, { $size }, sont ceux qui ont été installés ; { $identity } ; { $matching } de ses { $own } fichiers correspond à une empreinte publiée
    *[other] { $model } : les { $files } fichiers, { $size }, sont ceux qui ont été installés ; { $identity } ; { $matching } de ses { $own } fichiers correspondent à une empreinte publiée
 }
+verify-file = { $file } : { $what }
 verify-exported = exporté à partir des fichiers ci-dessus
 verify-embedded = intégré à ce programme
 verify-unpublished = tel qu’installé ; ne correspond à aucune empreinte publiée
