@@ -42,8 +42,8 @@ fn a_pull_and_what_it_brought() {
             ),
             "\u{a0}ko, vérifié (1 fichier sur ",
             "fichiers sur ",
-            "l’exécuter demande ",
-            " de mémoire avec un contexte de 4096\u{a0}; ",
+            "son exécution demande ",
+            " de mémoire avec un contexte de 4096\u{a0}; mémoire disponible\u{a0}: ",
             "export pour cpu",
         ],
     );

@@ -152,3 +152,15 @@ fn sizes_in_both_languages() {
     assert_eq!(size(Language::French), "13,79\u{a0}Go");
     assert_eq!(size_in(Language::French, 999), "999\u{a0}o");
 }
+
+/// No line ends before such a sign, and an apostrophe is a comma above.
+#[test]
+fn french_has_its_spaces_and_apostrophes() {
+    for (file, text) in FRENCH {
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            for wrong in [" :", " ;", " !", " ?", " %", " »", "« ", "'"] {
+                assert!(!line.contains(wrong), "{file}: {wrong:?} in {line}");
+            }
+        }
+    }
+}

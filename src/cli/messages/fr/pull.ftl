@@ -7,7 +7,7 @@ pull-name-is-the-catalogs = --name ne s’emploie qu’avec hf: et oci: ; un mo
 pull-installed = { $model } installé : { $size }, dans { $folder }
 pull-installed-signed = { $model } installé : { $size }, dans { $folder }, signé par la clé { $key }
 pull-exported = { $model } était déjà installé et vient d’être exporté
-pull-shared = { $model } est déjà dans le dépôt de la machine ({ $folder }) et s’utilise depuis celui-ci ; --own-copy le récupère aussi dans le vôtre
+pull-shared = { $model } est déjà dans le dépôt de la machine ({ $folder }), d’où il est utilisé ; --own-copy le récupère aussi dans le vôtre
 pull-already = { $model } est déjà installé ; « gptoss-ctl verify { $name } » en vérifie de nouveau les octets
 pull-folder-is-no-model = un dossier n’est pas un modèle : « gptoss-ctl import { $folder } » installe le point de contrôle qu’il contient, « gptoss-ctl pull 20b --endpoint file://{ $folder } » y prend les fichiers publiés
 pull-no-such-model = aucun modèle { $name } : il y a { $known } ; hf:PROPRIÉTAIRE/NOM en prend un sur le hub, --catalog FICHIER désigne votre catalogue
@@ -47,9 +47,9 @@ space-repair = la réparation
 
 ## gptoss-ctl plan
 
-plan-forecast = l’exécuter demande { $needed } de mémoire avec un contexte de { $context }
-plan-forecast-fits = l’exécuter demande { $needed } de mémoire avec un contexte de { $context } ; il y en a { $available } de libre
-plan-forecast-too-much = l’exécuter demande { $needed } de mémoire avec un contexte de { $context }, et il n’y en a que { $available } de libre : le modèle sera refusé tant qu’il n’y en aura pas plus
+plan-forecast = son exécution demande { $needed } de mémoire avec un contexte de { $context }
+plan-forecast-fits = son exécution demande { $needed } de mémoire avec un contexte de { $context } ; mémoire disponible : { $available }
+plan-forecast-too-much = son exécution demande { $needed } de mémoire avec un contexte de { $context }, et la mémoire disponible n’est que de { $available } : elle sera refusée tant qu’il n’y en aura pas davantage
 plan-installed = { $model }, installé
 plan-not-installed = { $model }, non installé
 plan-disk = disque, dans { $folder }
@@ -60,12 +60,12 @@ plan-together = au total
 plan-fits-disk = , pour { $free } d’espace libre
 plan-too-much-for-disk =  : trop, pour { $free } d’espace libre
 plan-memory = { $requests ->
-    [one] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, une requête à la fois ; { $available } de mémoire libre
-   *[other] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, { $requests } requêtes à la fois ; { $available } de mémoire libre
+    [one] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, une requête à la fois ; mémoire disponible : { $available }
+   *[other] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, { $requests } requêtes à la fois ; mémoire disponible : { $available }
 }
 plan-memory-untold = { $requests ->
-    [one] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, une requête à la fois ; le système ne dit pas combien de mémoire est libre
-   *[other] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, { $requests } requêtes à la fois ; le système ne dit pas combien de mémoire est libre
+    [one] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, une requête à la fois ; le système ne dit pas combien de mémoire est disponible
+   *[other] mémoire pour la cible { $target }, cache clé-valeur en { $precision }, { $requests } requêtes à la fois ; le système ne dit pas combien de mémoire est disponible
 }
 plan-no-dimensions = ses dimensions ne sont pas connues tant que son config.json n’est pas là
 plan-context = contexte
