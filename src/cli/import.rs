@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use gptoss_onnx::export::Target;
 use sha2::{Digest, Sha256};
 
+use super::error::reason;
 use super::identity::{Claim, describe, identify};
 use super::install::{self, Provenance, open_store};
 use super::messages::{message, size};
@@ -119,7 +120,7 @@ fn unreadable(path: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::NotFound => ExitStatus::NotFound,
         _ => ExitStatus::Failed,
     };
-    let message = message!("import-unreadable", path = %path.display(), error = %error);
+    let message = message!("import-unreadable", path = %path.display(), error = reason(error));
     CliError::new(status, message)
 }
 

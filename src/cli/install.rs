@@ -8,6 +8,7 @@ use gptoss_onnx::checkpoint::{Checkpoint, Config, float_layers};
 use gptoss_onnx::export::{self, ExportReport, Target};
 use serde::Serialize;
 
+use super::error::reason;
 use super::messages::{decimal, message, translated};
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
@@ -114,7 +115,7 @@ pub(super) fn float_layers_in(dir: &Path) -> Result<u64, CliError> {
 fn read_config(dir: &Path) -> Result<Vec<u8>, CliError> {
     std::fs::read(dir.join("config.json")).map_err(|error| {
         let folder = dir.display();
-        let message = message!("install-no-checkpoint", folder = %folder, error = %error);
+        let message = message!("install-no-checkpoint", folder = %folder, error = reason(&error));
         CliError::new(ExitStatus::NotFound, message)
     })
 }

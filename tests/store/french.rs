@@ -162,6 +162,10 @@ fn refusals_have_the_same_code() {
         .fails(USAGE, &["un modèle du catalogue garde son nom"]);
     french(&world, &["bench", "20b", "-p", "0", "-n", "0"])
         .fails(USAGE, &["rien à mesurer\u{a0}: "]);
+    french(&world, &["import", "/nonexistent"]).fails(
+        NOT_FOUND,
+        &["impossible de lire /nonexistent\u{a0}: aucun fichier ou dossier de ce nom"],
+    );
     let rate = french(&world, &["pull", "20b", "--limit-rate", "7"]);
     assert_eq!(rate.code, Some(USAGE));
     has(&rate.stderr, &["au moins 1000 octets par seconde"]);

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use super::report::Measured;
+use crate::cli::error::reason;
 use crate::cli::messages::message;
 use crate::cli::{CliError, ExitStatus};
 
@@ -35,7 +36,8 @@ pub(super) fn write(file: &Path, measured: &[Measured]) -> Result<(), CliError> 
         points.push((one.test.depth as f64, one.rate()));
     }
     std::fs::write(file, draw(&lines)).map_err(|error| {
-        let message = message!("measure-unwritable", path = %file.display(), error = %error);
+        let message =
+            message!("measure-unwritable", path = %file.display(), error = reason(&error));
         CliError::new(ExitStatus::Failed, message)
     })
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::report::Measured;
+use crate::cli::error::reason;
 use crate::cli::messages::{decimal, message};
 use crate::cli::{CliError, ExitStatus};
 use crate::runtime::OrtBackend;
@@ -23,7 +24,8 @@ impl Folder {
         let name = format!("gptoss-profile-{}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir(&folder).map_err(|error| {
-            let message = message!("bench-no-folder", folder = %folder.display(), error = %error);
+            let message =
+                message!("bench-no-folder", folder = %folder.display(), error = reason(&error));
             CliError::new(ExitStatus::Failed, message)
         })?;
         Ok(Self(Some(folder)))
@@ -83,12 +85,12 @@ struct Profile {
 }
 
 fn read(file: &Path) -> Result<Profile, String> {
-    let foreign = |error: &dyn std::fmt::Display| {
+    let foreign = |error: String| {
         let profile = file.display();
-        message!("bench-unusable-profile", profile = %profile, error = %error)
+        message!("bench-unusable-profile", profile = %profile, error = error)
     };
-    let text = std::fs::read(file).map_err(|error| foreign(&error))?;
-    parse(&text).map_err(|error| foreign(&error))
+    let text = std::fs::read(file).map_err(|error| foreign(reason(&error)))?;
+    parse(&text).map_err(|error| foreign(error.to_string()))
 }
 
 fn parse(text: &[u8]) -> Result<Profile, serde_json::Error> {

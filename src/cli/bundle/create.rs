@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::runtime;
 use crate::bundle::{self, BundleError, Contents, Form, Signer};
+use crate::cli::error::reason;
 use crate::cli::install::{all_of, open_stores};
 use crate::cli::messages::{message, size};
 use crate::cli::progress::Ui;
@@ -178,7 +179,7 @@ fn open_signer(path: &Path) -> Result<Signer, CliError> {
             BundleError::Signature(message!(
                 "bundle-no-password",
                 key = %key,
-                error = %error,
+                error = reason(&error),
             ))
         })
     };

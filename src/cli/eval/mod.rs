@@ -10,10 +10,11 @@ use clap::ArgGroup;
 use gptoss_onnx::export::Target;
 use gptoss_onnx::kernels::attention::Precision;
 use ndarray::{Array1, Array2, ArrayView1};
-use ndarray_npy::NpzWriter;
+use ndarray_npy::{NpzWriter, WriteNpzError};
 use serde_json::json;
 
 use self::prompts::Prompt;
+use super::error::reason;
 use super::locate::{self, Located};
 use super::messages::{decimal, message};
 use super::{CliError, ExitStatus, Global, in_process};
@@ -79,7 +80,7 @@ fn unreadable(path: &Path, error: &io::Error) -> CliError {
         io::ErrorKind::NotFound => ExitStatus::NotFound,
         _ => ExitStatus::Failed,
     };
-    let message = message!("measure-unreadable", path = %path.display(), error = %error);
+    let message = message!("measure-unreadable", path = %path.display(), error = reason(error));
     CliError::new(status, message)
 }
 
@@ -205,15 +206,17 @@ fn write(
     greedy: usize,
     backend: &mut Solo<OrtBackend>,
 ) -> Result<usize, CliError> {
-    let cannot = |error: &dyn std::fmt::Display| {
-        let message = message!("measure-unwritable", path = %output.display(), error = %error);
+    let cannot = |error: String| {
+        let message = message!("measure-unwritable", path = %output.display(), error = error);
         CliError::new(ExitStatus::Failed, message)
     };
+    let refused = |error: io::Error| cannot(reason(&error));
+    let unwritten = |error: WriteNpzError| cannot(error.to_string());
     let folder = match output.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let file = tempfile::NamedTempFile::new_in(folder).map_err(|e| cannot(&e))?;
+    let file = tempfile::NamedTempFile::new_in(folder).map_err(refused)?;
     let mut archive = NpzWriter::new(BufWriter::new(file));
     let mut rows = 0;
     for (i, prompt) in prompts.iter().enumerate() {
@@ -225,16 +228,16 @@ fn write(
         rows += evaluated.logits.nrows();
         archive
             .add_array(format!("p{i}_logits"), &evaluated.logits)
-            .map_err(|e| cannot(&e))?;
+            .map_err(unwritten)?;
         if greedy > 0 {
             archive
                 .add_array(format!("p{i}_greedy"), &evaluated.greedy)
-                .map_err(|e| cannot(&e))?;
+                .map_err(unwritten)?;
         }
     }
-    let file = archive.finish().map_err(|e| cannot(&e))?;
-    let file = file.into_inner().map_err(|e| cannot(e.error()))?;
-    persist(file, output).map_err(|e| cannot(&e))?;
+    let file = archive.finish().map_err(unwritten)?;
+    let file = file.into_inner().map_err(|e| refused(e.into_error()))?;
+    persist(file, output).map_err(refused)?;
     Ok(rows)
 }
 

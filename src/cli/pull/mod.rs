@@ -12,6 +12,7 @@ use gptoss_onnx::nano;
 use tokio::runtime::Runtime;
 
 use self::gather::{Gathered, gather};
+use super::error::reason;
 use super::identity::{NANO, embedded};
 use super::install::{self, Provenance, discard_if_empty, open_stores};
 use super::messages::{message, size};
@@ -414,7 +415,7 @@ fn settings(args: &Args) -> Settings {
 
 fn runtime() -> Result<Runtime, CliError> {
     Runtime::new().map_err(|error| {
-        let message = message!("pull-no-downloader", error = %error);
+        let message = message!("pull-no-downloader", error = reason(&error));
         CliError::new(ExitStatus::Failed, message)
     })
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::error::Spoken;
 use super::identity::{Identity, is_embedded};
 use super::install::open_stores;
 use super::messages::{message, size};
@@ -127,10 +128,7 @@ fn catalogs(args: &Args, manifest: &Manifest, ui: &Ui) -> Result<Vec<Catalog>, C
         (Some(path), _) => catalogs.push(Catalog::from_file(path)?),
         (None, Some(path)) => match Catalog::from_file(Path::new(path)) {
             Ok(catalog) => catalogs.push(catalog),
-            Err(error) => {
-                let error = CliError::from(error);
-                ui.note(&message!("verify-catalog-silent", error = %error));
-            }
+            Err(error) => ui.note(&message!("verify-catalog-silent", error = error.spoken())),
         },
         (None, None) => {}
     }

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::Args;
 use super::origin::Origin;
 use crate::bundle::{Bundle, BundleError};
+use crate::cli::error::reason;
 use crate::cli::install::{check_config, discard_if_empty, export_all};
 use crate::cli::messages::{message, size};
 use crate::cli::progress::{Transfer, Ui};
@@ -291,7 +292,7 @@ impl Work<'_> {
         let needed = remaining(dir, &wanted).saturating_add(twice);
         require_space(dir, &message!("space-repair"), needed)?;
         let runtime = tokio::runtime::Runtime::new().map_err(|error| {
-            let message = message!("pull-no-downloader", error = %error);
+            let message = message!("pull-no-downloader", error = reason(&error));
             CliError::new(ExitStatus::Failed, message)
         })?;
         let source = Arc::new(source);
