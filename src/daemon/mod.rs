@@ -28,6 +28,7 @@ use crate::config::{self, Config, Load, OnPressure};
 use crate::dbus::{Bus, NAME, Parts, Service};
 use crate::engine::EngineSettings;
 use crate::model::Stores;
+use crate::runtime::memory;
 use crate::runtime::simulated::Script;
 use crate::session::{Availability, Loader, ModelHost, Quota, QuotaLimits, Unloaded};
 
@@ -39,6 +40,7 @@ const EXIT_USAGE: u8 = 2;
 
 /// Entry point of `gptossd`.
 pub fn main() -> ExitCode {
+    memory::share_heap();
     let arguments = Arguments::parse();
     let log = Logging::start();
     match run(arguments, log) {

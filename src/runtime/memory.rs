@@ -48,6 +48,26 @@ pub fn trim_heap() {
     }
 }
 
+/// Has the C library keep freed memory in two places instead of in eight a processor.
+/// Threads that come and go each leave pieces in another one, which a long life fills: with
+/// 64 clients at work 2 MB in use lay in 31 to 36 MB, growing, where 14 are enough. To be
+/// called before there are other threads.
+///
+/// Source: mallopt(3), `M_ARENA_MAX`; its value is that of glibc's malloc.h.
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        const M_ARENA_MAX: i32 = -8;
+        unsafe extern "C" {
+            fn mallopt(parameter: i32, value: i32) -> i32;
+        }
+        // SAFETY: glibc's; it takes any numbers.
+        unsafe {
+            mallopt(M_ARENA_MAX, 2);
+        }
+    }
+}
+
 /// A line `name:   123 kB` of a `/proc` table, in bytes.
 fn field(table: &str, name: &str) -> Option<u64> {
     let value = table
