@@ -35,6 +35,10 @@ use crate::session::{Availability, Loader, ModelHost, Quota, QuotaLimits, Unload
 /// How long readers have to take their last event when the daemon stops.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Texts that are rendered at once, and whatever else may block: more threads than this
+/// end nothing sooner, and each leaves a stack and the tokenizer's scratch space behind.
+const BLOCKING_THREADS: usize = 16;
+
 /// The command line, or the settings, make no sense.
 const EXIT_USAGE: u8 = 2;
 
@@ -88,6 +92,7 @@ fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std:
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(BLOCKING_THREADS)
         .thread_name("bus")
         .enable_all()
         .build()?;
