@@ -387,6 +387,17 @@ pub fn kill_repairs(world: World, kills: u64) {
 }
 
 #[test]
+fn what_a_killed_repair_was_removing_goes_with_the_next() {
+    let (world, sound) = world();
+    let removed = world.store().join(".staging/.trash-1-0");
+    fs::create_dir_all(&removed).unwrap();
+    fs::write(removed.join("manifest.json"), "{}").unwrap();
+    repair(&world, &[]).ok();
+    assert!(!removed.exists());
+    assert_whole(&world, &sound);
+}
+
+#[test]
 fn full_while_repairing() {
     let (world, sound) = world();
     damage(&world, SHARDS[0], |bytes| bytes.truncate(230_000));

@@ -137,8 +137,10 @@ pub(super) fn run(
 }
 
 /// Removes what a repair left beside a model that is sound: it was interrupted after its
-/// last file. Where another is at work on the model, that one will.
+/// last file, or while it removed its folder. Where another is at work on the model, that
+/// one will.
 pub(super) fn tidy(store: &Store, model: &Installed) {
+    store.end_removals();
     let is_left =
         |(name, revision): &(String, String)| (name, revision) == (&model.name, &model.revision);
     if !store.staged().iter().any(is_left) {
