@@ -542,3 +542,7 @@ impl Drop for TokenStream {
         self.shared.abandon(self.id);
     }
 }
+
+#[cfg(test)]
+#[path = "tests/order.rs"]
+mod tests;

@@ -232,7 +232,7 @@ fn engine() -> (Engine, Receiver<Seen>) {
     engine_with(4)
 }
 
-fn request(prompt: &[u32], max_new: usize) -> GenerationRequest {
+pub(super) fn request(prompt: &[u32], max_new: usize) -> GenerationRequest {
     GenerationRequest {
         owner: Owner(1000),
         priority: Priority::Interactive,
