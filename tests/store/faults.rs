@@ -1,6 +1,7 @@
 //! A mirror, or a network, that misbehaves.
 
 use std::fs;
+use std::ops::Range;
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -9,7 +10,7 @@ use crate::harness::{FAILED, NOT_FOUND, Random, SHARDS, VERIFICATION, World};
 use crate::mirror::{Effect, Served};
 
 /// Bytes of a file the mirror sent in all.
-fn sent(served: &[Served], file: &str) -> u64 {
+pub fn sent(served: &[Served], file: &str) -> u64 {
     served
         .iter()
         .filter(|s| s.file == file)
@@ -18,18 +19,19 @@ fn sent(served: &[Served], file: &str) -> u64 {
 }
 
 /// Nothing was sent twice.
-fn assert_sent_once(world: &World, served: &[Served]) {
+#[track_caller]
+pub fn assert_sent_once(world: &World, served: &[Served]) {
     for (name, bytes) in &world.files {
         assert_eq!(sent(served, name), bytes.len() as u64, "{name}");
     }
 }
 
-#[test]
-fn cuts_at_any_byte_cost_nothing() {
-    // Where each file's connections are cut, one after another.
-    let cuts = prop::collection::vec((0..3usize, 0..120_000u64), 1..40);
+/// Cuts connections of each file, one after another, behind so many bytes; nothing is
+/// sent twice.
+pub fn cuts_cost_nothing(cases: u32, after: Range<u64>, arguments: &[&'static str]) {
+    let cuts = prop::collection::vec((0..3usize, after), 1..40);
     let config = Config {
-        cases: 10,
+        cases,
         failure_persistence: None,
         ..Config::default()
     };
@@ -39,12 +41,17 @@ fn cuts_at_any_byte_cost_nothing() {
             for (shard, after) in cuts {
                 world.mirror.fault(SHARDS[shard], 1, Effect::Cut(after));
             }
-            world.pull(&["--retries", "1000"]).ok();
+            world.pull(arguments).ok();
             world.assert_installed();
             assert_sent_once(&world, &world.mirror.take_served());
             Ok(())
         })
         .unwrap();
+}
+
+#[test]
+fn cuts_at_any_byte_cost_nothing() {
+    cuts_cost_nothing(10, 0..120_000, &["--retries", "1000"]);
 }
 
 #[test]

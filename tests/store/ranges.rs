@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
-
+use crate::faults::{assert_sent_once, cuts_cost_nothing, sent};
 use crate::harness::{NO_SPACE, Random, SHARDS, There, VERIFICATION, World, limited, tree};
-use crate::mirror::{Effect, Served};
+use crate::mirror::Effect;
 
 /// Bytes that a connection brings at once in most of these tests.
 const RANGE: u64 = 20_000;
@@ -16,20 +14,6 @@ const WIDE: [&str; 6] = ["--jobs", "1", "--connections", "5", "--range-size", "2
 
 fn wide(more: &[&'static str]) -> Vec<&'static str> {
     WIDE.iter().chain(more).copied().collect()
-}
-
-/// Bytes of a file the mirror sent in all.
-fn sent(served: &[Served], file: &str) -> u64 {
-    let of_it = served.iter().filter(|s| s.file == file);
-    of_it.map(|s| s.bytes).sum()
-}
-
-/// Nothing was sent twice.
-#[track_caller]
-fn assert_sent_once(world: &World, served: &[Served]) {
-    for (name, bytes) in &world.files {
-        assert_eq!(sent(served, name), bytes.len() as u64, "{name}");
-    }
 }
 
 /// First bytes of the ranges of a file.
@@ -184,26 +168,8 @@ fn a_window_that_went_bad_on_the_disk_is_replaced() {
 
 #[test]
 fn cuts_at_any_byte_cost_nothing() {
-    // Where connections of each file are cut, one after another.
-    let cuts = prop::collection::vec((0..3usize, 1..RANGE), 1..40);
-    let config = Config {
-        cases: 6,
-        failure_persistence: None,
-        ..Config::default()
-    };
-    TestRunner::new(config)
-        .run(&cuts, |cuts| {
-            let world = World::new();
-            for (shard, after) in cuts {
-                world.mirror.fault(SHARDS[shard], 1, Effect::Cut(after));
-            }
-            let args = ["--range-size", "20k", "--retries", "1000"];
-            world.pull(&args).ok();
-            world.assert_installed();
-            assert_sent_once(&world, &world.mirror.take_served());
-            Ok(())
-        })
-        .unwrap();
+    let args = ["--range-size", "20k", "--retries", "1000"];
+    cuts_cost_nothing(6, 1..RANGE, &args);
 }
 
 #[test]
