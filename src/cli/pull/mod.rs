@@ -413,7 +413,8 @@ fn settings(args: &Args) -> Settings {
     }
 }
 
-fn runtime() -> Result<Runtime, CliError> {
+/// What downloads run on.
+pub(super) fn runtime() -> Result<Runtime, CliError> {
     Runtime::new().map_err(|error| {
         let message = message!("pull-no-downloader", error = reason(&error));
         CliError::new(ExitStatus::Failed, message)

@@ -17,11 +17,10 @@ use serde::Serialize;
 use super::Args;
 use super::origin::Origin;
 use crate::bundle::{Bundle, BundleError};
-use crate::cli::error::reason;
 use crate::cli::install::{check_config, discard_if_empty, export_all};
 use crate::cli::messages::{message, size};
 use crate::cli::progress::{Transfer, Ui};
-use crate::cli::pull::offline_by_environment;
+use crate::cli::pull::{self, offline_by_environment};
 use crate::cli::{CliError, ExitStatus, Global};
 use crate::fetch::{self, Endpoint, Folder, Registry, Repository, Settings, Source};
 use crate::model::incoming::{BringError, Original, Progress, Wanted, bring, remaining};
@@ -293,13 +292,9 @@ impl Work<'_> {
         let twice = settings.twice(&wanted);
         let needed = remaining(dir, &wanted).saturating_add(twice);
         require_space(dir, &message!("space-repair"), needed)?;
-        let runtime = tokio::runtime::Runtime::new().map_err(|error| {
-            let message = message!("pull-no-downloader", error = reason(&error));
-            CliError::new(ExitStatus::Failed, message)
-        })?;
         let source = Arc::new(source);
         let fetched = fetch::fetch(source, &wanted, dir, &settings, progress.clone());
-        runtime.block_on(fetched)?;
+        pull::runtime()?.block_on(fetched)?;
         Ok(())
     }
 
