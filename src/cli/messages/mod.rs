@@ -15,7 +15,6 @@ mod locale;
 #[cfg(test)]
 mod tests;
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -202,9 +201,7 @@ fn size_in(language: Language, bytes: u64) -> String {
 
 /// A number with so many places, with the language's decimal sign.
 pub(super) fn decimal(value: f64, places: usize) -> String {
-    let mut text = String::new();
-    // Writing to a string cannot fail.
-    let _ = write!(text, "{value:.places$}");
+    let text = format!("{value:.places$}");
     match language() {
         Language::English => text,
         Language::French => text.replace('.', ","),
