@@ -4,13 +4,14 @@ use super::locate::Located;
 use super::messages::message;
 use super::{CliError, ExitStatus, Global};
 use crate::engine::backend::Solo;
-use crate::model::Store;
+use crate::model::{Store, Stores};
 use crate::runtime::{self, Options, OrtBackend};
 
 /// Loads ONNX Runtime from wherever it is found.
 pub(super) fn start_runtime(global: &Global) -> Result<(), CliError> {
-    let store = global.store.clone().unwrap_or_else(Store::default_root);
-    runtime::initialise(&runtime::find(None, &store)?)?;
+    let stores = Stores::open(global.store.as_deref())?;
+    let library = runtime::find(None, stores.all().map(Store::root))?;
+    runtime::initialise(&library)?;
     Ok(())
 }
 

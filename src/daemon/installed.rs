@@ -8,7 +8,7 @@ use gptoss_onnx::kernels::attention::Precision;
 
 use crate::config::Config;
 use crate::harmony::Tokenizer;
-use crate::model::{Installed, StoreError, Stores};
+use crate::model::{Installed, Store, StoreError, Stores};
 use crate::runtime::{
     self, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, RuntimeError,
 };
@@ -92,7 +92,8 @@ impl StoreLoader {
 
     /// ONNX Runtime's library: the one of the settings, else where one is looked for.
     fn find_library(&self) -> Result<Library, Unavailable> {
-        runtime::find(self.library.as_deref(), self.stores.own().root()).map_err(unavailable)
+        let stores = self.stores.all().map(Store::root);
+        runtime::find(self.library.as_deref(), stores).map_err(unavailable)
     }
 
     /// The provider that works, found out once.

@@ -100,17 +100,20 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 ///
 /// Order: `configured` (the setting `runtime.library`), `ORT_DYLIB_PATH`, the
 /// package's private folder, the folder `lib/gptoss` of the running program's
-/// installation, what a bundle brought into `store`, the system loader's search
-/// path. In the folders of an installation the build for CUDA comes first.
+/// installation, what a bundle brought into one of `stores` (the folders of their
+/// roots), the system loader's search path. In the folders of an installation the build for CUDA comes first.
 /// A place named by a person is not skipped silently: if nothing is there, that
 /// is the error.
 ///
 /// # Errors
 /// [`RuntimeError::LibraryNotFound`].
-pub fn find(configured: Option<&Path>, store: &Path) -> Result<Library, RuntimeError> {
+pub fn find<'a>(
+    configured: Option<&Path>,
+    stores: impl IntoIterator<Item = &'a Path>,
+) -> Result<Library, RuntimeError> {
     let variable = named_by_variable();
     let folders = installation_folders();
-    find_among(configured.or(variable.as_deref()), &folders, store)
+    find_among(configured.or(variable.as_deref()), &folders, stores)
 }
 
 /// Folders that an installation keeps the library in, the one that is named first.
@@ -141,10 +144,10 @@ fn beside_program(program: &Path) -> Option<PathBuf> {
     }
 }
 
-fn find_among(
+fn find_among<'a>(
     named: Option<&Path>,
     folders: &[PathBuf],
-    store: &Path,
+    stores: impl IntoIterator<Item = &'a Path>,
 ) -> Result<Library, RuntimeError> {
     if let Some(path) = named {
         return if path.is_file() {
@@ -160,8 +163,10 @@ fn find_among(
         .iter()
         .flat_map(|folder| [folder.join(CUDA_FOLDER), folder.clone()])
         .map(|folder| Library::Installed(folder.join(FILE_NAME)));
-    let carried = Library::Carried(carried::folder(store).join(FILE_NAME));
-    let places: Vec<Library> = installed.chain([carried]).collect();
+    let carried = stores
+        .into_iter()
+        .map(|store| Library::Carried(carried::folder(store).join(FILE_NAME)));
+    let places: Vec<Library> = installed.chain(carried).collect();
     match places.iter().find(|place| place.path().is_file()) {
         Some(place) => Ok(place.clone()),
         None if opens(Path::new(LOADER_NAME)) => Ok(Library::Installed(LOADER_NAME.into())),
@@ -387,7 +392,7 @@ mod tests {
         put(package.path());
         let folders = [package.path().to_owned()];
         let missing = package.path().join("elsewhere.so");
-        let error = find_among(Some(&missing), &folders, package.path()).unwrap_err();
+        let error = find_among(Some(&missing), &folders, [package.path()]).unwrap_err();
         assert!(matches!(&error, RuntimeError::LibraryNotFound { tried } if *tried == [missing]));
         let message = error.to_string();
         assert!(message.contains("make runtime") && message.contains("ORT_DYLIB_PATH"));
@@ -397,15 +402,16 @@ mod tests {
     fn an_installation_comes_before_what_a_bundle_brought() {
         let root = tempfile::tempdir().unwrap();
         let folders = ["package", "prefix"].map(|name| root.path().join(name));
-        let store = root.path().join("store");
-        put(&carried::folder(&store));
-        assert_eq!(
-            find_among(None, &folders, &store).unwrap(),
-            Library::Carried(store.join("runtime").join(FILE_NAME))
-        );
+        let stores = ["own", "machine"].map(|name| root.path().join(name));
+        let find = || find_among(None, &folders, stores.iter().map(PathBuf::as_path)).unwrap();
+        for store in stores.iter().rev() {
+            put(&carried::folder(store));
+            let brought = store.join("runtime").join(FILE_NAME);
+            assert_eq!(find(), Library::Carried(brought));
+        }
         for folder in folders.iter().rev() {
             let there = put(folder);
-            assert_eq!(find_among(None, &folders, &store).unwrap(), there);
+            assert_eq!(find(), there);
         }
     }
 
@@ -426,7 +432,7 @@ mod tests {
         let folders = [root.path().to_owned()];
         for folder in [root.path(), &root.path().join(CUDA_FOLDER)] {
             let there = put(folder);
-            let found = find_among(None, &folders, Path::new("/nowhere"));
+            let found = find_among(None, &folders, [Path::new("/nowhere")]);
             assert_eq!(found.unwrap(), there);
         }
     }

@@ -68,6 +68,13 @@ fn one_medium_sets_up_a_machine() {
     assert_eq!(used["library"], library.to_str().unwrap());
     assert_eq!(used["provider"], "cpu");
 
+    // A user who has none takes the machine's.
+    let machine = other_store(&world);
+    let mut asked = world.command(&["runtime", "--json"]);
+    asked.env("GPTOSS_SYSTEM_STORE", &machine);
+    let used = Outcome::from(asked.output().unwrap()).ok().json();
+    assert_eq!(used["library"], library.to_str().unwrap());
+
     // Whoever may write to the store cannot make anybody load other code.
     let mut bytes = fs::read(&library).unwrap();
     let last = bytes.len() - 1;

@@ -79,7 +79,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let stores = open_stores(global)?;
     let model = stores.find(&args.model)?;
     let _in_use = InUse::hold(&model.dir)?;
-    let runtimes = runtime::locate(&args.with_runtime, &args.runtime_dir, stores.own())?;
+    let runtimes = runtime::locate(&args.with_runtime, &args.runtime_dir, &stores)?;
     let signer = args.sign.as_deref().map(open_signer).transpose()?;
     interrupt::watch(message!("bundle-create-interrupted"));
     let files = &model.manifest.files;

@@ -10,7 +10,7 @@ use crate::cli::progress::Ui;
 use crate::cli::{CliError, ExitStatus};
 use crate::model::incoming::{Wanted, prove as prove_file, remaining};
 use crate::model::{
-    FileEntry, Store, StoreError, create_directory, fsync_directory, require_space,
+    FileEntry, Store, StoreError, Stores, create_directory, fsync_directory, require_space,
 };
 use crate::runtime::pinned::{PinnedRuntime, licence_folder, this_platform};
 use crate::runtime::{carried, library};
@@ -41,12 +41,12 @@ pub(super) fn platform(text: &str) -> Result<PinnedRuntime, String> {
 pub(super) fn locate(
     wanted: &[PinnedRuntime],
     folders: &[PathBuf],
-    store: &Store,
+    stores: &Stores,
 ) -> Result<Vec<RuntimeFiles>, CliError> {
     let mut found: Vec<RuntimeFiles> = Vec::new();
     for runtime in wanted {
         if !found.iter().any(|r| r.platform == runtime.platform) {
-            found.push(locate_one(runtime, folders, store)?);
+            found.push(locate_one(runtime, folders, stores)?);
         }
     }
     Ok(found)
@@ -55,7 +55,7 @@ pub(super) fn locate(
 fn locate_one(
     wanted: &PinnedRuntime,
     folders: &[PathBuf],
-    store: &Store,
+    stores: &Stores,
 ) -> Result<RuntimeFiles, CliError> {
     let named = folders
         .iter()
@@ -63,7 +63,7 @@ fn locate_one(
     let mut places: Vec<PathBuf> = named.collect();
     if wanted.platform == this_platform() {
         places.extend(library::folders());
-        places.push(carried::folder(store.root()));
+        places.extend(stores.all().map(|store| carried::folder(store.root())));
     }
     let licences = places.iter().filter_map(|p| licence_folder(p));
     let places: Vec<PathBuf> = places.iter().cloned().chain(licences).collect();
