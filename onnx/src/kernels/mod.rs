@@ -241,15 +241,13 @@ fn check(w: &Matrix<'_>, rows: &Range<usize>, x: &Int8Rows, tokens: &[u32], out:
 #[cfg(target_arch = "x86_64")]
 fn prefetch_level() -> usize {
     use std::arch::x86_64::{__cpuid, __cpuid_count};
+    /// Tiles, which Intel's servers have had since Sapphire Rapids.
+    const AMX_TILE: u32 = 1 << 24;
     let vendor = __cpuid(0);
     let name = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes);
-    // Intel's servers have had tiles since Sapphire Rapids.
-    let has_tiles = || vendor.eax >= 7 && __cpuid_count(7, 0).edx & 1 << 24 != 0;
-    match name.as_flattened() {
-        b"AuthenticAMD" | b"HygonGenuine" => 2,
-        _ if has_tiles() => 2,
-        _ => 1,
-    }
+    let is_amd = matches!(name.as_flattened(), b"AuthenticAMD" | b"HygonGenuine");
+    let has_tiles = vendor.eax >= 7 && __cpuid_count(7, 0).edx & AMX_TILE != 0;
+    if is_amd || has_tiles { 2 } else { 1 }
 }
 
 /// The kernel for `isa`, or none where this processor or build lacks it.
