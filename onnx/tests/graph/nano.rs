@@ -53,7 +53,8 @@ fn every_target_is_within_the_tolerance() {
     }
 }
 
-/// Computes golden.json anew for the prompt in it; for new weights.
+/// Computes golden.json anew for the prompt in it; for new weights:
+/// `cargo test -p gptoss-onnx --test graph write_golden -- --ignored`.
 #[test]
 #[ignore = "writes into the source tree"]
 fn write_golden() {
