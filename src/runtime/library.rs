@@ -100,10 +100,10 @@ static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 ///
 /// Order: `configured` (the setting `runtime.library`), `ORT_DYLIB_PATH`, the
 /// package's private folder, the folder `lib/gptoss` of the running program's
-/// installation, what a bundle brought into one of `stores` (the folders of their
-/// roots), the system loader's search path. In the folders of an installation the build for CUDA comes first.
-/// A place named by a person is not skipped silently: if nothing is there, that
-/// is the error.
+/// installation, what a bundle brought into one of the store folders `stores`, the
+/// system loader's search path. In the folders of an installation the build for CUDA
+/// comes first. A place named by a person is not skipped silently: if nothing is
+/// there, that is the error.
 ///
 /// # Errors
 /// [`RuntimeError::LibraryNotFound`].
