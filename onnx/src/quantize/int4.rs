@@ -27,7 +27,7 @@ pub const CODES: [f32; 16] = [
 
 /// Largest magnitude in a block divided by its scale: what candidates try. A
 /// negative one puts the largest positive value on -8.
-const RATIOS: [f32; 14] = [
+pub(super) const RATIOS: [f32; 14] = [
     7.0, 4.0, 6.0, 8.0, -8.0, 7.5, -7.5, 7.25, 6.75, 6.5, 6.25, 5.75, 5.5, 5.0,
 ];
 
@@ -135,10 +135,7 @@ fn quantize_floats_on(
 }
 
 /// Writes a block's nibbles; its scale and error, none where a value is not finite.
-fn quantize_float_block(
-    values: &[f32; BLOCK],
-    weights: &mut [u8; BLOCK_BYTES],
-) -> Option<(f32, SquaredError)> {
+fn quantize_float_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f32, SquaredError)> {
     let largest = largest_magnitude(values)?;
     // All below 2 in this unit, so that squares neither overflow nor vanish.
     let exponent = floor_log2(largest).clamp(-126, 126);

@@ -1,8 +1,15 @@
 //! int8: a block of weights shares one scale, `weight ≈ (byte - 128) · scale`,
 //! `scale = max|weight| / 127`. Rows of `{0, m}` come back exactly, up to
 //! float32 rounding.
+//!
+//! Where scales are float16, for graphs that compute in it, the rounded scale is what
+//! weights are divided by, and of `max|weight|` at 127 and at 64 steps that with the
+//! least squared error is taken: a 64th of a bfloat16 is a float16, so that rows of
+//! `{0, m}` are exact again.
 
-use super::{NonFinite, all_cores, for_rows, largest_magnitude};
+use half::f16;
+
+use super::{NonFinite, all_cores, for_rows, largest_magnitude, sum, transposed};
 use crate::checkpoint::Float;
 
 /// Weights sharing a scale in matrix products.
@@ -11,6 +18,18 @@ pub const MATMUL_BLOCK: usize = 64;
 pub const EMBEDDING_BLOCK: usize = 32;
 /// The byte that stands for zero.
 pub const ZERO_POINT: u8 = 128;
+
+/// Weights sharing a scale where scales are float16.
+pub const HALF_BLOCK: usize = transposed::BLOCK;
+
+/// What scales are rounded to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scales {
+    /// Nothing coarser than float32.
+    Float32,
+    /// Values that float16 holds; blocks of [`HALF_BLOCK`] only.
+    Float16,
+}
 
 /// How a matrix's rows are laid out once quantized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,6 +40,8 @@ pub struct Layout {
     pub block: usize,
     /// Whether the last block of a row is filled up with zeros.
     pub padded: bool,
+    /// What the scales are rounded to.
+    pub scales: Scales,
 }
 
 impl Layout {
@@ -30,6 +51,18 @@ impl Layout {
             columns,
             block: MATMUL_BLOCK,
             padded: true,
+            scales: Scales::Float32,
+        }
+    }
+
+    /// Layout of `MatMulNBits` where CUDA's own kernels for it begin: blocks of 32,
+    /// u8 `[N, ceil(K/32), 32]`, f16 `[N, ceil(K/32)]`.
+    pub fn half_matmul(columns: usize) -> Self {
+        Self {
+            columns,
+            block: HALF_BLOCK,
+            padded: true,
+            scales: Scales::Float16,
         }
     }
 
@@ -39,12 +72,30 @@ impl Layout {
             columns,
             block: EMBEDDING_BLOCK,
             padded: false,
+            scales: Scales::Float32,
+        }
+    }
+
+    /// The same with float16 scales.
+    pub fn half_embedding(columns: usize) -> Self {
+        Self {
+            scales: Scales::Float16,
+            ..Self::embedding(columns)
         }
     }
 
     /// Scales of one row.
     pub fn row_scales(self) -> usize {
         self.columns.div_ceil(self.block)
+    }
+
+    /// Whether a magnitude, given by its bits, is finite and its block can have a scale.
+    fn holds(self, magnitude: u32) -> bool {
+        let largest = match self.scales {
+            Scales::Float32 => f32::MAX,
+            Scales::Float16 => 127.0 * f16::MAX.to_f32(),
+        };
+        f32::from_bits(magnitude) <= largest
     }
 
     /// Bytes of one quantized row.
@@ -100,12 +151,18 @@ fn quantize_row(
         .zip(weights.chunks_mut(layout.block))
         .zip(scales);
     for (index, ((values, weights), scale)) in blocks.enumerate() {
-        let Some(largest) = largest_magnitude(values) else {
-            let within = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let Some(largest) = largest_magnitude(values).filter(|largest| layout.holds(*largest))
+        else {
+            let beyond = |v: &f32| !layout.holds(v.abs().to_bits());
+            let within = values.iter().position(beyond).unwrap_or(0);
             return Err(NonFinite {
                 index: index * layout.block + within,
             });
         };
+        if layout.scales == Scales::Float16 {
+            *scale = half_block(values, f32::from_bits(largest), weights);
+            continue;
+        }
         *scale = f32::from_bits(largest) / 127.0;
         let inverse = 1.0 / *scale;
         weights.fill(ZERO_POINT);
@@ -119,6 +176,49 @@ fn quantize_row(
         }
     }
     Ok(())
+}
+
+/// Quantizes a block of at most [`HALF_BLOCK`] weights, of which `largest` is the
+/// largest magnitude, with a float16 scale; gives that.
+fn half_block(values: &[f32], largest: f32, weights: &mut [u8]) -> f32 {
+    let mut block = [0.0; HALF_BLOCK];
+    block[..values.len()].copy_from_slice(values);
+    // Rounding noise of an exact level must not count.
+    let noise = 1e-6 * largest;
+    let (mut best, mut least) = (0.0, f32::INFINITY);
+    let mut levels = [0.0; HALF_BLOCK];
+    for steps in [127.0, 64.0] {
+        let scale = f16::from_f32(largest / steps).to_f32();
+        if scale == 0.0 || scale.is_infinite() {
+            continue;
+        }
+        let inverse = 1.0 / scale;
+        let tried = block.map(|v| round(v * inverse).clamp(-127.0, 127.0));
+        let mut squares = [0.0; HALF_BLOCK];
+        for i in 0..HALF_BLOCK {
+            let error = tried[i] * scale - block[i];
+            squares[i] = if error.abs() < noise {
+                0.0
+            } else {
+                error * error
+            };
+        }
+        let error = sum(&squares);
+        if error < least {
+            (best, least, levels) = (scale, error, tried);
+        }
+    }
+    weights.fill(ZERO_POINT);
+    for (weight, level) in weights.iter_mut().zip(levels) {
+        *weight = round_to_byte(level);
+    }
+    best
+}
+
+/// Rounds to the nearest integer, ties to even, where `|x| < 2^22`.
+fn round(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC) - MAGIC
 }
 
 /// Rounds `-127.5 < x < 127.5` to the nearest integer, ties to even, and adds
@@ -181,6 +281,18 @@ mod tests {
     }
 
     #[test]
+    fn weights_beyond_half_scales_are_found() {
+        let mut values = vec![0.25; 2 * 96];
+        values[96 + 33] = -127.0 * 65536.0;
+        assert!(run(Layout::matmul(96), &values).is_ok());
+        let error = run(Layout::half_matmul(96), &values).expect_err("too large");
+        assert_eq!(error.index, 96 + 33);
+        values[96 + 33] = 127.0 * 65024.0;
+        let (_, scales) = run(Layout::half_matmul(96), &values).expect("small enough");
+        assert_eq!(scales[4], 65024.0);
+    }
+
+    #[test]
     fn zeros_and_subnormals_become_zero() {
         for tiny in [0.0, 1e-39] {
             let (weights, scales) = run(Layout::matmul(64), &[tiny; 64]).expect("finite");
@@ -196,7 +308,7 @@ mod tests {
             seed in prop::collection::vec(-3.0f32..3.0, 600),
             padded in any::<bool>(),
         ) {
-            let layout = Layout { columns, block: 64, padded };
+            let layout = Layout { columns, block: 64, padded, scales: Scales::Float32 };
             let rows = 600 / columns;
             let values: Vec<f32> = seed[..rows * columns]
                 .iter()
@@ -209,6 +321,32 @@ mod tests {
                 let byte = weights[row * layout.row_bytes() + column];
                 let back = (f32::from(byte) - 128.0) * scale;
                 prop_assert!((back - value).abs() <= 0.5001 * scale, "{value} {back} {scale}");
+            }
+        }
+
+        /// As well as a float16 scale allows.
+        #[test]
+        fn half_scales_cost_little(seed in prop::collection::vec(-3.0f32..3.0, 192), exponent in -8i32..8) {
+            let unit = 2f32.powi(exponent);
+            let values: Vec<f32> = seed.iter().map(|v| bf16::from_f32(v * unit).to_f32()).collect();
+            let (weights, scales) = run(Layout::half_matmul(96), &values).expect("finite");
+            for (i, value) in values.iter().enumerate() {
+                let scale = scales[i / 32];
+                prop_assert_eq!(f16::from_f32(scale).to_f32(), scale);
+                let back = (f32::from(weights[i]) - 128.0) * scale;
+                // Half a step, and what the scale was rounded by.
+                let bound = scale * (0.501 + 127.0 / 2048.0) + 2f32.powi(-24);
+                prop_assert!((back - value).abs() <= bound, "{value} {back} {scale}");
+            }
+        }
+
+        #[test]
+        fn two_valued_rows_are_exact_with_half_scales(m in 0.01f32..1000.0, bits in any::<[bool; 96]>()) {
+            let m = bf16::from_f32(m).to_f32();
+            let values = bits.map(|b| if b { -m } else { 0.0 });
+            let (weights, scales) = run(Layout::half_matmul(96), &values).expect("finite");
+            for (i, value) in values.iter().enumerate() {
+                prop_assert_eq!((f32::from(weights[i]) - 128.0) * scales[i / 32], *value);
             }
         }
 

@@ -1,10 +1,13 @@
 //! Quantizers: int8 blocks of float rows; MXFP4 and int4 blocks of the experts' float
-//! matrices; int4 blocks of MXFP4 rows. All are symmetric.
+//! matrices; int4 blocks of MXFP4 rows. All are symmetric. And MXFP4 with its rows as
+//! columns.
 //!
 //! Every step is one IEEE operation on one value, so that the result is the
 //! same on every machine, with any number of threads.
 
+pub mod columns;
 pub mod int4;
+pub mod int4_wide;
 pub mod int8;
 pub mod mxfp4;
 mod transposed;
@@ -149,29 +152,31 @@ fn for_rows<S: Send, T: Send, E: Send>(
     })
 }
 
-/// Quantizes a matrix `[inputs, outputs]` by its blocks along the inputs:
-/// `quantize(block, bytes)` writes the 16 bytes of a block and gives its scale and
-/// what it cost, none where a value is not finite. `weights` u8
-/// `[outputs, inputs/32, 16]`, `scales` `[outputs, inputs/32]`.
-fn quantize_blocks<S: Send>(
+/// Quantizes a matrix `[inputs, outputs]` by its blocks of `B` along the inputs:
+/// `quantize(block, bytes)` writes the bytes of a block, two weights each, and gives its
+/// scale and what it cost, none where a value is not finite. `weights` u8
+/// `[outputs, inputs/2]`, `scales` `[outputs, ceil(inputs/B)]`; of the last block there
+/// are only the bytes that a row has.
+fn quantize_blocks<const B: usize, S: Send>(
     threads: NonZero<usize>,
     matrix: Transposed<'_>,
     weights: &mut [u8],
     scales: &mut [S],
-    quantize: impl Fn(&[f32; transposed::BLOCK], &mut [u8; 16]) -> Option<(S, SquaredError)> + Sync,
+    quantize: impl Fn(&[f32; B], &mut [u8]) -> Option<(S, SquaredError)> + Sync,
 ) -> Result<SquaredError, NonFinite> {
-    let row_blocks = matrix.inputs / transposed::BLOCK;
-    let row = (row_blocks * 16, row_blocks);
+    let row_blocks = matrix.inputs.div_ceil(B);
+    let row_bytes = matrix.inputs / 2;
+    let row = (row_bytes, row_blocks);
     let errors = for_rows(threads, row, weights, scales, |first, weights, scales| {
         let rows = scales.len() / row_blocks;
-        let blocks = weights.as_chunks_mut::<16>().0;
         let mut errors = vec![SquaredError::default(); rows];
         let mut finite = true;
-        matrix.blocks(first..first + rows, |row, place, block| {
-            let at = row * row_blocks + place;
-            match quantize(block, &mut blocks[at]) {
+        matrix.blocks::<B>(first..first + rows, |row, place, block| {
+            let start = row * row_bytes + place * (B / 2);
+            let end = (start + B / 2).min((row + 1) * row_bytes);
+            match quantize(block, &mut weights[start..end]) {
                 Some((scale, error)) => {
-                    scales[at] = scale;
+                    scales[row * row_blocks + place] = scale;
                     errors[row] += error;
                 }
                 None => finite = false,

@@ -33,7 +33,7 @@ use super::{
     NonFinite, SquaredError, Transposed, all_cores, floor_log2, largest_magnitude, power,
     power_of_four, quantize_blocks, sum,
 };
-use crate::kernels::mxfp4::{BLOCK, BLOCK_BYTES};
+use crate::kernels::mxfp4::BLOCK;
 
 /// The least exponent: E8M0's.
 const LOWEST: i32 = -127;
@@ -114,10 +114,7 @@ fn round(magnitude: f32) -> f32 {
 }
 
 /// Writes a block's codes; its scale and error, none where a value is not finite.
-fn quantize_block(
-    values: &[f32; BLOCK],
-    bytes: &mut [u8; BLOCK_BYTES],
-) -> Option<(u8, SquaredError)> {
+fn quantize_block(values: &[f32; BLOCK], bytes: &mut [u8]) -> Option<(u8, SquaredError)> {
     let largest = largest_magnitude(values)?;
     let specified = match largest {
         0 => LOWEST,
@@ -155,7 +152,7 @@ fn quantize_block(
 }
 
 /// Two codes a byte, the even element low, signs in bit 3.
-fn pack(values: &[f32; BLOCK], magnitudes: &[f32; BLOCK], bytes: &mut [u8; BLOCK_BYTES]) {
+fn pack(values: &[f32; BLOCK], magnitudes: &[f32; BLOCK], bytes: &mut [u8]) {
     let mut codes = [0u32; BLOCK];
     for i in 0..BLOCK {
         // From 1 on, a code is the last bit of the exponent above that of ½ and the

@@ -1,5 +1,6 @@
 use super::*;
 use crate::checkpoint::Float;
+use crate::kernels::mxfp4::BLOCK_BYTES;
 use crate::kernels::mxfp4::scale_value;
 use half::{bf16, f16};
 use proptest::prelude::*;
