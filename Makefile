@@ -42,9 +42,10 @@ $(VENV)/.done: tests/requirements.txt
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement tests/requirements.txt
 	touch $@
 
-test-python: runtime $(VENV)/.done ## the portable graph in Python's onnxruntime
+test-python: runtime $(VENV)/.done ## the portable graph and those for CUDA in Python's onnxruntime
 	$(CARGO) build --locked --bin gptoss-ctl
 	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/portable_in_python.py
+	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/cuda_in_python.py
 
 test-sbom: runtime $(VENV)/.done ## the bill of materials by CycloneDX's schema, and against cargo
 	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd

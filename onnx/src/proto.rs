@@ -26,13 +26,15 @@ pub enum DataType {
     Float16 = 10,
     /// Truncated float32.
     Bfloat16 = 16,
+    /// E8M0: an exponent, `2^(byte - 127)`.
+    Float8E8M0 = 24,
 }
 
 impl DataType {
     /// Bytes of one element.
     pub fn size(self) -> u64 {
         match self {
-            DataType::Uint8 => 1,
+            DataType::Uint8 | DataType::Float8E8M0 => 1,
             DataType::Bfloat16 | DataType::Float16 => 2,
             DataType::Float | DataType::Int32 => 4,
             DataType::Int64 => 8,
@@ -238,6 +240,12 @@ impl ValueInfoProto {
     /// The element type of a tensor, a [`DataType`].
     pub fn element(&self) -> Option<i32> {
         self.r#type.as_ref()?.tensor_type.as_ref()?.elem_type
+    }
+
+    /// Whether it is a tensor of `element`.
+    pub fn is_of(&self, element: DataType) -> bool {
+        let tensor = self.r#type.as_ref().and_then(|t| t.tensor_type.as_ref());
+        tensor.is_some_and(|tensor| tensor.elem_type == Some(element as i32))
     }
 
     /// Makes it a tensor of `element`, if it is a tensor.

@@ -31,7 +31,7 @@ pub struct Args {
     /// A catalog of your own: a TOML file that pins revisions and digests.
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
-    /// Exports to plan for, separated by commas: cpu, portable; memory is that of the
+    /// Exports to plan for, separated by commas: cpu, portable, cuda, cuda-int4; memory is that of the
     /// first.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
@@ -233,7 +233,7 @@ fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memor
         let options = Options {
             target,
             context,
-            kv_cache: (target == Target::Cpu).then_some(kv_cache),
+            kv_cache: target.fixed_cache().is_none().then_some(kv_cache),
             sequences: parallel,
             ..daemon.clone()
         };
@@ -252,10 +252,7 @@ fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memor
     }
     Ok(Memory {
         target: target.name(),
-        kv_cache: match target {
-            Target::Cpu => kv_cache.name(),
-            Target::Portable => Precision::F32.name(),
-        },
+        kv_cache: target.fixed_cache().unwrap_or(kv_cache).name(),
         parallel,
         plans,
         available,

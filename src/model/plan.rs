@@ -108,14 +108,15 @@ impl Dimensions {
 
     /// Bytes of the weights that a loaded export for `target` keeps in memory.
     ///
-    /// `cpu`: int8 with a float32 scale for 64 weights, and the experts in
-    /// MXFP4, 17 bytes for 32 weights. Others: the experts as int4.
+    /// int8 with a float32 scale for 64 weights or a float16 one for 32, and the
+    /// experts in MXFP4, 17 bytes for 32 weights, or in int4 for CUDA, as many.
+    /// `portable`: the experts as int4 with float32 scales.
     pub fn weight_bytes(&self, target: &str) -> u64 {
         let dense = self.dense();
         let experts = self.experts(self.num_hidden_layers);
         let experts = match target {
-            "cpu" => experts / 32 * 17,
-            _ => experts / 8 * 5,
+            "portable" => experts / 8 * 5,
+            _ => experts / 32 * 17,
         };
         dense
             .saturating_add(dense / 16)
@@ -167,16 +168,20 @@ impl Dimensions {
     ///
     /// `cpu`: int8 with a float32 scale for 64 weights; experts in MXFP4 stay where they
     /// are, floats become MXFP4: 32 weights in 17 bytes. Others: the experts too,
-    /// whatever they were, as int4 with their scales.
+    /// whatever they were, for CUDA in as many bytes, for `portable` as int4 with
+    /// float32 scales.
     pub fn export_bytes(&self, target: &str, float_layers: u64) -> u64 {
         let dense = self.dense();
         let bytes = match target {
             "cpu" => dense
                 .saturating_add(dense / 16)
                 .saturating_add((self.experts(float_layers) / 32).saturating_mul(17)),
-            _ => dense
+            "portable" => dense
                 .saturating_add(dense / 4)
                 .saturating_add(self.experts(self.num_hidden_layers) / 8 * 5),
+            _ => dense
+                .saturating_add(dense / 16)
+                .saturating_add(self.experts(self.num_hidden_layers) / 32 * 17),
         };
         // Norms, biases, sinks and the graph itself.
         bytes

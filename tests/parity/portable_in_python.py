@@ -48,6 +48,8 @@ class Runner:
         shape = properties(model)
         self.layers = int(shape["gptoss.layers"])
         self.empty = (1, int(shape["gptoss.kv_heads"]), 0, int(shape["gptoss.head_dim"]))
+        past, = [i for i in model.graph.input if i.name == "past_key_values.0.key"]
+        self.element = onnx.helper.tensor_dtype_to_np_dtype(past.type.tensor_type.elem_type)
         options = onnxruntime.SessionOptions()
         source = path
         if exact:
@@ -60,7 +62,7 @@ class Runner:
 
     def logits(self, ids, positions, prefill, chunk):
         """Logits at the wanted positions: a prompt in chunks, then token by token."""
-        cache = {f"past_key_values.{i}.{part}": np.zeros(self.empty, np.float32)
+        cache = {f"past_key_values.{i}.{part}": np.zeros(self.empty, self.element)
                  for i in range(self.layers) for part in ("key", "value")}
         rows = {}
         steps = [(p, min(p + chunk, prefill)) for p in range(0, prefill, chunk)]
@@ -104,8 +106,8 @@ def compare(folder, tokens, logits, limit, chunk, exact):
     return worst <= limit
 
 
-def grid64_in_both_hosts(ctl, limit, chunk):
-    """Imports grid64, evaluates it with `ctl` and compares."""
+def grid64_in_both_hosts(ctl, limit, chunk, target="portable", modes=([], ["--exact"])):
+    """Imports grid64 for `target`, evaluates it with `ctl` and compares."""
     here = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(here, "grid64.prompts.json"), encoding="utf-8") as file:
         prompts = [prompt["ids"] for prompt in json.load(file)]
@@ -122,15 +124,15 @@ def grid64_in_both_hosts(ctl, limit, chunk):
             environment = {**os.environ, "GPTOSS_STORE": os.path.join(work, "store")}
             subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
 
-        run("import", os.path.join(here, "grid64"), "--name", "grid64", "--target", "portable")
+        run("import", os.path.join(here, "grid64"), "--name", "grid64", "--target", target)
         revisions = os.path.join(work, "store", "models", "grid64")
         revision, = os.listdir(revisions)
-        folder = os.path.join(revisions, revision, "portable")
+        folder = os.path.join(revisions, revision, target)
         results = []
-        for options in ([], ["--exact"]):
+        for options in modes:
             logits = os.path.join(work, "logits.npz")
             run("eval", "grid64", "--tokens", path, "--logits", logits,
-                "--target", "portable", "--chunk", str(chunk), *options)
+                "--target", target, "--chunk", str(chunk), *options)
             results.append(compare(folder, path, logits, limit, chunk, bool(options)))
         return all(results)
 

@@ -42,8 +42,8 @@ impl Tally {
         (layers > 0).then(|| ExpertsQuantized {
             from: from.join(", "),
             to: match target {
-                Target::Cpu => "MXFP4",
-                Target::Portable => "int4",
+                Target::Cpu | Target::Cuda => "MXFP4",
+                Target::Portable | Target::CudaInt4 => "int4",
             },
             layers,
             relative_rms_error: self.error.relative_rms(),

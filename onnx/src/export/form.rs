@@ -2,7 +2,8 @@
 
 use crate::graph::{Content, Job, Plan};
 use crate::kernels::mxfp4;
-use crate::quantize::int4;
+use crate::quantize::int8::Scales;
+use crate::quantize::{int4, int4_wide};
 
 use super::sink::{Place, Places};
 
@@ -54,10 +55,17 @@ fn made_by(job: &Job) -> String {
         Job::Widen(_) => "float32, widened from bfloat16".into(),
         Job::Transpose(_) => "float32, widened from bfloat16 and transposed".into(),
         Job::Copy(_) => "published bytes, copied".into(),
-        Job::Int8 { layout, .. } => format!(
-            "int8 of bfloat16, symmetric, float32 scale max|w|/127 for each {}",
-            layout.block
-        ),
+        Job::Halve(_) => "float16, rounded from bfloat16".into(),
+        Job::Int8 { layout, .. } => match layout.scales {
+            Scales::Float32 => format!(
+                "int8 of bfloat16, symmetric, float32 scale max|w|/127 for each {}",
+                layout.block
+            ),
+            Scales::Float16 => format!(
+                "int8 of bfloat16, symmetric, float16 scale for each {}",
+                layout.block
+            ),
+        },
         Job::Int4 { .. } => format!(
             "int4 of MXFP4, symmetric, the float32 scale of least squared error for each {}",
             int4::BLOCK
@@ -71,6 +79,19 @@ fn made_by(job: &Job) -> String {
             "int4 of floats, symmetric, the float32 scale of least squared error for each {}",
             int4::BLOCK
         ),
-        Job::Rope => "float32, YaRN's rotary tables".into(),
+        Job::Mxfp4Columns { .. } => "published MXFP4 codes, rows as columns".into(),
+        Job::Mxfp4ColumnsOfFloats(_) => format!(
+            "MXFP4 of floats, the E8M0 scale of least squared error for each {}, rows as columns",
+            mxfp4::BLOCK
+        ),
+        Job::WideInt4 { .. } => format!(
+            "int4 of MXFP4, symmetric, the float16 scale of least squared error for each {}",
+            int4_wide::BLOCK
+        ),
+        Job::WideInt4OfFloats(_) => format!(
+            "int4 of floats, symmetric, the float16 scale of least squared error for each {}",
+            int4_wide::BLOCK
+        ),
+        Job::Rope => "YaRN's rotary tables".into(),
     }
 }

@@ -1,13 +1,15 @@
 //! Runs the recipes of a plan: reads published tensors, writes derived ones,
 //! a slice of rows at a time.
 
-use half::bf16;
+use half::{bf16, f16};
 
 use crate::checkpoint::{Checkpoint, Dtype, Float, TensorView};
 use crate::graph::rope::{self, Table};
 use crate::graph::{Content, Initializer, Job, Plan};
 use crate::proto::DataType;
-use crate::quantize::{NonFinite, SquaredError, Transposed, all_finite, int4, int8, mxfp4, widen};
+use crate::quantize::{
+    NonFinite, SquaredError, Transposed, all_finite, columns, int4, int4_wide, int8, mxfp4, widen,
+};
 
 use super::error::JobError;
 use super::experts::Tally;
@@ -127,24 +129,15 @@ impl<'a> Runner<'a> {
             _ => File::Weights,
         };
         match job {
-            Job::Widen(tensors) => self.one(outputs, |runner| {
-                for name in tensors {
-                    let (view, float) = runner.floats(name)?;
-                    for (i, part) in view.bytes.chunks(SLICE).enumerate() {
-                        let base = i * (SLICE / float.size());
-                        let values = widen(float, part).map_err(|e| not_finite(name, base, e))?;
-                        runner.write(&float_bytes(&values))?;
-                    }
-                }
-                Ok(())
-            }),
+            Job::Widen(tensors) => self.constant(tensors, DataType::Float, outputs),
+            Job::Halve(tensors) => self.constant(tensors, DataType::Float16, outputs),
             Job::Transpose(name) => self.one(outputs, |runner| {
                 let (view, float) = runner.floats(name)?;
                 let values = widen(float, view.bytes).map_err(|e| not_finite(name, 0, e))?;
                 let columns = view.shape.last().copied().unwrap_or(1);
                 let column = |c| values.iter().skip(c).step_by(columns).copied();
                 let transposed: Vec<f32> = (0..columns).flat_map(column).collect();
-                runner.write(&float_bytes(&transposed))
+                runner.write_floats(&transposed, DataType::Float)
             }),
             Job::Copy(name) => self.one(outputs, |runner| {
                 let view = runner.tensor(name)?;
@@ -161,12 +154,57 @@ impl<'a> Runner<'a> {
             }),
             Job::Int8 { tensors, layout } => self.int8(tensors, *layout, outputs),
             Job::Int4 { blocks, scales } => self.int4(blocks, scales, outputs),
-            Job::Int4OfFloats(name) => {
-                self.experts(name, outputs, int4::quantize_floats, float_bytes)
+            Job::Int4OfFloats(name) => self.experts(
+                name,
+                outputs,
+                int4::BLOCK,
+                int4::quantize_floats,
+                single_bytes,
+            ),
+            Job::WideInt4 { blocks, scales } => self.wide_int4(blocks, scales, outputs),
+            Job::WideInt4OfFloats(name) => {
+                let [_, scales] = pair(outputs)?;
+                let bytes = |values: &[f32]| float_bytes(values, scales.dtype);
+                let block = int4_wide::BLOCK;
+                self.experts(name, outputs, block, int4_wide::quantize_floats, bytes)
             }
-            Job::Mxfp4(name) => self.experts(name, outputs, mxfp4::quantize, <[u8]>::to_vec),
+            Job::Mxfp4(name) => {
+                let block = int4::BLOCK;
+                self.experts(name, outputs, block, mxfp4::quantize, <[u8]>::to_vec)
+            }
+            Job::Mxfp4Columns { blocks, rows } => self.columns(blocks, *rows, outputs),
+            Job::Mxfp4ColumnsOfFloats(name) => {
+                let block = int4::BLOCK;
+                self.experts(name, outputs, block, mxfp4_columns, <[u8]>::to_vec)
+            }
             Job::Rope => self.rope(outputs),
         }
+    }
+
+    /// Float tensors, one after the other, as `to`.
+    fn constant(
+        &mut self,
+        tensors: &[String],
+        to: DataType,
+        outputs: &[Initializer],
+    ) -> Result<Vec<Place>, JobError> {
+        self.one(outputs, |runner| {
+            for name in tensors {
+                let (view, float) = runner.floats(name)?;
+                for (i, part) in view.bytes.chunks(SLICE).enumerate() {
+                    let base = i * (SLICE / float.size());
+                    let values = widen(float, part).map_err(|e| not_finite(name, base, e))?;
+                    let bytes = float_bytes(&values, to);
+                    if to == DataType::Float16 {
+                        // bfloat16 goes far beyond what float16 holds.
+                        let checked = all_finite(Float::F16, &bytes);
+                        checked.map_err(|e| not_finite(name, base, e))?;
+                    }
+                    runner.write(&bytes)?;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn int8(
@@ -176,6 +214,7 @@ impl<'a> Runner<'a> {
         outputs: &[Initializer],
     ) -> Result<Vec<Place>, JobError> {
         let [weights, scales] = pair(outputs)?;
+        let to = scales.dtype;
         let mut all_scales = Vec::new();
         let weights = self.placed(weights, |runner| {
             for name in tensors {
@@ -194,7 +233,7 @@ impl<'a> Runner<'a> {
             }
             Ok(())
         })?;
-        let scales = self.placed(scales, |runner| runner.write_floats(&all_scales))?;
+        let scales = self.placed(scales, |runner| runner.write_floats(&all_scales, to))?;
         Ok(vec![weights, scales])
     }
 
@@ -231,8 +270,62 @@ impl<'a> Runner<'a> {
             }
             Ok(())
         })?;
-        let scales = self.placed(scales, |runner| runner.write_floats(&all_scales))?;
+        let to = DataType::Float;
+        let scales = self.placed(scales, |runner| runner.write_floats(&all_scales, to))?;
         Ok(vec![weights, scales])
+    }
+
+    /// MXFP4 rows as int4 in blocks of 64, an expert at a time.
+    fn wide_int4(
+        &mut self,
+        blocks: &str,
+        scales: &str,
+        outputs: &[Initializer],
+    ) -> Result<Vec<Place>, JobError> {
+        let (blocks, exponents) = (self.tensor(blocks)?, self.tensor(scales)?);
+        let [weights, scales] = pair(outputs)?;
+        let &[_, rows, row_blocks] = exponents.shape else {
+            return Err(incomplete(outputs));
+        };
+        let (inputs, to) = (row_blocks * int4::BLOCK, scales.dtype);
+        let mut all_scales = Vec::new();
+        let weights = self.placed(weights, |runner| {
+            let experts = blocks
+                .bytes
+                .chunks_exact(rows * inputs / 2)
+                .zip(exponents.bytes.chunks_exact(rows * row_blocks));
+            for (blocks, exponents) in experts {
+                let mut bytes = vec![0; blocks.len()];
+                let mut scales = vec![0.0; rows * inputs.div_ceil(int4_wide::BLOCK)];
+                int4_wide::quantize(inputs, blocks, exponents, &mut bytes, &mut scales);
+                runner.write(&bytes)?;
+                all_scales.extend_from_slice(&scales);
+            }
+            Ok(())
+        })?;
+        let scales = self.placed(scales, |runner| runner.write_floats(&all_scales, to))?;
+        Ok(vec![weights, scales])
+    }
+
+    /// MXFP4 with its rows as columns, an expert at a time.
+    fn columns(
+        &mut self,
+        blocks: &str,
+        rows: usize,
+        outputs: &[Initializer],
+    ) -> Result<Vec<Place>, JobError> {
+        let blocks = self.tensor(blocks)?;
+        let experts = blocks.shape.first().copied().unwrap_or(1).max(1);
+        let size = blocks.bytes.len() / experts;
+        let inputs = 2 * size / rows;
+        self.one(outputs, |runner| {
+            for expert in blocks.bytes.chunks_exact(size) {
+                let mut bytes = vec![0; size];
+                columns::from_rows(expert, inputs, rows, &mut bytes);
+                runner.write(&bytes)?;
+            }
+            Ok(())
+        })
     }
 
     /// Quantizes the experts `[E, K, N]` one after the other: their weights as they are
@@ -241,6 +334,7 @@ impl<'a> Runner<'a> {
         &mut self,
         name: &str,
         outputs: &[Initializer],
+        block: usize,
         quantize: impl Fn(Transposed<'_>, &mut [u8], &mut [S]) -> Result<SquaredError, NonFinite>,
         scale_bytes: impl Fn(&[S]) -> Vec<u8>,
     ) -> Result<Vec<Place>, JobError> {
@@ -249,7 +343,7 @@ impl<'a> Runner<'a> {
         let &[experts, inputs, outputs] = view.shape else {
             return Err(JobError::Incomplete(name.to_owned()));
         };
-        let count = outputs * inputs / int4::BLOCK;
+        let count = outputs * inputs.div_ceil(block);
         let mut all_scales = Vec::with_capacity(experts * count);
         let weights = self.placed(weights, |runner| {
             let size = inputs * outputs * float.size();
@@ -260,7 +354,7 @@ impl<'a> Runner<'a> {
                     inputs,
                     outputs,
                 };
-                let mut weights = vec![0; count * int4::BLOCK_BYTES];
+                let mut weights = vec![0; inputs * outputs / 2];
                 let mut scales = vec![S::default(); count];
                 let error = quantize(matrix, &mut weights, &mut scales)
                     .map_err(|e| not_finite(name, expert * inputs * outputs, e))?;
@@ -293,7 +387,7 @@ impl<'a> Runner<'a> {
                     for start in (0..positions).step_by(4096) {
                         let end = positions.min(start + 4096);
                         let values: Vec<f32> = (start..end).flat_map(row).collect();
-                        runner.write_floats(&values)?;
+                        runner.write_floats(&values, output.dtype)?;
                     }
                     Ok(())
                 })
@@ -336,9 +430,9 @@ impl<'a> Runner<'a> {
         })
     }
 
-    fn write_floats(&mut self, values: &[f32]) -> Result<(), JobError> {
+    fn write_floats(&mut self, values: &[f32], to: DataType) -> Result<(), JobError> {
         let mut parts = values.chunks(SLICE / size_of::<f32>());
-        parts.try_for_each(|part| self.write(&float_bytes(part)))
+        parts.try_for_each(|part| self.write(&float_bytes(part, to)))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), JobError> {
@@ -391,6 +485,30 @@ fn not_finite(name: &str, base: usize, error: NonFinite) -> JobError {
     }
 }
 
-fn float_bytes(values: &[f32]) -> Vec<u8> {
+fn single_bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|v| v.to_le_bytes()).collect()
+}
+
+/// The values as float16 or float32.
+fn float_bytes(values: &[f32], to: DataType) -> Vec<u8> {
+    match to {
+        DataType::Float16 => {
+            let halves = values.iter().map(|v| f16::from_f32(*v));
+            halves.flat_map(f16::to_le_bytes).collect()
+        }
+        _ => single_bytes(values),
+    }
+}
+
+/// Experts as MXFP4 with its rows as columns: u8 `[inputs, outputs/2]` and scales u8
+/// `[outputs, inputs/32]`.
+fn mxfp4_columns(
+    matrix: Transposed<'_>,
+    weights: &mut [u8],
+    scales: &mut [u8],
+) -> Result<SquaredError, NonFinite> {
+    let mut rows = vec![0; weights.len()];
+    let error = mxfp4::quantize(matrix, &mut rows, scales)?;
+    columns::from_rows(&rows, matrix.inputs, matrix.outputs, weights);
+    Ok(error)
 }

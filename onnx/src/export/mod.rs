@@ -10,10 +10,12 @@
 //!                             then its scales u8 [E, N, K/32], as published ones lie
 //!   portable/model.onnx       external data in weights.bin
 //!   portable/weights.bin      everything, experts as int4
+//!   cuda/, cuda-int4/         likewise: everything, in float16, experts as MXFP4 or
+//!                             int4 in the layouts of the CUDA provider
 //! ```
 //!
 //! Locations of target `cpu` are relative to `<revision>`, which the property
-//! `gptoss.external_root` (`..`) says; those of `portable` to its own folder,
+//! `gptoss.external_root` (`..`) says; those of the others to their own folder,
 //! so that any ONNX Runtime opens `portable/model.onnx` by its path.
 
 mod error;
@@ -154,7 +156,19 @@ fn plan_of(checkpoint: &Checkpoint, target: Target) -> Plan {
 /// # Errors
 /// When it would exceed protobuf's 2 GB, or a weight is not a finite number.
 pub fn in_memory(checkpoint: &Checkpoint, target: Target) -> Result<Vec<u8>, ExportError> {
-    let plan = plan_of(checkpoint, target);
+    in_memory_of(checkpoint, target, plan_of(checkpoint, target))
+}
+
+/// The same of a graph that is not quite what `target` is, such as
+/// [`graph::cuda`] in float32.
+///
+/// # Errors
+/// As [`in_memory`].
+pub fn in_memory_of(
+    checkpoint: &Checkpoint,
+    target: Target,
+    plan: Plan,
+) -> Result<Vec<u8>, ExportError> {
     let size: u64 = plan.initializers.iter().map(Initializer::byte_len).sum();
     if size > PROTOBUF_LIMIT - (64 << 20) {
         return Err(ExportError::TooLarge { bytes: size });
@@ -187,7 +201,7 @@ pub fn in_memory(checkpoint: &Checkpoint, target: Target) -> Result<Vec<u8>, Exp
 pub fn weights_name(target: Target) -> &'static str {
     match target {
         Target::Cpu => "dense.bin",
-        Target::Portable => "weights.bin",
+        Target::Portable | Target::Cuda | Target::CudaInt4 => "weights.bin",
     }
 }
 
@@ -246,7 +260,7 @@ fn finish_model(
 fn properties(config: &Config, target: Target) -> Vec<StringStringEntryProto> {
     let root = match target {
         Target::Cpu => "..",
-        Target::Portable => ".",
+        Target::Portable | Target::Cuda | Target::CudaInt4 => ".",
     };
     [
         ("gptoss.format", FORMAT.to_owned()),
@@ -285,7 +299,7 @@ fn attach(tensor: &mut TensorProto, of: &Initializer, places: &sink::Places, tar
             let name = file_name(target, *file);
             let location = match target {
                 Target::Cpu => format!("{target}/{name}"),
-                Target::Portable => name.to_owned(),
+                Target::Portable | Target::Cuda | Target::CudaInt4 => name.to_owned(),
             };
             (location, *offset, *length)
         }

@@ -33,7 +33,7 @@ impl Builder<'_> {
             Some(parts("bias")),
         );
         let sinks = format!("{prefix}.sinks");
-        self.widened(&sinks, vec![sinks.clone()], &[config.heads]);
+        self.constant(&sinks, vec![sinks.clone()], &[config.heads]);
         let (window, table) = match config.layer_types[layer] {
             LayerType::Sliding => (config.sliding_window as i64, WINDOW_BLOCKS),
             LayerType::Full => (-1, BLOCKS),
@@ -106,8 +106,10 @@ impl Builder<'_> {
         )
     }
 
-    /// Scores of the experts, float32 throughout: f32 `[1, S, E]`.
+    /// Scores of the experts, computed in float32 throughout: `[1, S, E]`.
     pub(super) fn router(&mut self, layer: usize, input: &str) -> String {
+        let input = self.single(input);
+        let input = input.as_str();
         let (experts, hidden) = (self.config.experts, self.config.hidden_size);
         let prefix = format!("model.layers.{layer}.mlp.router");
         let (weight, bias) = (format!("{prefix}.weight"), format!("{prefix}.bias"));
@@ -116,7 +118,10 @@ impl Builder<'_> {
             Job::Transpose(weight.clone()),
             &[(&weight, DataType::Float, &dims)],
         );
-        self.widened(&bias, vec![bias.clone()], &[experts]);
+        let bias_dims = [experts as i64];
+        let job = Job::Widen(vec![bias.clone()]);
+        self.plan
+            .derived(job, &[(&bias, DataType::Float, &bias_dims)]);
         let (product, logits) = (format!("{prefix}.product"), format!("{prefix}.logits"));
         let multiply = (STANDARD, "MatMul");
         let add = (STANDARD, "Add");
@@ -129,11 +134,52 @@ impl Builder<'_> {
         );
         self.plan
             .node(add, &logits, &[&product, &bias], &[&logits], Vec::new());
-        logits
+        self.narrowed(&logits)
+    }
+
+    /// The router's scores as `QMoE` wants them, a matrix `[S, E]`.
+    pub(super) fn scores(&mut self, layer: usize, router: &str) -> String {
+        let scores = format!("model.layers.{layer}.mlp.scores");
+        let squeeze = (STANDARD, "Squeeze");
+        let inputs = [router, FIRST_AXIS];
+        self.plan
+            .node(squeeze, &scores, &inputs, &[&scores], Vec::new());
+        scores
+    }
+
+    /// What every `QMoE` of ours is told.
+    pub(super) fn qmoe_attributes(&self, block: usize) -> Vec<AttributeProto> {
+        let config = self.config;
+        vec![
+            AttributeProto::int("k", config.experts_per_token as i64),
+            AttributeProto::int("expert_weight_bits", 4),
+            AttributeProto::int("block_size", block as i64),
+            AttributeProto::string("activation_type", "swiglu"),
+            AttributeProto::int("swiglu_fusion", 1),
+            AttributeProto::float("swiglu_limit", config.swiglu_limit),
+            AttributeProto::float("activation_alpha", config.swiglu_alpha),
+            AttributeProto::float("activation_beta", 1.0),
+            AttributeProto::int("normalize_routing_weights", 1),
+        ]
+    }
+
+    /// Adds the `QMoE` of a layer and names its output.
+    pub(super) fn qmoe(
+        &mut self,
+        layer: usize,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+    ) -> String {
+        let mlp = format!("model.layers.{layer}.mlp");
+        let output = format!("{mlp}.out");
+        let operator = (MICROSOFT, "QMoE");
+        self.plan
+            .node(operator, &mlp, inputs, &[&output], attributes);
+        output
     }
 
     /// Rows and columns of an expert's two matrices.
-    fn expert_shapes(&self) -> [(&'static str, i64, i64); 2] {
+    pub(super) fn expert_shapes(&self) -> [(&'static str, i64, i64); 2] {
         let hidden = self.config.hidden_size as i64;
         let inner = self.config.intermediate_size as i64;
         [
@@ -206,16 +252,7 @@ pub(super) fn int4_experts(
     let config = builder.config;
     let experts = config.experts as i64;
     let mlp = format!("model.layers.{layer}.mlp");
-    // QMoE wants the scores as a matrix [S, E].
-    let scores = format!("{mlp}.scores");
-    let squeeze = (STANDARD, "Squeeze");
-    builder.plan.node(
-        squeeze,
-        &scores,
-        &[router, FIRST_AXIS],
-        &[&scores],
-        Vec::new(),
-    );
+    let scores = builder.scores(layer, router);
     let mut inputs = vec![input.to_owned(), scores];
     for (projection, rows, columns) in builder.expert_shapes() {
         let part = |part: &str| format!("{mlp}.experts.{projection}{part}");
@@ -235,28 +272,11 @@ pub(super) fn int4_experts(
                 (&scale, DataType::Float, &[experts, rows, blocks]),
             ],
         );
-        builder.widened(&bias, vec![bias.clone()], &[config.experts, rows as usize]);
+        builder.constant(&bias, vec![bias.clone()], &[config.experts, rows as usize]);
         inputs.extend([weight, scale, bias]);
     }
     let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
-    let output = format!("{mlp}.out");
-    builder.plan.node(
-        (MICROSOFT, "QMoE"),
-        &mlp,
-        &inputs,
-        &[&output],
-        vec![
-            AttributeProto::int("k", config.experts_per_token as i64),
-            AttributeProto::int("expert_weight_bits", 4),
-            AttributeProto::int("block_size", int4::BLOCK as i64),
-            AttributeProto::string("activation_type", "swiglu"),
-            AttributeProto::int("swiglu_fusion", 1),
-            AttributeProto::float("swiglu_limit", config.swiglu_limit),
-            AttributeProto::float("activation_alpha", config.swiglu_alpha),
-            AttributeProto::float("activation_beta", 1.0),
-            AttributeProto::int("normalize_routing_weights", 1),
-            AttributeProto::int(ACCURACY_LEVEL, 4),
-        ],
-    );
-    output
+    let mut attributes = builder.qmoe_attributes(int4::BLOCK);
+    attributes.push(AttributeProto::int(ACCURACY_LEVEL, 4));
+    builder.qmoe(layer, &inputs, attributes)
 }

@@ -5,11 +5,12 @@
 //!          logits_positions       i64 [P]      indexes into S, P may be 0
 //! outputs  logits                 f32 [P, V]
 //!
-//! target portable: one sequence, whose cache is preallocated for T positions
+//! targets portable, cuda and cuda-int4: one sequence, whose cache is preallocated for
+//! T positions; f32 in portable, f16 in the others
 //! inputs   seqlens_k              i32 [1]      positions in all, less one
 //!          total_sequence_length  i32 []       positions in all
-//!          past_key_values.{i}.{key,value}  f32 [1, KVH, T, D]
-//! outputs  present.{i}.{key,value}          f32 [1, KVH, T, D]
+//!          past_key_values.{i}.{key,value}  f32 or f16 [1, KVH, T, D]
+//! outputs  present.{i}.{key,value}          f32 or f16 [1, KVH, T, D]
 //!
 //! target cpu: B sequences, whose caches are blocks of two pools
 //! inputs   sequences              i32 [B, 2]   tokens of each, positions before
@@ -25,12 +26,11 @@
 //! however long it is. [`crate::kernels::attention`] says what the blocks hold.
 //! From the last layer's attention on, only the P wanted positions are computed.
 
+mod cuda;
 mod layer;
 mod plan;
 pub mod rope;
-
-use std::fmt;
-use std::str::FromStr;
+mod target;
 
 use crate::checkpoint::{Config, ExpertFormat, LayerType};
 use crate::kernels::attention::{BLOCK, Precision};
@@ -38,6 +38,7 @@ use crate::proto::{AttributeProto, DataType, NodeProto};
 use crate::quantize::int8;
 
 pub use plan::{Content, Initializer, Job, Plan};
+pub use target::{Target, UnknownTarget};
 
 use plan::Dim;
 
@@ -48,67 +49,63 @@ pub const GPTOSS: &str = "gptoss";
 /// Domain of the standard operators.
 const STANDARD: &str = "";
 
-/// Where an exported graph is to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Target {
-    /// CPU with our operators: experts in MXFP4, in place as published where the
-    /// checkpoint holds them so.
-    Cpu,
-    /// Stock operators only: experts as int4. Any ONNX Runtime runs it.
-    Portable,
-}
-
-impl Target {
-    /// All targets.
-    pub const ALL: [Target; 2] = [Target::Cpu, Target::Portable];
-
-    /// Name, also of its folder.
-    pub fn name(self) -> &'static str {
-        match self {
-            Target::Cpu => "cpu",
-            Target::Portable => "portable",
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A target of that name does not exist.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown target {0:?}: there are cpu and portable")]
-pub struct UnknownTarget(String);
-
-impl FromStr for Target {
-    type Err = UnknownTarget;
-
-    fn from_str(name: &str) -> Result<Self, UnknownTarget> {
-        let found = Self::ALL.into_iter().find(|target| target.name() == name);
-        found.ok_or_else(|| UnknownTarget(name.to_owned()))
-    }
-}
-
 /// The graph of `target` for a model of this shape; `experts` has the format of each
 /// layer's in the checkpoint.
 pub fn build(config: &Config, experts: &[ExpertFormat], target: Target) -> Plan {
     match target {
         Target::Cpu => cpu(config, experts),
         Target::Portable => portable(config, experts),
+        Target::Cuda => cuda(config, experts, Floats::Half, CudaExperts::Mxfp4),
+        Target::CudaInt4 => cuda(config, experts, Floats::Half, CudaExperts::Int4),
     }
 }
 
 /// Target `cpu`: `gptoss:MoE` over MXFP4 tensors, `gptoss:Linear` for the other
 /// matrices.
 pub fn cpu(config: &Config, experts: &[ExpertFormat]) -> Plan {
-    Builder::new(config, experts, Operators::Ours).model(layer::mxfp4_experts)
+    Builder::new(config, experts, Operators::Ours, Floats::Single).model(layer::mxfp4_experts)
 }
 
 /// Target `portable`: `QMoE` over int4 experts.
 pub fn portable(config: &Config, experts: &[ExpertFormat]) -> Plan {
-    Builder::new(config, experts, Operators::Stock).model(layer::int4_experts)
+    Builder::new(config, experts, Operators::Stock, Floats::Single).model(layer::int4_experts)
+}
+
+/// How the experts of the targets for CUDA are quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CudaExperts {
+    /// The published codes and scales.
+    Mxfp4,
+    /// Blocks of 64.
+    Int4,
+}
+
+/// Targets `cuda` and `cuda-int4`: `QMoE` as the CUDA provider takes it. They compute in
+/// float16; in float32 the graph says what that costs, and nothing else.
+pub fn cuda(config: &Config, experts: &[ExpertFormat], floats: Floats, form: CudaExperts) -> Plan {
+    let builder = Builder::new(config, experts, Operators::Stock, floats);
+    builder.model(match form {
+        CudaExperts::Mxfp4 => cuda::mxfp4_experts,
+        CudaExperts::Int4 => cuda::int4_experts,
+    })
+}
+
+/// The float type of a graph's activations, its cache, and what is stored for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Floats {
+    /// float32.
+    Single,
+    /// float16, but for the first norm, the router and the logits.
+    Half,
+}
+
+impl Floats {
+    fn data_type(self) -> DataType {
+        match self {
+            Floats::Single => DataType::Float,
+            Floats::Half => DataType::Float16,
+        }
+    }
 }
 
 /// Adds the experts of a layer: (builder, layer, input, router logits) to the
@@ -127,6 +124,7 @@ struct Builder<'a> {
     /// One entry a layer.
     experts: &'a [ExpertFormat],
     operators: Operators,
+    floats: Floats,
     plan: Plan,
 }
 
@@ -144,7 +142,12 @@ pub const ROPE_SIN: &str = "rope.sin";
 const FIRST_AXIS: &str = "axis.first";
 
 impl<'a> Builder<'a> {
-    fn new(config: &'a Config, experts: &'a [ExpertFormat], operators: Operators) -> Self {
+    fn new(
+        config: &'a Config,
+        experts: &'a [ExpertFormat],
+        operators: Operators,
+        floats: Floats,
+    ) -> Self {
         assert_eq!(experts.len(), config.layers, "one entry a layer");
         let mut plan = Plan::default();
         plan.graph.name = Some("gpt-oss".into());
@@ -152,6 +155,7 @@ impl<'a> Builder<'a> {
             config,
             experts,
             operators,
+            floats,
             plan,
         }
     }
@@ -221,7 +225,7 @@ impl<'a> Builder<'a> {
     fn cache(&self, layer: usize) -> (DataType, [Dim; 4]) {
         let config = self.config;
         let (element, outer, positions) = match (self.operators, config.layer_types[layer]) {
-            (Operators::Stock, _) => (DataType::Float, Dim::Fixed(1), Dim::Named("T")),
+            (Operators::Stock, _) => (self.floats.data_type(), Dim::Fixed(1), Dim::Named("T")),
             (Operators::Ours, LayerType::Full) => {
                 (DataType::Float16, Dim::Named("N"), Dim::Fixed(BLOCK))
             }
@@ -242,16 +246,20 @@ impl<'a> Builder<'a> {
         self.plan.derived(
             Job::Rope,
             &[
-                (ROPE_COS, DataType::Float, &dims),
-                (ROPE_SIN, DataType::Float, &dims),
+                (ROPE_COS, self.floats.data_type(), &dims),
+                (ROPE_SIN, self.floats.data_type(), &dims),
             ],
         );
         self.plan.inline_i64(FIRST_AXIS, &[1], &[0]);
     }
 
-    /// Looks the tokens up: f32 `[1, S, H]`.
+    /// Looks the tokens up: `[1, S, H]`.
     fn embedding(&mut self) -> String {
-        let layout = int8::Layout::embedding(self.config.hidden_size);
+        let hidden = self.config.hidden_size;
+        let layout = match self.floats {
+            Floats::Single => int8::Layout::embedding(hidden),
+            Floats::Half => int8::Layout::half_embedding(hidden),
+        };
         let vocab = self.config.vocab_size as i64;
         let name = "model.embed_tokens";
         let (weight, scale) = (format!("{name}.weight_q8"), format!("{name}.scale"));
@@ -268,7 +276,7 @@ impl<'a> Builder<'a> {
                 ),
                 (
                     &scale,
-                    DataType::Float,
+                    self.floats.data_type(),
                     &[vocab, layout.row_scales() as i64],
                 ),
             ],
@@ -290,10 +298,15 @@ impl<'a> Builder<'a> {
 
     /// RMSNorm before the first layer, in standard operators: the fused one
     /// without a residual is in no published operator set. ONNX Runtime fuses
-    /// this pattern.
+    /// this pattern. In float32, since squares may be too large for float16.
     fn first_norm(&mut self, hidden: &str) -> String {
         let name = "model.layers.0.input_layernorm";
-        let weight = self.norm_weight(name);
+        let weight = format!("{name}.weight");
+        let dims = [self.config.hidden_size as i64];
+        let job = Job::Widen(vec![weight.clone()]);
+        self.plan.derived(job, &[(&weight, DataType::Float, &dims)]);
+        let hidden = self.single(hidden);
+        let hidden = hidden.as_str();
         self.plan.inline_f32("norm.exponent", 2.0);
         self.plan.inline_f32("norm.epsilon", self.config.rms_eps);
         self.plan.inline_i64("axis.last", &[1], &[-1]);
@@ -312,7 +325,31 @@ impl<'a> Builder<'a> {
             self.plan
                 .node(operator, &node, inputs, &[output], attributes);
         }
-        "normed".to_owned()
+        self.narrowed("normed")
+    }
+
+    /// `input` in float32, where it is not.
+    fn single(&mut self, input: &str) -> String {
+        match self.floats {
+            Floats::Single => input.to_owned(),
+            Floats::Half => self.cast(input, "single", DataType::Float),
+        }
+    }
+
+    /// `input`, which is float32, in the graph's float type.
+    fn narrowed(&mut self, input: &str) -> String {
+        match self.floats {
+            Floats::Single => input.to_owned(),
+            Floats::Half => self.cast(input, "half", DataType::Float16),
+        }
+    }
+
+    fn cast(&mut self, input: &str, suffix: &str, to: DataType) -> String {
+        let output = format!("{input}.{suffix}");
+        let to = vec![AttributeProto::int("to", to as i64)];
+        self.plan
+            .node((STANDARD, "Cast"), &output, &[input], &[&output], to);
+        output
     }
 
     /// Adds `update` to the residual and normalises: (normed, new residual).
@@ -332,15 +369,19 @@ impl<'a> Builder<'a> {
     fn norm_weight(&mut self, name: &str) -> String {
         let weight = format!("{name}.weight");
         let hidden = self.config.hidden_size;
-        self.widened(&weight, vec![weight.clone()], &[hidden]);
+        self.constant(&weight, vec![weight.clone()], &[hidden]);
         weight
     }
 
-    /// Adds bfloat16 tensors as one float32 initializer.
-    fn widened(&mut self, name: &str, tensors: Vec<String>, dims: &[usize]) {
+    /// Adds float tensors as one initializer of the graph's float type.
+    fn constant(&mut self, name: &str, tensors: Vec<String>, dims: &[usize]) {
         let dims: Vec<i64> = dims.iter().map(|d| *d as i64).collect();
-        self.plan
-            .derived(Job::Widen(tensors), &[(name, DataType::Float, &dims)]);
+        let job = match self.floats {
+            Floats::Single => Job::Widen(tensors),
+            Floats::Half => Job::Halve(tensors),
+        };
+        let data_type = self.floats.data_type();
+        self.plan.derived(job, &[(name, data_type, &dims)]);
     }
 
     /// `input · stacked(tensors)ᵀ (+ bias)` with int8 weights; columns is K.
@@ -352,7 +393,10 @@ impl<'a> Builder<'a> {
         (rows, columns): (usize, usize),
         bias: Option<Vec<String>>,
     ) -> String {
-        let layout = int8::Layout::matmul(columns);
+        let layout = match self.floats {
+            Floats::Single => int8::Layout::matmul(columns),
+            Floats::Half => int8::Layout::half_matmul(columns),
+        };
         let blocks = layout.row_scales() as i64;
         let (weight, scale) = (format!("{name}.weight_q8"), format!("{name}.scale"));
         self.plan.derived(
@@ -363,12 +407,12 @@ impl<'a> Builder<'a> {
                     DataType::Uint8,
                     &[rows as i64, blocks, layout.block as i64],
                 ),
-                (&scale, DataType::Float, &[rows as i64, blocks]),
+                (&scale, self.floats.data_type(), &[rows as i64, blocks]),
             ],
         );
         let bias_name = format!("{name}.bias");
         let bias_name = bias.map(|tensors| {
-            self.widened(&bias_name, tensors, &[rows]);
+            self.constant(&bias_name, tensors, &[rows]);
             bias_name.as_str()
         });
         let output = format!("{name}.out");
@@ -385,22 +429,47 @@ impl<'a> Builder<'a> {
                 );
             }
             Operators::Stock => {
+                let mut attributes = vec![
+                    AttributeProto::int("K", columns as i64),
+                    AttributeProto::int("N", rows as i64),
+                    AttributeProto::int("bits", 8),
+                    AttributeProto::int("block_size", layout.block as i64),
+                ];
+                let operator = (MICROSOFT, "MatMulNBits");
+                if self.floats == Floats::Half {
+                    // CUDA's own kernels for it know no bias.
+                    return self.product_and_bias(operator, name, &inputs, attributes, bias_name);
+                }
+                attributes.push(AttributeProto::int(ACCURACY_LEVEL, 4));
                 inputs.extend(bias_name.into_iter().flat_map(|bias| ["", "", bias]));
-                self.plan.node(
-                    (MICROSOFT, "MatMulNBits"),
-                    name,
-                    &inputs,
-                    &[&output],
-                    vec![
-                        AttributeProto::int("K", columns as i64),
-                        AttributeProto::int("N", rows as i64),
-                        AttributeProto::int("bits", 8),
-                        AttributeProto::int("block_size", layout.block as i64),
-                        AttributeProto::int(ACCURACY_LEVEL, 4),
-                    ],
-                );
+                self.plan
+                    .node(operator, name, &inputs, &[&output], attributes);
             }
         }
+        output
+    }
+
+    /// A product, and its bias as a node of its own.
+    fn product_and_bias(
+        &mut self,
+        operator: (&str, &str),
+        name: &str,
+        inputs: &[&str],
+        attributes: Vec<AttributeProto>,
+        bias: Option<&str>,
+    ) -> String {
+        let output = format!("{name}.out");
+        let Some(bias) = bias else {
+            self.plan
+                .node(operator, name, inputs, &[&output], attributes);
+            return output;
+        };
+        let product = format!("{name}.product");
+        self.plan
+            .node(operator, name, inputs, &[&product], attributes);
+        let add = (STANDARD, "Add");
+        self.plan
+            .node(add, &output, &[&product, bias], &[&output], Vec::new());
         output
     }
 
@@ -422,6 +491,7 @@ impl<'a> Builder<'a> {
         let shape = (self.config.vocab_size, self.config.hidden_size);
         let tensors = vec!["lm_head.weight".to_owned()];
         let logits = self.linear("lm_head", normed, tensors, shape, None);
+        let logits = self.single(&logits);
         self.plan.node(
             (STANDARD, "Squeeze"),
             "logits",

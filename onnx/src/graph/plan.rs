@@ -59,13 +59,16 @@ pub enum Content {
 pub enum Job {
     /// Float tensors, widened to float32, one after the other.
     Widen(Vec<String>),
+    /// Float tensors, rounded to float16, one after the other.
+    Halve(Vec<String>),
     /// A float matrix `[rows, columns]`, as float32 `[columns, rows]`.
     Transpose(String),
     /// A tensor's bytes as they are.
     Copy(String),
     /// A tensor of another float type, rounded to bfloat16.
     Bfloat16(String),
-    /// Float matrices, stacked, as int8 blocks: weights, then scales.
+    /// Float matrices, stacked, as int8 blocks: weights, then scales, of whichever
+    /// float type they are declared.
     Int8 {
         /// The matrices, all of the same width.
         tensors: Vec<String>,
@@ -85,7 +88,27 @@ pub enum Job {
     /// Experts that are floats `[E, K, N]`, as int4 blocks `[E, N, K/2]`: weights,
     /// then scales.
     Int4OfFloats(String),
-    /// YaRN's cosines, then its sines.
+    /// MXFP4 blocks u8 `[E, N, K/32, 16]`, with their rows as columns: u8 `[E, K, N/2]`.
+    Mxfp4Columns {
+        /// The blocks.
+        blocks: String,
+        /// Rows of an expert's matrix, N.
+        rows: usize,
+    },
+    /// Experts that are floats `[E, K, N]`, as MXFP4 with rows as columns: u8
+    /// `[E, K, N/2]`, then scales u8 `[E, N, K/32]`.
+    Mxfp4ColumnsOfFloats(String),
+    /// MXFP4 as int4 in blocks of 64: weights u8 `[E, N, K/2]`, then scales, which
+    /// float16 holds, `[E, N, ceil(K/64)]`, of whichever float type they are declared.
+    WideInt4 {
+        /// The blocks, u8 `[E, N, K/32, 16]`.
+        blocks: String,
+        /// The E8M0 scales, u8 `[E, N, K/32]`.
+        scales: String,
+    },
+    /// Experts that are floats `[E, K, N]`, as int4 in blocks of 64, likewise.
+    WideInt4OfFloats(String),
+    /// YaRN's cosines, then its sines, of whichever float type they are declared.
     Rope,
 }
 
@@ -121,6 +144,13 @@ impl Plan {
     pub(super) fn inline_f32(&mut self, name: &str, value: f32) {
         let bytes = value.to_le_bytes().to_vec();
         self.push(name, DataType::Float, &[], Content::Inline(bytes));
+    }
+
+    /// Adds float32 constants kept in the model itself.
+    pub(super) fn inline_f32s(&mut self, name: &str, values: &[f32]) {
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let dims = [values.len() as i64];
+        self.push(name, DataType::Float, &dims, Content::Inline(bytes));
     }
 
     /// Adds a published tensor used in place, under its own name.

@@ -105,6 +105,14 @@ fn digests_are_those_of_this_version() {
             Target::Portable,
             "e3cbcb24722afc56c6ef59db7c4edd9854a180a8930b2e0ccb3e5f3a2c42047b",
         ),
+        (
+            Target::Cuda,
+            "fca981b474d1d5c7aefb9e96489cb24e855f2eadc322373cf87f32fee7b0fc46",
+        ),
+        (
+            Target::CudaInt4,
+            "97baaa53e041a5ec8559790fdc82c8296aa36b46284cc351ba4cdd32bbbe87ca",
+        ),
     ] {
         let out = tempfile::tempdir().expect("a temporary folder");
         let report = export(&checkpoint, target, out.path(), &mut |_, _| ()).expect("an export");

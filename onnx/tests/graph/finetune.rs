@@ -169,6 +169,87 @@ fn the_portable_target_takes_floats() {
     assert!(distance <= Golden::tolerance("cuda"), "{distance}");
 }
 
+/// The checkpoint as published, exported for `target`.
+fn original(name: &str, target: Target) -> TempDir {
+    let dir = folder();
+    let checkpoint = Checkpoint::open(&published(name)).expect("sound");
+    let out = dir.path().join(target.name());
+    export(&checkpoint, target, &out, &mut |_, _| ()).expect("an export");
+    dir
+}
+
+/// What target `cuda` holds of a matrix `[E, N, K]`, whose rows it has as columns.
+fn columns(dir: &Path, matrix: &str, [experts, rows, inputs]: [usize; 3]) -> Vec<f64> {
+    const MAGNITUDES: [f64; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    let (_, codes) = stored(dir, Target::Cuda, &format!("{matrix}.weight_fp4"));
+    let (_, scales) = stored(dir, Target::Cuda, &format!("{matrix}_scales"));
+    assert_eq!(codes.len(), experts * rows * inputs / 2);
+    assert_eq!(scales.len(), experts * rows * inputs / 32);
+    let mut values = Vec::with_capacity(experts * rows * inputs);
+    for at in 0..experts * rows {
+        let (expert, row) = (at / rows, at % rows);
+        for input in 0..inputs {
+            let byte = codes[(expert * inputs + input) * rows / 2 + row / 2];
+            let code = byte >> (row % 2 * 4) & 15;
+            let scale = scales[(expert * rows + row) * inputs / 32 + input / 32];
+            let sign = if code & 8 == 0 { 1.0 } else { -1.0 };
+            let magnitude = MAGNITUDES[usize::from(code & 7)];
+            values.push(sign * magnitude * 2f64.powi(i32::from(scale) - 127));
+        }
+    }
+    values
+}
+
+#[test]
+fn the_targets_for_cuda_take_floats() {
+    let dir = fine_tune("nano", 1, |_| ());
+    let report = export_in(dir.path(), Target::Cuda);
+    let experts = report.experts.expect("experts were quantized");
+    assert_eq!((experts.to, experts.relative_rms_error), ("MXFP4", 0.0));
+    let report = export_in(dir.path(), Target::CudaInt4);
+    let experts = report.experts.expect("experts were quantized");
+    let error = experts.relative_rms_error;
+    assert!(
+        experts.to == "int4" && (0.01..0.1).contains(&error),
+        "{error}"
+    );
+    let before = [Target::Cuda, Target::CudaInt4].map(|target| original("nano", target));
+    let checkpoint = Checkpoint::open(&published("nano")).expect("sound");
+    let config = checkpoint.config();
+    for matrix in matrices(config.layers) {
+        let shape = match matrix.ends_with("down_proj") {
+            true => [config.experts, config.hidden_size, config.intermediate_size],
+            false => [
+                config.experts,
+                2 * config.intermediate_size,
+                config.hidden_size,
+            ],
+        };
+        // Where they were: the codes, as numbers; what int4 makes of these.
+        let found = columns(dir.path(), &matrix, shape);
+        assert_eq!(found, columns(before[0].path(), &matrix, shape), "{matrix}");
+        let blocks = checkpoint
+            .tensor(&format!("{matrix}_blocks"))
+            .expect("blocks")
+            .bytes;
+        let scales = checkpoint
+            .tensor(&format!("{matrix}_scales"))
+            .expect("scales")
+            .bytes;
+        let each = blocks.chunks_exact(16).zip(scales);
+        let published: Vec<f64> = each
+            .flat_map(|(block, scale)| values(block, *scale).0)
+            .collect();
+        assert_eq!(found, published, "{matrix}");
+        for part in [".weight_q4", ".scale"] {
+            let name = format!("{matrix}{part}");
+            let (_, now) = stored(dir.path(), Target::CudaInt4, &name);
+            let (_, then) = stored(before[1].path(), Target::CudaInt4, &name);
+            assert_eq!(now, then, "{name}");
+        }
+    }
+}
+
 #[test]
 fn layers_may_differ() {
     let dir = fine_tune("grid64", 2, |tensors| {

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use gptoss_onnx::checkpoint::{Checkpoint, Config, LayerType};
-use gptoss_onnx::export::{ModelFile, Target, export, in_memory, read_model};
+use gptoss_onnx::export::{ModelFile, Target, export, in_memory, in_memory_of, read_model};
+use gptoss_onnx::graph::Plan;
 use gptoss_onnx::kernels::attention::BLOCK;
 use half::f16;
 use ort::environment::Environment;
@@ -87,6 +88,21 @@ impl Host {
         Self::load(model, checkpoint, mode, window)
     }
 
+    /// Loads the self-contained model of a graph that is not quite what `target` is.
+    pub fn of_plan(
+        checkpoint: &Checkpoint,
+        target: Target,
+        plan: Plan,
+        mode: Mode,
+        window: usize,
+    ) -> Self {
+        let model = ModelFile {
+            bytes: in_memory_of(checkpoint, target, plan).expect("an export"),
+            external_root: PathBuf::new(),
+        };
+        Self::load(model, checkpoint, mode, window)
+    }
+
     fn load(model: ModelFile, checkpoint: &Checkpoint, mode: Mode, window: usize) -> Self {
         let model = match mode {
             Mode::Shipped => model,
@@ -110,7 +126,8 @@ impl Host {
                     (true, LayerType::Full) => [blocks(window), heads, BLOCK, config.head_dim],
                     (true, LayerType::Sliding) => [ring(&config), heads, BLOCK, config.head_dim],
                 };
-                [cache_side(shape, half), cache_side(shape, half)]
+                let side = || cache_side(shape, half, paged);
+                [side(), side()]
             })
             .collect();
         Self {
@@ -212,12 +229,14 @@ fn i32s<const N: usize>(shape: [usize; N], data: Vec<i32>) -> ort::Result<DynTen
     Ok(Tensor::from_array((shape, data))?.upcast())
 }
 
-/// One side of a layer's cache, all NaN: what is read was written before.
-fn cache_side(shape: [usize; 4], half: bool) -> DynTensor {
+/// One side of a layer's cache. Ours is all NaN: what is read was written before. The
+/// stock operator multiplies what is beyond the end by zero.
+fn cache_side(shape: [usize; 4], half: bool, ours: bool) -> DynTensor {
     let allocator = Allocator::default();
     if half {
         let mut tensor = Tensor::<f16>::new(&allocator, shape).expect("cache tensor");
-        tensor.extract_tensor_mut().1.fill(f16::NAN);
+        let fill = if ours { f16::NAN } else { f16::ZERO };
+        tensor.extract_tensor_mut().1.fill(fill);
         return tensor.upcast();
     }
     let mut tensor = Tensor::<f32>::new(&allocator, shape).expect("cache tensor");
@@ -257,7 +276,8 @@ impl Host {
     }
 }
 
-fn session(model: &ModelFile) -> ort::Result<Session> {
+/// Opens a model on the processor.
+pub fn session(model: &ModelFile) -> ort::Result<Session> {
     let control = Arc::default();
     let _opening = gptoss_onnx::operators::opening();
     let mut builder = Session::builder(environment())?

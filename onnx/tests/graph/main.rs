@@ -1,6 +1,7 @@
 //! Exported graphs, run by ONNX Runtime, against reference logits and against
 //! an independent float64 implementation.
 
+mod cuda;
 mod files;
 mod finetune;
 mod host;

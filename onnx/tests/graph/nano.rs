@@ -39,6 +39,7 @@ fn every_target_is_within_the_tolerance() {
         (Target::Cpu, Mode::Shipped, Golden::tolerance("cpu")),
         (Target::Cpu, Mode::Exact, 0.04),
         (Target::Portable, Mode::Shipped, Golden::tolerance("cuda")),
+        (Target::CudaInt4, Mode::Shipped, Golden::tolerance("cuda")),
     ] {
         let mut host = Host::in_memory(&checkpoint, target, mode, golden.ids.len());
         for feed in [Feed::Whole, Feed::Chunks(50), Feed::Chunks(1)] {

@@ -1,7 +1,9 @@
 //! Shapes that have no reference, judged by the float64 oracle. All matrices
 //! are lossless under quantization, so the exact mode must equal it.
 
+use gptoss_onnx::checkpoint::Checkpoint;
 use gptoss_onnx::export::Target;
+use gptoss_onnx::graph::{self, CudaExperts, Floats};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 use tempfile::TempDir;
@@ -51,6 +53,21 @@ impl Case {
     fn compare(&self, target: Target, feeds: &[Feed]) {
         let length = self.ids.len();
         let mut host = Host::export(self.dir.path(), target, Mode::Exact, length + 3);
+        self.judge(&mut host, target, feeds);
+    }
+
+    /// The same of the graph for CUDA, in float32.
+    fn compare_cuda(&self, feeds: &[Feed]) {
+        let checkpoint = Checkpoint::open(self.dir.path()).expect("sound");
+        let (config, experts) = (checkpoint.config(), checkpoint.experts());
+        let plan = graph::cuda(config, experts, Floats::Single, CudaExperts::Int4);
+        let (target, window) = (Target::CudaInt4, self.ids.len() + 3);
+        let mut host = Host::of_plan(&checkpoint, target, plan, Mode::Exact, window);
+        self.judge(&mut host, target, feeds);
+    }
+
+    fn judge(&self, host: &mut Host, target: Target, feeds: &[Feed]) {
+        let length = self.ids.len();
         for feed in feeds {
             let mut judge = Judge::default();
             let rows = host.logits(&self.ids, &self.positions, *feed);
@@ -112,7 +129,9 @@ fn any_shape() -> impl Strategy<Value = (Shape, usize)> {
     )
 }
 
-fn property(target: Target, cases: u32) {
+const FEEDS: [Feed; 2] = [Feed::Whole, Feed::Chunks(23)];
+
+fn property(cases: u32, compare: impl Fn(&Case)) {
     let config = Config {
         cases,
         // The shape and its seed say enough, and each step takes seconds.
@@ -124,7 +143,7 @@ fn property(target: Target, cases: u32) {
         .run(&any_shape(), |(shape, length)| {
             let case = Case::new(shape, length);
             prop_assume!(!case.ties);
-            case.compare(target, &[Feed::Whole, Feed::Chunks(23)]);
+            compare(&case);
             Ok(())
         })
         .expect("every shape is exact");
@@ -132,18 +151,23 @@ fn property(target: Target, cases: u32) {
 
 #[test]
 fn cpu_is_exact_at_any_shape() {
-    property(Target::Cpu, 24);
+    property(24, |case| case.compare(Target::Cpu, &FEEDS));
 }
 
 #[test]
 fn portable_is_exact_at_any_shape() {
-    property(Target::Portable, 24);
+    property(24, |case| case.compare(Target::Portable, &FEEDS));
+}
+
+#[test]
+fn the_graph_for_cuda_is_exact_at_any_shape() {
+    property(12, |case| case.compare_cuda(&FEEDS));
 }
 
 /// Compares one shape on every target.
 fn fixed(shape: Shape, length: usize, feeds: &[Feed]) {
     let case = Case::new(shape, length);
-    for target in Target::ALL {
+    for target in [Target::Cpu, Target::Portable] {
         case.compare(target, feeds);
     }
 }

@@ -130,6 +130,7 @@ fn experts(manifest: &Manifest) -> impl Iterator<Item = String> {
         let what = match (quantized, target.as_str()) {
             (Some(quantized), _) => describe_quantized(quantized),
             (None, "cpu") => message!("show-experts-published"),
+            (None, "cuda") => message!("show-experts-columns"),
             (None, _) => message!("show-experts-int4"),
         };
         message!("show-experts-of", target = target, what = what)

@@ -69,6 +69,7 @@ show-folder = folder
 show-experts = experts
 show-experts-of = for { $target }: { $what }
 show-experts-published = the checkpoint's own bytes, MXFP4
+show-experts-columns = the checkpoint's own codes, MXFP4, in the order of the CUDA provider
 show-experts-int4 = quantized by the export from MXFP4 to int4
 
 ## gptoss-ctl show --provenance

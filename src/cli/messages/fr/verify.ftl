@@ -86,6 +86,7 @@ show-folder = dossier
 show-experts = experts
 show-experts-of = pour { $target } : { $what }
 show-experts-published = les octets mêmes du point de contrôle, MXFP4
+show-experts-columns = les codes mêmes du point de contrôle, MXFP4, dans l’ordre du fournisseur CUDA
 show-experts-int4 = quantifiés par l’export de MXFP4 en int4
 
 ## gptoss-ctl show --provenance
