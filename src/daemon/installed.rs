@@ -244,7 +244,7 @@ impl StoreLoader {
             target,
             context: self.context,
             threads: self.threads,
-            kv_cache: (target == Target::Cpu).then_some(self.kv_cache),
+            kv_cache: target.fixed_cache().is_none().then_some(self.kv_cache),
             sequences: self.parallel,
             provider: report.provider,
             ..Options::default()

@@ -7,15 +7,16 @@ use std::time::Instant;
 
 use gptoss_onnx::export::{self, ModelFile};
 use gptoss_onnx::kernels::attention::BLOCK;
-use ort::memory::Allocator;
+use ort::memory::{AllocationDevice, Allocator};
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
 
 use super::blocks::{Exhausted, Sequences};
 use super::cancel::RunCancel;
+use super::device_cache::DeviceCache;
 use super::error::RuntimeError;
 use super::feed::Feed;
-use super::kv_cache::KvCache;
+use super::kv_cache::{CacheShape, KvCache};
 use super::layout::Layout;
 use super::memory_plan::MemoryPlan;
 use super::model_facts::{ModelFacts, StepWeights};
@@ -45,9 +46,48 @@ pub struct OrtBackend {
     // Dropped in this order: the binding and the session use the cache's memory.
     binding: IoBinding,
     session: Session,
-    cache: KvCache,
+    cache: Cache,
     /// While it runs, its files are not removed.
     in_use: Option<InUse>,
+}
+
+/// The memory of the key/value cache.
+enum Cache {
+    Main(KvCache),
+    /// For one sequence, without blocks.
+    Device(DeviceCache),
+}
+
+impl Cache {
+    fn new(
+        shape: CacheShape,
+        session: &Session,
+        device: Option<AllocationDevice<'static>>,
+    ) -> Result<Self, RuntimeError> {
+        // What is made of blocks is copied and read by the processor.
+        match device.filter(|_| shape.is_one_piece()) {
+            Some(device) => DeviceCache::new(session, device, &shape).map(Self::Device),
+            None => KvCache::new(shape).map(Self::Main),
+        }
+    }
+
+    fn bind(&mut self, binding: &mut IoBinding) -> Result<(), RuntimeError> {
+        match self {
+            Self::Main(cache) => cache.bind(binding),
+            Self::Device(cache) => cache.bind(binding),
+        }
+    }
+
+    fn in_main_memory(&self) -> bool {
+        matches!(self, Self::Main(_))
+    }
+
+    fn main(&mut self) -> Option<&mut KvCache> {
+        match self {
+            Self::Main(cache) => Some(cache),
+            Self::Device(_) => None,
+        }
+    }
 }
 
 /// The sequences in the cache.
@@ -149,7 +189,10 @@ impl OrtBackend {
             },
         )?;
         let session_duration = opening.elapsed();
-        let mut cache = KvCache::new(layout.shape(&facts, context))?;
+        let shape = layout.shape(&facts, context);
+        let device = options.provider.device();
+        let device = device.or_else(|| options.provider_cache.then_some(AllocationDevice::CPU));
+        let mut cache = Cache::new(shape, &session, device)?;
         let mut binding = session.create_binding()?;
         cache.bind(&mut binding)?;
         let mut logits = Tensor::new(&Allocator::default(), [1, facts.vocab_size])?;
@@ -172,9 +215,10 @@ impl OrtBackend {
                 prefault: None,
                 threads,
             },
-            score_heads: facts.score_heads,
+            // Of the stock operator on the processor; a device keeps no such matrix.
+            score_heads: facts.score_heads.filter(|_| cache.in_main_memory()),
             weights: facts.step_weights,
-            feed: Feed::new(layout.is_paged())?,
+            feed: Feed::new(layout.is_paged(), cache.in_main_memory())?,
             sequences: Kept::new(layout),
             logits,
             cancel,
@@ -217,9 +261,12 @@ impl OrtBackend {
             let room = sequences.reserve(&[(sequence.0, tokens)], &mut copies);
             room.map_err(|Exhausted| BackendError::CacheFull)?;
             let (full, window) = sequences.tables(sequence.0);
+            let Some(cache) = self.cache.main() else {
+                break;
+            };
             let new = |table: &'_ [u32]| table.len() - table.len().min(tokens.div_ceil(BLOCK) + 1);
-            self.cache.fill_with_noise(false, &full[new(full)..]);
-            self.cache.fill_with_noise(true, &window[new(window)..]);
+            cache.fill_with_noise(false, &full[new(full)..]);
+            cache.fill_with_noise(true, &window[new(window)..]);
             sequences.advance(sequence.0, tokens);
             left -= tokens;
         }
@@ -258,8 +305,8 @@ impl OrtBackend {
                 let mut copies = Vec::new();
                 let room = sequences.reserve(&wanted, &mut copies);
                 room.map_err(|Exhausted| BackendError::CacheFull)?;
-                for copy in copies {
-                    self.cache.copy(copy);
+                if let Some(cache) = self.cache.main() {
+                    copies.into_iter().for_each(|copy| cache.copy(copy));
                 }
                 self.feed.fill(slices).map_err(provider_error)?;
                 self.feed.fill_tables(slices, sequences)
@@ -280,7 +327,8 @@ impl OrtBackend {
         self.cancel.check()?;
         self.prepare(slices)?;
         let rows = self.feed.rows();
-        self.bind(rows).map_err(provider_error)?;
+        self.bind(self.feed.computed_rows())
+            .map_err(provider_error)?;
         let outcome = self
             .session
             .run_binding_with_options(&self.binding, &self.cancel.options)
@@ -438,14 +486,15 @@ impl Backend for OrtBackend {
     }
 
     fn trim(&mut self) {
-        match &self.sequences {
-            Kept::Paged(sequences) => {
+        match (&self.sequences, self.cache.main()) {
+            (Kept::Paged(sequences), Some(cache)) => {
                 let (full, window) = sequences.free();
-                self.cache.release(false, full);
-                self.cache.release(true, window);
+                cache.release(false, full);
+                cache.release(true, window);
             }
-            Kept::Single(None) => self.cache.release_all(),
-            Kept::Single(Some(_)) => {}
+            (Kept::Single(None), Some(cache)) => cache.release_all(),
+            // A device's memory is one allocation, until the model is unloaded.
+            (_, None) | (Kept::Single(Some(_)), _) => {}
         }
         memory::trim_heap();
     }

@@ -17,6 +17,8 @@ pub(super) struct Feed {
     logits_positions: Tensor<i64>,
     cache: CacheInputs,
     rows: usize,
+    /// Whether a run may compute no logits at all.
+    may_be_empty: bool,
 }
 
 /// What the run is told about the cache.
@@ -50,8 +52,9 @@ where
 }
 
 impl Feed {
-    /// For a cache made of blocks, or for one that is not.
-    pub fn new(paged: bool) -> Result<Self, ort::Error> {
+    /// For a cache made of blocks, or for one that is not. A device's kernels are not asked
+    /// for empty tensors: where a run wants no logits, it is told to compute one row.
+    pub fn new(paged: bool, may_be_empty: bool) -> Result<Self, ort::Error> {
         let allocator = Allocator::default();
         let table = || Tensor::new(&allocator, [1usize, 1]);
         Ok(Self {
@@ -69,12 +72,18 @@ impl Feed {
                 },
             },
             rows: 0,
+            may_be_empty,
         })
     }
 
-    /// Rows of logits that the run will compute.
+    /// Rows of logits that are wanted of the run.
     pub fn rows(&self) -> usize {
         self.rows
+    }
+
+    /// Rows of logits that the run will compute.
+    pub fn computed_rows(&self) -> usize {
+        self.rows.max(usize::from(!self.may_be_empty))
     }
 
     /// Takes in the tokens and which logits are wanted.
@@ -87,11 +96,13 @@ impl Feed {
             *id = i64::from(token);
         }
         self.rows = slices.iter().map(rows).sum();
-        reshape(&mut self.logits_positions, [self.rows])?;
-        if self.rows == 0 {
+        let computed = self.computed_rows();
+        reshape(&mut self.logits_positions, [computed])?;
+        if computed == 0 {
             return Ok(());
         }
         let (_, positions) = self.logits_positions.extract_tensor_mut();
+        positions.fill(0);
         let (mut row, mut start) = (0, 0);
         for slice in slices {
             let places = &mut positions[row..row + rows(slice)];

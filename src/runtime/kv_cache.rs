@@ -13,7 +13,7 @@ use memmap2::MmapRaw;
 use ort::AsPointer;
 use ort::memory::Allocator;
 use ort::session::IoBinding;
-use ort::value::DynValue;
+use ort::value::{DynValue, Value, ValueTypeMarker};
 
 use super::blocks::BlockCopy;
 use super::error::RuntimeError;
@@ -38,6 +38,12 @@ pub(super) struct LayerShape {
 impl CacheShape {
     fn side_bytes(&self, layer: LayerShape) -> usize {
         layer.dimensions.iter().product::<usize>() * self.precision.bytes()
+    }
+
+    /// Whether each tensor is one block of float16, for one sequence.
+    pub fn is_one_piece(&self) -> bool {
+        let mut layers = self.layers.iter();
+        layers.all(|layer| layer.dimensions[0] == 1) && self.precision == Precision::F16
     }
 
     /// Bytes of the whole cache.
@@ -108,9 +114,7 @@ impl KvCache {
     /// Binds every tensor as past and as present.
     pub fn bind(&mut self, binding: &mut IoBinding) -> Result<(), RuntimeError> {
         for (i, tensor) in self.tensors.iter_mut().enumerate() {
-            let (layer, side) = (i / 2, if i % 2 == 0 { "key" } else { "value" });
-            binding.bind_input(format!("past_key_values.{layer}.{side}"), tensor)?;
-            binding.bind_output(format!("present.{layer}.{side}"), tensor)?;
+            bind_side(binding, i, tensor)?;
         }
         Ok(())
     }
@@ -221,6 +225,19 @@ impl KvCache {
             }
         }
     }
+}
+
+/// Binds the `i`-th tensor, of key, value of layer 0, key, value of layer 1, …, as past
+/// and as present.
+pub(super) fn bind_side<T: ValueTypeMarker + ?Sized>(
+    binding: &mut IoBinding,
+    i: usize,
+    tensor: &mut Value<T>,
+) -> Result<(), RuntimeError> {
+    let (layer, side) = (i / 2, if i.is_multiple_of(2) { "key" } else { "value" });
+    binding.bind_input(format!("past_key_values.{layer}.{side}"), tensor)?;
+    binding.bind_output(format!("present.{layer}.{side}"), tensor)?;
+    Ok(())
 }
 
 /// Bytes of a huge page where there are any.

@@ -2,8 +2,7 @@
 
 use std::path::Path;
 
-use gptoss_onnx::export::{self, Target};
-use gptoss_onnx::kernels::attention::Precision;
+use gptoss_onnx::export;
 use serde::Serialize;
 
 use super::error::RuntimeError;
@@ -49,20 +48,20 @@ impl MemoryPlan {
     /// numbers are those of no model.
     pub fn of_dimensions(dimensions: &Dimensions, options: &Options) -> Option<Self> {
         let cache = dimensions.cache()?;
-        let stock = options.target == Target::Portable;
+        let fixed = options.target.fixed_cache();
         let facts = ModelFacts {
             layers: cache.windows.len(),
-            windows: if stock { Vec::new() } else { cache.windows },
+            windows: match fixed {
+                Some(_) => Vec::new(),
+                None => cache.windows,
+            },
             kv_heads: cache.kv_heads,
             head_dim: cache.head_dim,
             vocab_size: 0,
             max_positions: cache.max_positions,
             weight_bytes: dimensions.weight_bytes(options.target.name()),
             step_weights: StepWeights::default(),
-            cache: match stock {
-                true => Precision::F32,
-                false => options.kv_cache.unwrap_or_default(),
-            },
+            cache: fixed.or(options.kv_cache).unwrap_or_default(),
             score_heads: None,
         };
         Some(Self::of(&facts, options))
@@ -91,6 +90,8 @@ impl MemoryPlan {
 mod tests {
     use super::*;
     use gptoss_onnx::checkpoint::Checkpoint;
+    use gptoss_onnx::export::Target;
+    use gptoss_onnx::kernels::attention::Precision;
     use gptoss_onnx::nano;
 
     /// Of a checkpoint and of its export.

@@ -9,6 +9,7 @@ pub mod bandwidth;
 mod blocks;
 mod cancel;
 pub mod carried;
+mod device_cache;
 mod error;
 mod feed;
 mod kv_cache;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use gptoss_onnx::export::FORMAT;
 use gptoss_onnx::graph::{ROPE_COS, ROPE_SIN, attention_precision};
 use gptoss_onnx::kernels::attention::Precision;
-use gptoss_onnx::proto::{ModelProto, NodeProto, TensorProto};
+use gptoss_onnx::proto::{DataType, ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
@@ -87,7 +87,7 @@ impl ModelFacts {
             step_weights: step_weights(&model),
             cache: attention_nodes(&model)
                 .next()
-                .map_or(Precision::F32, |(precision, _)| precision),
+                .map_or_else(|| stock_cache(&model), |(precision, _)| precision),
             score_heads: model
                 .graph
                 .iter()
@@ -102,6 +102,16 @@ impl ModelFacts {
 fn attention_nodes(model: &ModelProto) -> impl Iterator<Item = (Precision, &NodeProto)> {
     let nodes = model.graph.iter().flat_map(|graph| &graph.node);
     nodes.filter_map(|node| Some((attention_precision(node)?, node)))
+}
+
+/// What the cache of the stock attention is made of.
+fn stock_cache(model: &ModelProto) -> Precision {
+    let mut inputs = model.graph.iter().flat_map(|graph| &graph.input);
+    let cache = inputs.find(|input| input.name.as_deref() == Some("past_key_values.0.key"));
+    match cache.is_some_and(|input| input.is_of(DataType::Float16)) {
+        true => Precision::F16,
+        false => Precision::F32,
+    }
 }
 
 /// The windows of the nodes of our attention, of which there is one a layer.
@@ -202,13 +212,9 @@ mod tests {
             let facts = ModelFacts::read(&model).unwrap();
             assert_eq!(facts.layers, config.layers);
             assert_eq!(facts.vocab_size, config.vocab_size);
-            let stock = target == Target::Portable;
+            let stock = target != Target::Cpu;
             assert_eq!(facts.score_heads, stock.then_some(config.heads));
-            let cache = if stock {
-                Precision::F32
-            } else {
-                Precision::F16
-            };
+            let cache = target.fixed_cache().unwrap_or_default();
             assert_eq!(facts.cache, cache);
             let sliding = facts.windows.iter().flatten().count();
             let layers = config.layer_types.iter();

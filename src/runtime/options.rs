@@ -34,6 +34,9 @@ pub struct Options {
     pub kv_cache: Option<Precision>,
     /// A provider that [`choose`](super::choose) found to work.
     pub provider: Provider,
+    /// Have the provider allocate the key/value cache of one sequence, as it does in the
+    /// memory of a device.
+    pub provider_cache: bool,
     /// Most tokens computed in one run.
     pub prefill_chunk: usize,
     /// Bring the mapped weights into memory while loading.
@@ -60,6 +63,7 @@ impl Default for Options {
             exact: false,
             kv_cache: None,
             provider: Provider::Cpu,
+            provider_cache: false,
             prefill_chunk: DEFAULT_PREFILL_CHUNK,
             prefault: true,
             sequences: 1,

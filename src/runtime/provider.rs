@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ort::ep::{self, ExecutionProvider};
+use ort::memory::AllocationDevice;
 use ort::session::builder::SessionBuilder;
 
 use super::error::RuntimeError;
@@ -45,6 +46,14 @@ impl Provider {
                 .register(builder)
                 .map_err(|e| e.to_string()),
             Self::Cpu => Ok(()),
+        }
+    }
+
+    /// Whose memory it computes in, where that is not main memory.
+    pub(super) fn device(self) -> Option<AllocationDevice<'static>> {
+        match self {
+            Self::Cuda => Some(AllocationDevice::CUDA),
+            Self::CoreMl | Self::Cpu => None,
         }
     }
 

@@ -221,6 +221,27 @@ fn a_damaged_export_is_an_error() {
     );
 }
 
+/// A cache that the provider allocates, and runs that may not be empty, as on a GPU.
+#[test]
+fn a_cache_of_the_providers_is_the_same() {
+    let ids = tokens(150);
+    let [ours, providers] = [false, true].map(|provider_cache| {
+        let mut backend = harness::load(
+            "grid64",
+            Options {
+                provider_cache,
+                prefill_chunk: 64,
+                ..harness::whole(Target::CudaInt4, false)
+            },
+        );
+        backend.forward(&ids[..140], Wanted::None).unwrap();
+        backend.rewind(130);
+        backend.forward(&ids[130..149], Wanted::At(&[])).unwrap();
+        last_row(&mut backend, &ids[149..])
+    });
+    assert_eq!(ours, providers);
+}
+
 #[test]
 fn the_cpu_passes_its_self_test() {
     harness::start();
