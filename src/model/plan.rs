@@ -121,14 +121,19 @@ impl Dimensions {
         dense
             .saturating_add(dense / 16)
             .saturating_add(experts)
-            .saturating_add(self.rotary())
+            .saturating_add(self.rotary(target))
     }
 
-    /// Cosines and sines of every position and half a head, in float32.
-    fn rotary(&self) -> u64 {
+    /// Cosines and sines of every position and half a head, in float32, or in float16
+    /// for CUDA.
+    fn rotary(&self, target: &str) -> u64 {
+        let element = match target {
+            "cpu" | "portable" => 4,
+            _ => 2,
+        };
         self.max_position_embeddings
             .saturating_mul(self.head_dim)
-            .saturating_mul(4)
+            .saturating_mul(element)
     }
 
     /// What its cache depends on; none where the numbers are those of no model.
@@ -186,7 +191,7 @@ impl Dimensions {
         // Norms, biases, sinks and the graph itself.
         bytes
             .saturating_add(bytes / 50)
-            .saturating_add(self.rotary())
+            .saturating_add(self.rotary(target))
             .saturating_add(4 << 20)
     }
 }
