@@ -17,7 +17,7 @@ use super::pull::Choice;
 use super::trust::Trust;
 use super::{CliError, ExitStatus, Global, install, pull, settings};
 use crate::model::{Dimensions, Store, available_space};
-use crate::runtime::{MemoryPlan, Options, memory};
+use crate::runtime::{MemoryPlan, Options, Provider};
 
 /// Contexts that are planned for unless said otherwise, besides the daemon's own.
 const CONTEXTS: [usize; 4] = [8192, 32_768, 65_536, 131_072];
@@ -126,7 +126,7 @@ pub(super) fn tell_memory(ui: &Ui, folder: &Path, options: &Options) {
     let dimensions = config.and_then(|json| Dimensions::from_config(&json));
     let plan = dimensions.and_then(|d| MemoryPlan::of_dimensions(&d, options));
     if let Some(plan) = plan {
-        ui.note(&forecast(&plan, memory::available()));
+        ui.note(&forecast(&plan, options.provider.available_memory()));
     }
 }
 
@@ -227,7 +227,8 @@ fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memor
         contexts = [daemon.context].into_iter().chain(CONTEXTS).collect();
     }
     contexts.sort_unstable();
-    let available = memory::available();
+    let provider = Provider::of_target(target);
+    let available = provider.available_memory();
     let mut plans: Vec<Row> = Vec::new();
     for context in contexts {
         let options = Options {
@@ -235,6 +236,7 @@ fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memor
             context,
             kv_cache: target.fixed_cache().is_none().then_some(kv_cache),
             sequences: parallel,
+            provider,
             ..daemon.clone()
         };
         let Some(plan) = plan_of(subject, &options)? else {

@@ -144,7 +144,10 @@ fn unavailable(error: RuntimeError) -> Unavailable {
                 .map_or_else(String::new, |(provider, _)| provider.to_string()),
             message,
         },
-        RuntimeError::NotEnoughMemory { need, have } => Unavailable::NotEnoughMemory { need, have },
+        RuntimeError::NotEnoughMemory { need, have }
+        | RuntimeError::NotEnoughGpuMemory { need, have } => {
+            Unavailable::NotEnoughMemory { need, have }
+        }
         _ => Unavailable::Failed(message),
     }
 }

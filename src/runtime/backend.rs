@@ -22,6 +22,7 @@ use super::memory_plan::MemoryPlan;
 use super::model_facts::{ModelFacts, StepWeights};
 use super::options::{LoadReport, Options};
 use super::prefault;
+use super::provider::Provider;
 use super::session;
 use super::{memory, threads};
 use crate::engine::backend::{
@@ -171,7 +172,7 @@ impl OrtBackend {
             )));
         }
         let plan = MemoryPlan::of(&facts, options);
-        enough_memory(plan.total(), memory::available())?;
+        enough_memory(plan.total(), options.provider)?;
         let context = plan.context;
         let layout = Layout::new(&facts, context, options);
         let threads = options.threads.unwrap_or_else(threads::physical_cores);
@@ -504,9 +505,12 @@ impl Backend for OrtBackend {
     }
 }
 
-fn enough_memory(need: u64, have: Option<u64>) -> Result<(), RuntimeError> {
-    match have {
-        Some(have) if need > have => Err(RuntimeError::NotEnoughMemory { need, have }),
+fn enough_memory(need: u64, provider: Provider) -> Result<(), RuntimeError> {
+    match (provider, provider.available_memory()) {
+        (Provider::Cuda, Some(have)) if need > have => {
+            Err(RuntimeError::NotEnoughGpuMemory { need, have })
+        }
+        (_, Some(have)) if need > have => Err(RuntimeError::NotEnoughMemory { need, have }),
         _ => Ok(()),
     }
 }
@@ -521,13 +525,18 @@ mod tests {
 
     #[test]
     fn too_little_memory_is_told_with_numbers() {
-        let error = enough_memory(15_000_000_000, Some(8_000_000_000)).unwrap_err();
-        let message = error.to_string();
-        assert!(
-            message.contains("15.0 GB") && message.contains("8.0 GB"),
-            "{message}"
-        );
-        assert!(enough_memory(1, Some(1)).is_ok());
-        assert!(enough_memory(u64::MAX, None).is_ok());
+        let error = enough_memory(u64::MAX, Provider::Cpu).unwrap_err();
+        let RuntimeError::NotEnoughMemory { need, have } = error else {
+            panic!("{error}");
+        };
+        assert!(need == u64::MAX && have > 0);
+        let told = |error: RuntimeError| {
+            let message = error.to_string();
+            message.contains("15.0 GB") && message.contains("8.0 GB")
+        };
+        let (need, have) = (15_000_000_000, 8_000_000_000);
+        assert!(told(RuntimeError::NotEnoughMemory { need, have }));
+        assert!(told(RuntimeError::NotEnoughGpuMemory { need, have }));
+        assert!(enough_memory(1, Provider::Cpu).is_ok());
     }
 }

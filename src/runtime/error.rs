@@ -98,6 +98,19 @@ pub enum RuntimeError {
         /// Bytes there are.
         have: u64,
     },
+    /// The model would not fit in the GPU's memory.
+    #[error(
+        "not enough memory on the GPU: {} are needed, {} are free; close what else computes \
+         there, or choose a smaller context window",
+        gigabytes(*need),
+        gigabytes(*have)
+    )]
+    NotEnoughGpuMemory {
+        /// Bytes needed.
+        need: u64,
+        /// Bytes free.
+        have: u64,
+    },
     /// The exported model cannot be read or is not one of ours.
     #[error("{0}")]
     Model(String),

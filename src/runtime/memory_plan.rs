@@ -2,17 +2,28 @@
 
 use std::path::Path;
 
-use gptoss_onnx::export;
+use gptoss_onnx::export::{self, Target};
 use serde::Serialize;
 
 use super::error::RuntimeError;
 use super::layout::Layout;
 use super::model_facts::{ModelFacts, StepWeights};
 use super::options::Options;
+use super::provider::Provider;
 use crate::model::Dimensions;
 
 /// Activations, scratch memory, the library itself and ourselves, in bytes.
 const WORKSPACE: u64 = 400 << 20;
+
+/// What CUDA, its libraries' kernels and their scratch memory hold on a GPU, in bytes;
+/// estimated, as no GPU was at hand.
+const GPU_WORKSPACE: u64 = 1 << 30;
+
+/// Most times that a layer's experts are held again, as float16, while a prompt is
+/// computed: GPUs before Blackwell have no MXFP4 of their own, 17 bytes for 32 weights.
+///
+/// Source: ONNX Runtime, `docs/contrib_ops/cuda/moe_qmoe.md`, section 4.3.
+const UNPACKED: u64 = 4;
 
 /// Bytes that a loaded model holds once its whole context is in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -74,7 +85,7 @@ impl MemoryPlan {
             context,
             weights: facts.weight_bytes,
             cache: layout.shape(facts, context).bytes(),
-            workspace: WORKSPACE,
+            workspace: workspace(facts, options),
         }
     }
 
@@ -86,11 +97,21 @@ impl MemoryPlan {
     }
 }
 
+fn workspace(facts: &ModelFacts, options: &Options) -> u64 {
+    match (options.provider, options.target) {
+        (Provider::Cuda, Target::Cuda) => {
+            let layer = facts.weight_bytes / facts.layers.max(1) as u64;
+            GPU_WORKSPACE.saturating_add(layer.saturating_mul(UNPACKED))
+        }
+        (Provider::Cuda, _) => GPU_WORKSPACE,
+        _ => WORKSPACE,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use gptoss_onnx::checkpoint::Checkpoint;
-    use gptoss_onnx::export::Target;
     use gptoss_onnx::kernels::attention::Precision;
     use gptoss_onnx::nano;
 
@@ -128,6 +149,23 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_gpu_holds_a_layers_experts_twice() {
+        let workspace = |provider, target| {
+            let options = Options {
+                provider,
+                target,
+                ..Options::default()
+            };
+            let plan = MemoryPlan::of_dimensions(&dimensions(), &options).unwrap();
+            (plan.weights, plan.workspace)
+        };
+        assert_eq!(workspace(Provider::Cpu, Target::CudaInt4).1, WORKSPACE);
+        assert_eq!(workspace(Provider::Cuda, Target::CudaInt4).1, GPU_WORKSPACE);
+        let (weights, with_mxfp4) = workspace(Provider::Cuda, Target::Cuda);
+        assert_eq!(with_mxfp4, GPU_WORKSPACE + weights / 3 * 4);
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod carried;
 mod device_cache;
 mod error;
 mod feed;
+pub mod gpu;
 mod kv_cache;
 mod layout;
 pub mod library;

@@ -8,12 +8,13 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use gptoss_onnx::export::Target;
 use ort::ep::{self, ExecutionProvider};
 use ort::memory::AllocationDevice;
 use ort::session::builder::SessionBuilder;
 
 use super::error::RuntimeError;
-use super::self_test;
+use super::{gpu, memory, self_test};
 
 /// How long a provider may take for its self-test. A first start of CUDA
 /// compiles and loads its kernels, which takes tens of seconds.
@@ -54,6 +55,30 @@ impl Provider {
         match self {
             Self::Cuda => Some(AllocationDevice::CUDA),
             Self::CoreMl | Self::Cpu => None,
+        }
+    }
+
+    /// Bytes of memory that a model may take where it computes, none where nobody tells.
+    pub fn available_memory(self) -> Option<u64> {
+        match self {
+            Self::Cuda => gpu::memory().map(|memory| memory.free),
+            Self::CoreMl | Self::Cpu => memory::available(),
+        }
+    }
+
+    /// The exports that it runs, best first.
+    pub fn targets(self) -> &'static [Target] {
+        match self {
+            Self::Cuda => &[Target::Cuda, Target::CudaInt4],
+            Self::CoreMl | Self::Cpu => &[Target::Cpu, Target::Portable, Target::CudaInt4],
+        }
+    }
+
+    /// Who runs an export for `target`.
+    pub fn of_target(target: Target) -> Self {
+        match target {
+            Target::Cuda | Target::CudaInt4 => Self::Cuda,
+            Target::Cpu | Target::Portable => Self::Cpu,
         }
     }
 

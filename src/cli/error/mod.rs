@@ -173,7 +173,9 @@ impl From<ExportError> for CliError {
 impl From<RuntimeError> for CliError {
     fn from(error: RuntimeError) -> Self {
         let status = match &error {
-            RuntimeError::NotEnoughMemory { .. } => ExitStatus::NoSpace,
+            RuntimeError::NotEnoughMemory { .. } | RuntimeError::NotEnoughGpuMemory { .. } => {
+                ExitStatus::NoSpace
+            }
             RuntimeError::LibraryNotFound { .. } => ExitStatus::NotFound,
             RuntimeError::NotPinned { .. } => ExitStatus::Verification,
             _ => ExitStatus::Failed,

@@ -62,6 +62,12 @@ impl Spoken for RuntimeError {
                 need = gigabytes(*need),
                 have = gigabytes(*have)
             ),
+            Self::NotEnoughGpuMemory { need, have } => translated!(
+                self,
+                "error-runtime-gpu-memory",
+                need = gigabytes(*need),
+                have = gigabytes(*have)
+            ),
             // Free text as a whole; the library's own words.
             Self::Model(_) | Self::Ort(_) => self.to_string(),
         }

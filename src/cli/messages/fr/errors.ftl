@@ -142,6 +142,7 @@ error-runtime-not-loaded = ONNX Runtime n’a pas encore été chargé
 error-runtime-provider = le fournisseur d’exécution { $provider } ne fonctionne pas sur cette machine : { $why }
 error-runtime-no-provider = aucun fournisseur d’exécution n’a réussi son autotest : { $why }
 error-runtime-memory = mémoire insuffisante : il faut { $need } Go, { $have } Go sont disponibles ; fermez d’autres programmes ou choisissez un contexte plus petit
+error-runtime-gpu-memory = mémoire insuffisante sur le GPU : il faut { $need } Go, { $have } Go y sont libres ; fermez ce qui y calcule d’autre ou choisissez un contexte plus petit
 
 # The daemon
 
