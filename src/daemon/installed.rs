@@ -264,6 +264,7 @@ impl StoreLoader {
                     .collect(),
             },
             on_device: report.provider != Provider::Cpu,
+            replaceable: false,
         })
     }
 }

@@ -99,6 +99,7 @@ impl Loader for SimulatedLoader {
                 rejected: Vec::new(),
             },
             on_device: self.script.on_device,
+            replaceable: false,
         })
     }
 }

@@ -21,6 +21,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
+use tokio::sync::watch;
+
 pub use backend::{
     Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Solo, Wanted,
 };
@@ -165,6 +167,12 @@ impl Engine {
     /// Why the engine takes no requests any more, if so.
     pub fn failure(&self) -> Option<EngineFailure> {
         self.shared.failure()
+    }
+
+    /// What the execution provider said the last time that it failed a request. The
+    /// engine goes on: it may have failed for that request alone.
+    pub fn fault(&self) -> watch::Receiver<Option<String>> {
+        self.shared.fault.subscribe()
     }
 
     /// Fails what runs and what waits and takes nothing more, without waiting

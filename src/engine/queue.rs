@@ -244,6 +244,8 @@ pub(super) struct Shared {
     cancel: Arc<dyn Cancel>,
     /// Whether the worker waits, or has ended. Changed under the lock.
     at_rest: watch::Sender<bool>,
+    /// What the execution provider said the last time that it failed.
+    pub fault: watch::Sender<Option<String>>,
     pub counters: Counters,
 }
 
@@ -265,6 +267,7 @@ impl Shared {
             slots: slots.max(1),
             cancel,
             at_rest: watch::Sender::new(false),
+            fault: watch::Sender::default(),
             counters: Counters::default(),
         }
     }

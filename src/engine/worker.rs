@@ -365,6 +365,10 @@ impl Worker<'_> {
     }
 
     fn fail(&mut self, id: u64, error: &BackendError) {
+        if let BackendError::Provider(why) = error {
+            // Before the request's end: whoever reads that may ask for another.
+            self.shared.fault.send_replace(Some(why.clone()));
+        }
         self.end(id, End::Failed(EngineFailure::Backend(error.to_string())));
     }
 

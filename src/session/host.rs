@@ -1,6 +1,7 @@
 //! The resident model: loaded on first use, shared by all requests, replaced
 //! when a request names another one.
 
+mod fault;
 mod power;
 mod waiting;
 
@@ -25,6 +26,8 @@ struct Resident {
     model: String,
     engine: Arc<Engine>,
     tokenizer: Arc<Tokenizer>,
+    /// Whether another provider could compute, should this one fail.
+    replaceable: bool,
     /// Leases given out.
     users: watch::Sender<usize>,
     /// When the last of them was given back.
@@ -277,7 +280,8 @@ impl ModelHost {
     fn usable(&self, model: &str) -> Option<Lease> {
         let slot = self.slot();
         let resident = slot.resident.as_ref()?;
-        let usable = resident.model == model && resident.engine.failure().is_none();
+        let works = resident.engine.failure().is_none() && resident.fault().is_none();
+        let usable = resident.model == model && works;
         usable.then(|| Lease::new(Arc::clone(resident)))
     }
 
@@ -364,7 +368,11 @@ impl ModelHost {
             self.dismiss(old).await;
         }
         let result = match self.load_awake(&model, sleeps).await {
-            Ok(resident) => Ok(self.install(resident)),
+            Ok(loaded) => {
+                let lease = self.install(loaded);
+                self.reload_after_fault(&lease);
+                Ok(lease)
+            }
             Err(error) => {
                 tracing::error!(model, reason = error.reason(), "loading failed: {error}");
                 let mut slot = self.slot();
@@ -431,8 +439,10 @@ impl ModelHost {
         }
         // The sender is in `old`, so this ends by the count alone.
         let _ = old.users.subscribe().wait_for(|n| *n == 0).await;
+        let loader = Arc::clone(&self.loader);
         // Joins the model's thread. Whoever used it last may not have let go of it quite.
         let drop_alone = move || {
+            fault::set_aside(loader.as_ref(), &old);
             let mut left = old;
             while let Err(shared) = Arc::try_unwrap(left) {
                 left = shared;
@@ -526,6 +536,7 @@ impl ModelHost {
                 model: name.clone(),
                 engine: Arc::new(engine),
                 tokenizer,
+                replaceable: loaded.replaceable,
                 users: watch::Sender::new(0),
                 released: Mutex::new(Instant::now()),
             };

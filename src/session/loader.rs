@@ -190,6 +190,8 @@ pub struct LoadedModel {
     /// Whether that is a device of its own, whose memory a sleeping machine
     /// loses.
     pub on_device: bool,
+    /// Whether another provider could compute instead, should this one fail.
+    pub replaceable: bool,
 }
 
 /// Where models come from. All of it may block; the host calls it on threads
@@ -229,6 +231,10 @@ pub trait Loader: Send + Sync + 'static {
     /// # Errors
     /// None computes what it should.
     fn prove_again(&self) -> Result<(), Unavailable>;
+
+    /// Passes a provider over from now on, since it failed while it computed, for this
+    /// reason. Told only of what was [replaceable](LoadedModel::replaceable), and quick.
+    fn set_aside(&self, _provider: &str, _reason: &str) {}
 
     /// Loads the model; `progress` is told the share done, 0 to 1.
     ///

@@ -33,6 +33,7 @@ impl Loader for Scripted {
             backend: Box::new(SimulatedBackend::new(self.0.clone())),
             provider: ProviderInfo::default(),
             on_device: false,
+            replaceable: false,
         })
     }
 }

@@ -81,6 +81,7 @@ impl Loader for TestLoader {
             })),
             provider: ProviderInfo::default(),
             on_device: false,
+            replaceable: false,
         })
     }
 }

@@ -97,6 +97,7 @@ impl Loader for Machine {
             })),
             provider: ProviderInfo::default(),
             on_device: self.on_device,
+            replaceable: false,
         })
     }
 }
