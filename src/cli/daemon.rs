@@ -8,6 +8,7 @@ use super::error::{Spoken, reason};
 use super::messages::message;
 use super::{CliError, ExitStatus};
 use crate::client::{Bus, ClientError};
+use crate::runtime::Quarantine;
 
 /// `--bus`
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -23,6 +24,16 @@ impl From<BusName> for Bus {
         match name {
             BusName::System => Bus::System,
             BusName::Session => Bus::Session,
+        }
+    }
+}
+
+impl BusName {
+    /// What the daemon on this bus knows of providers that broke.
+    pub fn quarantine(self) -> Quarantine {
+        match self {
+            BusName::System => Quarantine::of_machine(),
+            BusName::Session => Quarantine::of_user(),
         }
     }
 }

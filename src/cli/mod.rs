@@ -124,6 +124,9 @@ enum Command {
 
 /// Entry point of `gptoss-ctl`.
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::runtime::proof::serve() {
+        return code;
+    }
     let Arguments { global, command } = help::parse(messages::language());
     if global.json {
         messages::speak_to_programs();

@@ -2,6 +2,7 @@
 
 use serde_json::json;
 
+use super::daemon::BusName;
 use super::messages::message;
 use super::terminal::say;
 use super::{CliError, Global, in_process};
@@ -13,6 +14,9 @@ pub struct Args {
     /// Try this execution provider only: auto, cuda, coreml or cpu.
     #[arg(long, default_value = "auto")]
     provider: ProviderChoice,
+    /// Whose quarantine counts: the daemon's on this bus.
+    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
+    bus: BusName,
 }
 
 /// Characters of the labels, at least.
@@ -22,7 +26,9 @@ const NARROWEST: usize = 10;
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     in_process::start_runtime(global)?;
     let library = runtime::library::loaded().ok_or(runtime::RuntimeError::NotInitialised)?;
-    let report = runtime::choose(args.provider)?;
+    // It looks, and changes nothing.
+    let quarantine = args.bus.quarantine().read_only();
+    let report = runtime::choose(args.provider, &quarantine, &[])?;
     if global.json {
         say!("{:#}", as_json(&library, &report));
     } else {

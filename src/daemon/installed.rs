@@ -1,7 +1,7 @@
 //! The loader of installed models: store, ONNX Runtime, provider, session.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gptoss_onnx::export::Target;
 use gptoss_onnx::kernels::attention::Precision;
@@ -9,8 +9,10 @@ use gptoss_onnx::kernels::attention::Precision;
 use crate::config::Config;
 use crate::harmony::Tokenizer;
 use crate::model::{Installed, Store, StoreError, Stores};
+use crate::runtime::quarantine::Stamp;
 use crate::runtime::{
-    self, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, RuntimeError,
+    self, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, Quarantine,
+    RuntimeError,
 };
 use crate::session::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
 
@@ -27,8 +29,12 @@ pub struct StoreLoader {
     threads: Option<usize>,
     kv_cache: Precision,
     parallel: usize,
-    /// The provider, once one has proven itself.
-    chosen: Mutex<Option<ProviderReport>>,
+    /// Providers that broke before, here or in an earlier daemon.
+    quarantine: Quarantine,
+    /// Providers that failed while they computed, since this daemon's start.
+    failed: Mutex<Vec<(Provider, String)>>,
+    /// The provider, once one has proven itself, and what the quarantine was then.
+    chosen: Mutex<Option<(ProviderReport, Stamp)>>,
 }
 
 impl StoreLoader {
@@ -36,7 +42,11 @@ impl StoreLoader {
     ///
     /// # Errors
     /// The settings name an unknown provider.
-    pub fn new(stores: Stores, config: &Config) -> Result<Self, Box<dyn std::error::Error>> {
+    pub fn new(
+        stores: Stores,
+        config: &Config,
+        quarantine: Quarantine,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
         let threads = config.runtime.threads;
         Ok(Self {
             stores,
@@ -47,6 +57,8 @@ impl StoreLoader {
             threads: (threads > 0).then_some(threads),
             kv_cache: config.runtime.kv_cache.parse()?,
             parallel: config.runtime.parallel,
+            quarantine,
+            failed: Mutex::default(),
             chosen: Mutex::default(),
         })
     }
@@ -96,17 +108,48 @@ impl StoreLoader {
         runtime::find(self.library.as_deref(), stores).map_err(unavailable)
     }
 
-    /// The provider that works, found out once.
+    /// The provider that works, found out once, and again where the quarantine has
+    /// changed since: `gptoss-ctl selftest --retry` lets one out of it.
     fn provider(&self) -> Result<ProviderReport, Unavailable> {
-        let chosen = self.chosen.lock();
-        let mut chosen = chosen.unwrap_or_else(PoisonError::into_inner);
-        if let Some(report) = chosen.as_ref() {
+        let mut chosen = self.chosen();
+        if let Some((report, stamp)) = chosen.as_ref()
+            && *stamp == self.quarantine.stamp()
+        {
             return Ok(report.clone());
         }
-        let report = runtime::choose(self.provider).map_err(unavailable)?;
-        *chosen = Some(report.clone());
+        // Ours is the bus' name: no other daemon loads a model now.
+        self.quarantine.convict();
+        let failed = self.failed().clone();
+        let report = runtime::choose(self.provider, &self.quarantine, &failed);
+        let report = report.map_err(unavailable)?;
+        *chosen = Some((report.clone(), self.quarantine.stamp()));
         Ok(report)
     }
+
+    fn chosen(&self) -> MutexGuard<'_, Option<(ProviderReport, Stamp)>> {
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn failed(&self) -> MutexGuard<'_, Vec<(Provider, String)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether another provider may take this one's place.
+    fn is_replaceable(&self, provider: Provider) -> bool {
+        self.provider == ProviderChoice::Auto && provider != Provider::Cpu
+    }
+}
+
+/// Whether a load failed by what the provider is, has or does: on another one it may
+/// not. What is wrong with the model or the library is wrong there, too.
+fn may_be_the_providers(error: &RuntimeError) -> bool {
+    matches!(
+        error,
+        RuntimeError::ProviderUnusable { .. }
+            | RuntimeError::NotEnoughMemory { .. }
+            | RuntimeError::NotEnoughGpuMemory { .. }
+            | RuntimeError::Ort(_)
+    )
 }
 
 /// The export to run.
@@ -210,11 +253,24 @@ impl Loader for StoreLoader {
     }
 
     fn prove_again(&self) -> Result<(), Unavailable> {
-        let chosen = self.chosen.lock();
-        let before = chosen.unwrap_or_else(PoisonError::into_inner).take();
-        match before {
-            Some(_) => self.provider().map(drop),
-            None => Ok(()),
+        let mut chosen = self.chosen();
+        if chosen.take().is_none() {
+            return Ok(());
+        }
+        // What a sleep does to a driver, a start of the machine mends: no quarantine for
+        // that. And what failed before it may be well again.
+        self.failed().clear();
+        let quarantine = self.quarantine.clone().read_only();
+        let report = runtime::choose(self.provider, &quarantine, &[]).map_err(unavailable)?;
+        *chosen = Some((report, self.quarantine.stamp()));
+        Ok(())
+    }
+
+    fn set_aside(&self, provider: &str, reason: &str) {
+        if let Some(provider) = Provider::named(provider) {
+            let reason = format!("it failed while it computed: {reason}");
+            self.failed().push((provider, reason));
+            *self.chosen() = None;
         }
     }
 
@@ -240,32 +296,49 @@ impl StoreLoader {
         let target = target(&installed)?;
         runtime::initialise(&self.find_library()?).map_err(unavailable)?;
         progress(0.05);
-        let report = self.provider()?;
-        progress(0.1);
-        let options = Options {
+        let mut report = self.provider()?;
+        let mut failed = self.failed().clone();
+        let backend = loop {
+            progress(0.1);
+            let provider = report.provider;
+            let _loading = self.quarantine.loading(provider, model);
+            match OrtBackend::load(&installed.dir, self.options(model, target, provider)) {
+                Ok(backend) => break backend,
+                // Not remembered: at the next load its memory may be free.
+                Err(error) if self.is_replaceable(provider) && may_be_the_providers(&error) => {
+                    tracing::warn!(%provider, model, "it cannot load the model: {error}");
+                    failed.push((provider, format!("it cannot load {model}: {error}")));
+                    let next = runtime::choose(self.provider, &self.quarantine, &failed);
+                    report = next.map_err(unavailable)?;
+                }
+                Err(error) => return Err(unavailable(error)),
+            }
+        };
+        progress(1.0);
+        let ProviderReport { provider, rejected } = report;
+        let rejected = rejected.into_iter();
+        Ok(LoadedModel {
+            backend: runtime::failing_at_run(provider, Box::new(backend)),
+            provider: ProviderInfo {
+                name: provider.to_string(),
+                rejected: rejected.map(|(p, why)| (p.to_string(), why)).collect(),
+            },
+            on_device: provider != Provider::Cpu,
+            replaceable: self.is_replaceable(provider),
+        })
+    }
+
+    fn options(&self, model: &str, target: Target, provider: Provider) -> Options {
+        Options {
             model: model.to_owned(),
             target,
             context: self.context,
             threads: self.threads,
             kv_cache: target.fixed_cache().is_none().then_some(self.kv_cache),
             sequences: self.parallel,
-            provider: report.provider,
+            provider,
             ..Options::default()
-        };
-        let backend = OrtBackend::load(&installed.dir, options).map_err(unavailable)?;
-        progress(1.0);
-        let rejected = report.rejected.iter();
-        Ok(LoadedModel {
-            backend: Box::new(backend),
-            provider: ProviderInfo {
-                name: report.provider.to_string(),
-                rejected: rejected
-                    .map(|(p, why)| (p.to_string(), why.clone()))
-                    .collect(),
-            },
-            on_device: report.provider != Provider::Cpu,
-            replaceable: false,
-        })
+        }
     }
 }
 
@@ -280,7 +353,8 @@ mod tests {
         let mut config = Config::default();
         config.model.default = default.map(str::to_owned);
         config.runtime.library = Some("/nowhere/libonnxruntime.so".into());
-        StoreLoader::new(Stores::of(root, None).unwrap(), &config).unwrap()
+        let stores = Stores::of(root, None).unwrap();
+        StoreLoader::new(stores, &config, Quarantine::default()).unwrap()
     }
 
     #[test]
@@ -329,7 +403,8 @@ mod tests {
         put(&system, "m", "r2", 200);
         put(&system, "n", "r1", 300);
         let stores = Stores::of(&own, Some(&system)).unwrap();
-        let loader = StoreLoader::new(stores, &Config::default()).unwrap();
+        let config = Config::default();
+        let loader = StoreLoader::new(stores, &config, Quarantine::default()).unwrap();
         for (asked, resolved, context) in [
             ("m", "m", 100),
             ("m@r1", "m", 100),
@@ -354,6 +429,24 @@ mod tests {
             let why = loader.resolve(asked).unwrap_err().to_string();
             assert!(why.contains("a link to /nowhere/gptoss"), "{why}");
         }
+    }
+
+    #[test]
+    fn another_provider_is_tried_for_what_it_may_do_better() {
+        let memory = RuntimeError::NotEnoughMemory { need: 2, have: 1 };
+        assert!(may_be_the_providers(&memory));
+        assert!(may_be_the_providers(&RuntimeError::Ort(
+            "CUDA failure 2".into()
+        )));
+        assert!(!may_be_the_providers(&RuntimeError::Model(
+            "damaged".into()
+        )));
+        let folder = tempfile::tempdir().unwrap();
+        let mut loader = loader(folder.path(), None);
+        assert!(loader.is_replaceable(Provider::Cuda));
+        assert!(!loader.is_replaceable(Provider::Cpu));
+        loader.provider = ProviderChoice::Cuda;
+        assert!(!loader.is_replaceable(Provider::Cuda));
     }
 
     #[test]

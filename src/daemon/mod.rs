@@ -28,8 +28,8 @@ use crate::config::{self, Config, Load, OnPressure};
 use crate::dbus::{Bus, NAME, Parts, Service};
 use crate::engine::EngineSettings;
 use crate::model::Stores;
-use crate::runtime::memory;
 use crate::runtime::simulated::Script;
+use crate::runtime::{Quarantine, memory, proof};
 use crate::session::{Availability, Loader, ModelHost, Quota, QuotaLimits, Unloaded};
 
 /// How long readers have to take their last event when the daemon stops.
@@ -44,6 +44,9 @@ const EXIT_USAGE: u8 = 2;
 
 /// Entry point of `gptossd`.
 pub fn main() -> ExitCode {
+    if let Some(code) = proof::serve() {
+        return code;
+    }
     memory::share_heap();
     let arguments = Arguments::parse();
     let log = Logging::start();
@@ -84,7 +87,11 @@ fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std:
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let loader = loader(&arguments, &config)?;
+    let quarantine = match arguments.bus {
+        BusName::System => Quarantine::of_machine(),
+        BusName::Session => Quarantine::of_user(),
+    };
+    let loader = loader(&arguments, &config, quarantine.clone())?;
     let engine = EngineSettings {
         queue: config.limits.queue,
         // A script says how long each token takes: nothing is to be gained.
@@ -100,12 +107,16 @@ fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std:
     let result = runtime.block_on(serve(arguments.bus.into(), &config, host, log));
     // A load that hangs in a file system must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
+    if arguments.simulate.is_none() {
+        quarantine.forget_load();
+    }
     result
 }
 
 fn loader(
     arguments: &Arguments,
     config: &Config,
+    quarantine: Quarantine,
 ) -> Result<Arc<dyn Loader>, Box<dyn std::error::Error>> {
     match &arguments.simulate {
         Some(script) => {
@@ -117,7 +128,7 @@ fn loader(
             let places = stores.all().map(|store| store.root().display().to_string());
             let places: Vec<_> = places.collect();
             tracing::info!("models are in {}", places.join(" and "));
-            Ok(Arc::new(StoreLoader::new(stores, config)?))
+            Ok(Arc::new(StoreLoader::new(stores, config, quarantine)?))
         }
     }
 }

@@ -4,6 +4,7 @@
 //! package carries one pinned file. A process loads it once and keeps it.
 
 use std::ffi::{CStr, c_char};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -28,6 +29,12 @@ pub const FILE_NAME: &str = "libonnxruntime.1.31.1.dylib";
 const LOADER_NAME: &str = "libonnxruntime.so.1";
 #[cfg(target_os = "macos")]
 const LOADER_NAME: &str = "libonnxruntime.dylib";
+
+/// Libraries of their own that the build for CUDA has its providers in, beside it.
+pub const PROVIDERS: [&str; 2] = [
+    "libonnxruntime_providers_shared.so",
+    "libonnxruntime_providers_cuda.so",
+];
 
 /// Where the package puts its private copy.
 const PACKAGE_FOLDER: &str = "/usr/lib/gptoss";
@@ -86,9 +93,18 @@ impl Library {
     }
 }
 
+/// What is loaded, for whoever has another process load the same.
+pub(super) struct InUse {
+    pub library: Library,
+    pub version: String,
+    /// What [`identity`] said as it was loaded.
+    pub identity: String,
+}
+
 struct Loaded {
-    path: PathBuf,
+    library: Library,
     version: String,
+    identity: String,
     environment: Environment,
     /// What was loaded instead of the file, where that is not trusted.
     _proven: Option<Proven>,
@@ -199,17 +215,18 @@ pub fn initialise(library: &Library) -> Result<(), RuntimeError> {
     let path = library.path();
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(loaded) = &*loaded {
-        return if loaded.path == path {
+        return if loaded.library.path() == path {
             Ok(())
         } else {
             Err(RuntimeError::AlreadyLoaded {
-                loaded: loaded.path.clone(),
+                loaded: loaded.library.path().to_owned(),
             })
         };
     }
     if std::env::var(TELEMETRY_SWITCH).as_deref() != Ok("1") {
         return Err(RuntimeError::Telemetry);
     }
+    let identity = identity(library);
     let proven = match library {
         Library::Carried(path) => Some(Proven::of(path)?),
         Library::Installed(_) => None,
@@ -228,8 +245,9 @@ pub fn initialise(library: &Library) -> Result<(), RuntimeError> {
     let environment = start(path, &opened)?;
     tracing::info!(library = %path.display(), version, "ONNX Runtime loaded");
     *loaded = Some(Loaded {
-        path: path.to_owned(),
+        library: library.clone(),
         version,
+        identity,
         environment,
         _proven: proven,
     });
@@ -240,11 +258,47 @@ pub fn initialise(library: &Library) -> Result<(), RuntimeError> {
 pub fn loaded() -> Option<LibraryInfo> {
     let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     loaded.as_ref().map(|loaded| LibraryInfo {
-        path: loaded.path.clone(),
+        path: loaded.library.path().to_owned(),
         version: loaded.version.clone(),
         build: ort::info().to_owned(),
         providers: compiled_providers(),
     })
+}
+
+/// The same, for the runtime itself.
+pub(super) fn in_use() -> Result<InUse, RuntimeError> {
+    let loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+    let loaded = loaded.as_ref().ok_or(RuntimeError::NotInitialised)?;
+    Ok(InUse {
+        library: loaded.library.clone(),
+        version: loaded.version.clone(),
+        identity: loaded.identity.clone(),
+    })
+}
+
+/// Which library this is, as far as the folder it is in tells: its file and those of
+/// its providers, each by size and time of change. What was carried is the pinned one.
+pub(super) fn identity(library: &Library) -> String {
+    let Library::Installed(path) = library else {
+        return format!("{FILE_NAME}, as pinned");
+    };
+    let providers = PROVIDERS.map(|name| path.with_file_name(name));
+    let stamp = |path: &Path| {
+        let metadata = path.metadata().ok()?;
+        let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+        let size = metadata.len();
+        Some(format!(
+            "{} {size} {seconds}.{nanoseconds:09}",
+            path.display()
+        ))
+    };
+    let files = std::iter::once(path).chain(&providers);
+    let stamps: Vec<_> = files.filter_map(|path| stamp(path)).collect();
+    match stamps.is_empty() {
+        // A name that the system's loader resolves.
+        true => path.display().to_string(),
+        false => stamps.join(", "),
+    }
 }
 
 /// The environment sessions are made in.
@@ -336,7 +390,8 @@ fn new_enough(version: &str) -> bool {
     number(version).is_some_and(|version| Some(version) >= number(NEEDED_VERSION))
 }
 
-fn compiled_providers() -> Vec<String> {
+/// Names of the providers compiled into what is loaded.
+pub(super) fn compiled_providers() -> Vec<String> {
     let mut names = std::ptr::null_mut();
     let mut count = 0;
     let api = ort::api();
@@ -435,6 +490,23 @@ mod tests {
             let found = find_among(None, &folders, [Path::new("/nowhere")]);
             assert_eq!(found.unwrap(), there);
         }
+    }
+
+    #[test]
+    fn another_file_is_another_library() {
+        let root = tempfile::tempdir().unwrap();
+        let library = put(root.path());
+        let first = identity(&library);
+        assert_eq!(identity(&library), first);
+        let provider = root.path().join(PROVIDERS[1]);
+        std::fs::write(&provider, b"cuda").unwrap();
+        let second = identity(&library);
+        assert_ne!(second, first);
+        let file = std::fs::File::open(library.path()).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        assert_ne!(identity(&library), second);
+        let nowhere = Library::Installed(LOADER_NAME.into());
+        assert_eq!(identity(&nowhere), LOADER_NAME);
     }
 
     #[test]

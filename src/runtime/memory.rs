@@ -25,6 +25,12 @@ pub fn available() -> Option<u64> {
     Some(control_group_headroom().map_or(machine, |group| group.min(machine)))
 }
 
+/// Bytes of the machine's memory, whatever the control group's limit; `None` where the
+/// system does not tell.
+pub fn total() -> Option<u64> {
+    field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
+}
+
 /// Resident memory of this process, `None` where the system does not tell.
 pub fn resident() -> Option<Resident> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;

@@ -1,7 +1,7 @@
 //! Execution backends: ONNX Runtime, and a scripted simulator.
 //!
 //! [`library`] finds and loads ONNX Runtime, [`provider`] decides which
-//! execution provider is trusted, [`OrtBackend`] runs one exported model with
+//! execution provider is trusted by [`proof`] and [`quarantine`], [`OrtBackend`] runs one exported model with
 //! one preallocated KV cache behind [`Backend`](crate::engine::backend::Backend).
 
 mod backend;
@@ -10,7 +10,13 @@ mod blocks;
 mod cancel;
 pub mod carried;
 mod device_cache;
+pub mod driver;
 mod error;
+#[cfg(debug_assertions)]
+mod fault_injection;
+#[cfg(not(debug_assertions))]
+#[path = "no_fault_injection.rs"]
+mod fault_injection;
 mod feed;
 pub mod gpu;
 mod kv_cache;
@@ -22,7 +28,9 @@ mod model_facts;
 mod options;
 pub mod pinned;
 pub mod prefault;
+pub mod proof;
 pub mod provider;
+pub mod quarantine;
 mod self_test;
 mod session;
 pub mod simulated;
@@ -30,8 +38,11 @@ pub mod threads;
 
 pub use backend::OrtBackend;
 pub use error::RuntimeError;
+pub use fault_injection::failing_at_run;
 pub use library::{Library, find, initialise};
 pub use memory_plan::MemoryPlan;
 pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options};
-pub use provider::{Provider, ProviderChoice, ProviderReport, choose, prove};
+pub use proof::{Distance, NotProven};
+pub use provider::{Provider, ProviderChoice, ProviderReport, choose, prove, prove_anew};
+pub use quarantine::Quarantine;
 pub use simulated::SimulatedBackend;

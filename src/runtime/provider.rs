@@ -6,7 +6,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
 use gptoss_onnx::export::Target;
 use ort::ep::{self, ExecutionProvider};
@@ -14,11 +13,10 @@ use ort::memory::AllocationDevice;
 use ort::session::builder::SessionBuilder;
 
 use super::error::RuntimeError;
-use super::{gpu, memory, self_test};
-
-/// How long a provider may take for its self-test. A first start of CUDA
-/// compiles and loads its kernels, which takes tens of seconds.
-const SELF_TEST_LIMIT: Duration = Duration::from_secs(90);
+use super::fault_injection;
+use super::proof::{self, Distance, NotProven};
+use super::quarantine::Quarantine;
+use super::{gpu, memory};
 
 /// An execution provider of ONNX Runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -37,8 +35,18 @@ impl Provider {
         ProviderChoice::Auto.candidates()
     }
 
+    /// The provider that goes by this name.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [Self::Cuda, Self::CoreMl, Self::Cpu];
+        all.into_iter()
+            .find(|provider| provider.to_string() == name)
+    }
+
     /// Adds the provider to a session's options; the CPU is always there.
     pub(super) fn register(self, builder: &mut SessionBuilder) -> Result<(), String> {
+        if let Some(played) = fault_injection::register(self) {
+            return played;
+        }
         match self {
             Self::Cuda => ep::CUDA::default()
                 .register(builder)
@@ -53,6 +61,7 @@ impl Provider {
     /// Whose memory it computes in, where that is not main memory.
     pub(super) fn device(self) -> Option<AllocationDevice<'static>> {
         match self {
+            _ if fault_injection::plays(self) => None,
             Self::Cuda => Some(AllocationDevice::CUDA),
             Self::CoreMl | Self::Cpu => None,
         }
@@ -61,6 +70,7 @@ impl Provider {
     /// Bytes of memory that a model may take where it computes, none where nobody tells.
     pub fn available_memory(self) -> Option<u64> {
         match self {
+            _ if fault_injection::plays(self) => memory::available(),
             Self::Cuda => gpu::memory().map(|memory| memory.free),
             Self::CoreMl | Self::Cpu => memory::available(),
         }
@@ -69,6 +79,7 @@ impl Provider {
     /// The exports that it runs, best first.
     pub fn targets(self) -> &'static [Target] {
         match self {
+            _ if fault_injection::plays(self) => Self::Cpu.targets(),
             Self::Cuda => &[Target::Cuda, Target::CudaInt4],
             Self::CoreMl | Self::Cpu => &[Target::Cpu, Target::Portable, Target::CudaInt4],
         }
@@ -83,8 +94,9 @@ impl Provider {
     }
 
     /// The name ONNX Runtime has for it.
-    pub(super) fn onnx_name(self) -> &'static str {
+    pub fn onnx_name(self) -> &'static str {
         match self {
+            _ if fault_injection::plays(self) => "CPUExecutionProvider",
             Self::Cuda => "CUDAExecutionProvider",
             Self::CoreMl => "CoreMLExecutionProvider",
             Self::Cpu => "CPUExecutionProvider",
@@ -167,13 +179,26 @@ pub struct ProviderReport {
     pub rejected: Vec<(Provider, String)>,
 }
 
-/// Decides on a provider by running the embedded model on each candidate.
+/// Decides on a provider by having each candidate prove itself with the embedded model.
 ///
-/// A provider asked for by name that fails is an error; `auto` goes on to the
-/// next and keeps the reason. [`initialise`](super::initialise) comes first.
-pub fn choose(choice: ProviderChoice) -> Result<ProviderReport, RuntimeError> {
+/// One in quarantine, or that has `failed` otherwise, is passed over with that reason. A
+/// provider asked for by name that does not prove itself is an error; `auto` goes on to
+/// the next and keeps the reason. [`initialise`](super::initialise) comes first.
+///
+/// # Errors
+/// The one asked for does not work, or none does.
+pub fn choose(
+    choice: ProviderChoice,
+    quarantine: &Quarantine,
+    failed: &[(Provider, String)],
+) -> Result<ProviderReport, RuntimeError> {
     super::library::environment()?;
-    let report = choose_by(choice, |provider| within(SELF_TEST_LIMIT, provider))?;
+    let report = choose_by(choice, |provider| {
+        match failed.iter().find(|(other, _)| *other == provider) {
+            Some((_, reason)) => Err(NotProven::Unavailable(reason.clone())),
+            None => prove_by(provider, quarantine, &proof::gather),
+        }
+    })?;
     for (provider, reason) in &report.rejected {
         tracing::info!(%provider, reason, "execution provider rejected");
     }
@@ -181,61 +206,86 @@ pub fn choose(choice: ProviderChoice) -> Result<ProviderReport, RuntimeError> {
     Ok(report)
 }
 
-/// Has one provider prove itself with the embedded model: inside, why it does not.
+/// Has one provider prove itself, unless it is in quarantine: inside, why it does not.
 ///
 /// # Errors
 /// [`RuntimeError::NotInitialised`]: [`initialise`](super::initialise) comes first.
-pub fn prove(provider: Provider) -> Result<Result<(), String>, RuntimeError> {
+pub fn prove(
+    provider: Provider,
+    quarantine: &Quarantine,
+) -> Result<Result<Distance, NotProven>, RuntimeError> {
     super::library::environment()?;
-    Ok(within(SELF_TEST_LIMIT, provider))
+    Ok(prove_by(provider, quarantine, &proof::gather))
+}
+
+/// Has one provider prove itself, whether or not it is in quarantine.
+///
+/// # Errors
+/// As for [`prove`].
+pub fn prove_anew(
+    provider: Provider,
+    quarantine: &Quarantine,
+) -> Result<Result<Distance, NotProven>, RuntimeError> {
+    super::library::environment()?;
+    Ok(keep_book(provider, quarantine, proof::gather(provider)))
+}
+
+fn prove_by(
+    provider: Provider,
+    quarantine: &Quarantine,
+    gather: &dyn Fn(Provider) -> Result<Distance, NotProven>,
+) -> Result<Distance, NotProven> {
+    match quarantine.holds(provider) {
+        Some(record) => Err(NotProven::Quarantined(Box::new(record))),
+        None => keep_book(provider, quarantine, gather(provider)),
+    }
+}
+
+/// Puts a provider into quarantine, or takes it out, as it has proven itself.
+fn keep_book(
+    provider: Provider,
+    quarantine: &Quarantine,
+    proof: Result<Distance, NotProven>,
+) -> Result<Distance, NotProven> {
+    match &proof {
+        Ok(_) => quarantine.release(provider),
+        Err(error) if error.lasts() => quarantine.put(provider, &error.to_string()),
+        Err(_) => {}
+    }
+    proof
 }
 
 fn choose_by(
     choice: ProviderChoice,
-    prove: impl Fn(Provider) -> Result<(), String>,
+    prove: impl Fn(Provider) -> Result<Distance, NotProven>,
 ) -> Result<ProviderReport, RuntimeError> {
     let mut rejected = Vec::new();
     for &provider in choice.candidates() {
         match prove(provider) {
-            Ok(()) => return Ok(ProviderReport { provider, rejected }),
-            Err(reason) if choice != ProviderChoice::Auto => {
+            Ok(_) => return Ok(ProviderReport { provider, rejected }),
+            Err(error) if choice != ProviderChoice::Auto => {
+                let reason = error.to_string();
                 return Err(RuntimeError::ProviderUnusable { provider, reason });
             }
-            Err(reason) => rejected.push((provider, reason)),
+            Err(error) => rejected.push((provider, error.to_string())),
         }
     }
     Err(RuntimeError::NoProvider { rejected })
-}
-
-/// Runs the self-test on a thread of its own: a driver that hangs must not
-/// hang this program. Such a thread cannot be ended and is left behind.
-fn within(limit: Duration, provider: Provider) -> Result<(), String> {
-    let (send, receive) = std::sync::mpsc::channel();
-    std::thread::Builder::new()
-        .name(format!("self-test-{provider}"))
-        .spawn(move || {
-            // The receiver may have given up; then nobody wants the answer.
-            let _ = send.send(self_test::run(provider));
-        })
-        .map_err(|error| format!("no thread for its self-test: {error}"))?;
-    receive.recv_timeout(limit).unwrap_or_else(|error| {
-        Err(match error {
-            std::sync::mpsc::RecvTimeoutError::Timeout => {
-                format!("its self-test did not end within {} s", limit.as_secs())
-            }
-            std::sync::mpsc::RecvTimeoutError::Disconnected => "its self-test panicked".into(),
-        })
-    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn only(works: Provider) -> impl Fn(Provider) -> Result<(), String> {
+    const NEAR: Distance = Distance {
+        found: 0.0,
+        allowed: 0.1,
+    };
+
+    fn only(works: Provider) -> impl Fn(Provider) -> Result<Distance, NotProven> {
         move |provider| match provider == works {
-            true => Ok(()),
-            false => Err("no device".into()),
+            true => Ok(NEAR),
+            false => Err(NotProven::Unavailable("no device".into())),
         }
     }
 
@@ -263,11 +313,46 @@ mod tests {
 
     #[test]
     fn every_reason_is_told_when_nothing_works() {
-        let error = choose_by(ProviderChoice::Auto, |_| Err("broken".into())).unwrap_err();
+        let error = choose_by(ProviderChoice::Auto, |_| {
+            Err(NotProven::Broken("broken".into()))
+        });
+        let error = error.unwrap_err();
         assert_eq!(
             error.to_string().matches("broken").count(),
             ProviderChoice::Auto.candidates().len()
         );
+    }
+
+    #[test]
+    fn what_breaks_once_is_not_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let quarantine = Quarantine::in_folder(folder.path());
+        let tried = std::cell::Cell::new(0);
+        let breaks = |_: Provider| {
+            tried.set(tried.get() + 1);
+            Err(NotProven::Broken("it crashed".into()))
+        };
+        let first = prove_by(Provider::Cuda, &quarantine, &breaks).unwrap_err();
+        assert_eq!(first, NotProven::Broken("it crashed".into()));
+        let second = prove_by(Provider::Cuda, &quarantine, &breaks).unwrap_err();
+        assert!(second.to_string().contains("it crashed"), "{second}");
+        assert!(second.to_string().contains("--retry"), "{second}");
+        assert_eq!(tried.get(), 1);
+        // Asked anew it works, and counts from then on.
+        let anew = keep_book(Provider::Cuda, &quarantine, Ok(NEAR));
+        assert_eq!(anew, Ok(NEAR));
+        assert_eq!(
+            prove_by(Provider::Cuda, &quarantine, &|_: Provider| Ok(NEAR)),
+            Ok(NEAR)
+        );
+        // The processor is tried each time, and so is what only says that it cannot.
+        for _ in 0..2 {
+            let _ = prove_by(Provider::Cpu, &quarantine, &breaks);
+            let refuses = |_: Provider| Err(NotProven::Unavailable("no device".into()));
+            let told = prove_by(Provider::Cuda, &quarantine, &refuses).unwrap_err();
+            assert_eq!(told.to_string(), "no device");
+        }
+        assert_eq!(tried.get(), 3);
     }
 
     #[test]

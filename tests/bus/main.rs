@@ -18,6 +18,8 @@ mod metrics;
 mod nano;
 mod overhead;
 mod pressure;
+#[cfg(debug_assertions)]
+mod provider;
 mod refuse;
 mod session;
 mod soak;

@@ -12,7 +12,7 @@ use crate::harness::{
 use crate::structured;
 
 /// The library the tests use, as `make runtime` puts it.
-fn library() -> PathBuf {
+pub fn library() -> PathBuf {
     let named = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
     let built = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("build/runtime")
@@ -47,7 +47,7 @@ fn pull_nano(daemon: &Daemon) {
     assert_eq!(code, 0, "{stderr}");
 }
 
-fn greedy() -> Options {
+pub fn greedy() -> Options {
     Options::default().set("temperature", 0.0)
 }
 

@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use gptoss::engine::backend::{Backend, BackendError, Solo, Wanted};
-use gptoss::runtime::{self, Options, OrtBackend, Provider, ProviderChoice, RuntimeError};
+use gptoss::runtime::{
+    self, Options, OrtBackend, Provider, ProviderChoice, Quarantine, RuntimeError,
+};
 use gptoss_onnx::export::{self, Target};
 use gptoss_onnx::nano::{self, Golden};
 
@@ -245,7 +247,7 @@ fn a_cache_of_the_providers_is_the_same() {
 #[test]
 fn the_cpu_passes_its_self_test() {
     harness::start();
-    let report = runtime::choose(ProviderChoice::Cpu).unwrap();
+    let report = runtime::choose(ProviderChoice::Cpu, &Quarantine::default(), &[]).unwrap();
     assert_eq!(
         (report.provider, report.rejected),
         (Provider::Cpu, Vec::new())
@@ -261,7 +263,7 @@ fn a_provider_that_is_not_there_is_told() {
     if compiled.iter().any(|name| name == "CUDAExecutionProvider") {
         return;
     }
-    let error = runtime::choose(ProviderChoice::Cuda).unwrap_err();
+    let error = runtime::choose(ProviderChoice::Cuda, &Quarantine::default(), &[]).unwrap_err();
     assert!(matches!(
         &error,
         RuntimeError::ProviderUnusable {
@@ -269,7 +271,7 @@ fn a_provider_that_is_not_there_is_told() {
             ..
         }
     ));
-    let report = runtime::choose(ProviderChoice::Auto).unwrap();
+    let report = runtime::choose(ProviderChoice::Auto, &Quarantine::default(), &[]).unwrap();
     assert_eq!(report.provider, Provider::Cpu);
     let (provider, reason) = &report.rejected[0];
     assert_eq!(*provider, Provider::Cuda);

@@ -11,7 +11,7 @@ use crate::cli::trust::Trust;
 use crate::cli::{Global, in_process};
 use crate::config::{self, Config, Scope};
 use crate::model::{Need, Store, StoreError, available_space, closed_to_others, refusal};
-use crate::runtime::{self, ProviderChoice, library};
+use crate::runtime::{self, Provider, ProviderChoice, Quarantine, driver, library};
 
 /// The unit of the system's installation.
 const UNIT: &str = "lib/systemd/system/gptossd.service";
@@ -41,7 +41,7 @@ fn system_files() -> [(&'static str, String); 5] {
 
 pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
     let mut findings = stores(global, bus);
-    findings.extend(runtime(global));
+    findings.extend(runtime(global, &bus.quarantine().read_only()));
     findings.push(settings(bus));
     findings.push(catalog(global));
     if matches!(bus, BusName::System) {
@@ -137,7 +137,7 @@ fn contents(store: &Store, root: &Path) -> Finding {
 }
 
 /// The library, and which provider proves itself with it.
-fn runtime(global: &Global) -> Vec<Finding> {
+fn runtime(global: &Global, quarantine: &Quarantine) -> Vec<Finding> {
     if let Err(error) = in_process::start_runtime(global) {
         let advice = message!("doctor-runtime-install");
         return vec![Finding::wrong(Check::Runtime, error.to_string(), advice)];
@@ -152,7 +152,11 @@ fn runtime(global: &Global) -> Vec<Finding> {
         );
         findings.push(Finding::good(Check::Runtime, found));
     }
-    match runtime::choose(ProviderChoice::Auto) {
+    if let Err(why) = quarantine.read() {
+        let advice = message!("doctor-quarantine-remove");
+        findings.push(Finding::note(Check::Provider, why, advice));
+    }
+    match runtime::choose(ProviderChoice::Auto, quarantine, &[]) {
         Err(error) => findings.push(Finding::wrong(
             Check::Provider,
             error.spoken(),
@@ -161,13 +165,38 @@ fn runtime(global: &Global) -> Vec<Finding> {
         Ok(report) => {
             let found = message!("doctor-provider-proven", provider = %report.provider);
             findings.push(Finding::good(Check::Provider, found));
-            findings.extend(report.rejected.into_iter().map(|(provider, why)| {
-                let found = message!("doctor-provider-not", provider = %provider, why = why);
-                Finding::note(Check::Provider, found, message!("doctor-provider-no-gpu"))
-            }));
+            let rejected = report.rejected.into_iter();
+            findings.extend(rejected.map(|(provider, why)| passed_over(provider, why, quarantine)));
         }
     }
     findings
+}
+
+/// A provider that does not compute: what there is to do depends on whether it broke.
+fn passed_over(provider: Provider, why: String, quarantine: &Quarantine) -> Finding {
+    let Some(record) = quarantine.holds(provider) else {
+        let found = message!("doctor-provider-not", provider = %provider, why = why);
+        let advice = match is_idle_gpu(provider) {
+            true => message!("doctor-provider-cuda"),
+            false => message!("doctor-provider-no-gpu"),
+        };
+        return Finding::note(Check::Provider, found, advice);
+    };
+    let found = message!(
+        "doctor-provider-quarantined",
+        provider = %provider,
+        since = record.since,
+        why = record.reason
+    );
+    Finding::note(Check::Provider, found, message!("doctor-provider-retry"))
+}
+
+/// Whether there is a GPU and an ONNX Runtime that has no use for it.
+fn is_idle_gpu(provider: Provider) -> bool {
+    let compiled = library::loaded().map_or_else(Vec::new, |info| info.providers);
+    provider == Provider::Cuda
+        && driver::version(provider).is_some()
+        && !compiled.iter().any(|name| name == provider.onnx_name())
 }
 
 fn settings(bus: BusName) -> Finding {

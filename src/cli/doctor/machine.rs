@@ -6,12 +6,13 @@ use gptoss_onnx::kernels::{Isa, best_kernel};
 
 use super::{Check, Finding};
 use crate::cli::messages::{message, size};
-use crate::runtime::{library, memory, threads};
+use crate::runtime::{Provider, driver, library, memory, threads};
 
 /// NVIDIA's driver, as the CUDA provider of ONNX Runtime 1.31 loads it.
 const DRIVER_LIBRARY: &str = "libcuda.so.1";
 
-/// What it loads of CUDA 13, and which package has it.
+/// What it is linked to of CUDA 13, and which package has it. cuFFT it opens for Fourier
+/// transforms alone, which no graph of ours has.
 const CUDA_LIBRARIES: [(&str, &str); 4] = [
     ("libcudart.so.13", "cuda-cudart-13-0"),
     ("libcublas.so.13", "libcublas-13-0"),
@@ -19,7 +20,7 @@ const CUDA_LIBRARIES: [(&str, &str); 4] = [
     ("libcurand.so.10", "libcurand-13-0"),
 ];
 
-/// What it loads besides, and which package has it.
+/// What it opens when it begins to compute, and which package has it.
 const CUDNN: (&str, &str) = ("libcudnn.so.9", "libcudnn9-cuda-13");
 
 /// Least memory for 20b: its weights, a context of 8192 and what works on them.
@@ -60,7 +61,7 @@ fn memory() -> Finding {
 
 /// A GPU that is there should work; none is fine.
 fn graphics() -> Vec<Finding> {
-    let driver = std::fs::read_to_string("/proc/driver/nvidia/version").ok();
+    let driver = driver::version(Provider::Cuda);
     if driver.is_none() && !Path::new("/dev/nvidia0").exists() {
         return vec![Finding::good(Check::Gpu, message!("doctor-gpu-none"))];
     }
@@ -71,30 +72,35 @@ fn graphics() -> Vec<Finding> {
             message!("doctor-gpu-load-driver"),
         )];
     };
-    let version = driver.lines().next().unwrap_or_default().trim().to_owned();
-    let mut findings = vec![Finding::good(Check::Gpu, version)];
-    findings.extend(missing_libraries());
+    let devices = match driver::devices() {
+        none if none.is_empty() => "?".to_owned(),
+        devices => devices.join(", "),
+    };
+    let found = message!("doctor-gpu-driver", devices = devices, driver = driver);
+    let mut findings = vec![Finding::good(Check::Gpu, found)];
+    let missing = missing_cuda_libraries().into_iter();
+    findings.extend(missing.map(|library| {
+        let found = message!("doctor-gpu-unloadable", library = library);
+        Finding::wrong(Check::Gpu, found, advice(library))
+    }));
     findings
 }
 
-fn missing_libraries() -> Vec<Finding> {
-    let mut libraries = vec![(DRIVER_LIBRARY, message!("doctor-gpu-install-driver"))];
-    libraries.extend(CUDA_LIBRARIES.map(|(name, package)| {
-        let advice = message!("doctor-gpu-install-cuda", package = package);
-        (name, advice)
-    }));
-    let (name, package) = CUDNN;
-    libraries.push((
-        name,
-        message!("doctor-gpu-install-cudnn", package = package),
-    ));
-    let missing = libraries
-        .into_iter()
-        .filter(|(name, _)| !library::opens(Path::new(name)));
-    missing
-        .map(|(name, advice)| {
-            let found = message!("doctor-gpu-unloadable", library = name);
-            Finding::wrong(Check::Gpu, found, advice)
-        })
+/// The libraries that ONNX Runtime's CUDA provider needs and the system's loader does not
+/// find. The provider's file has no search path of its own: beside it is no place.
+pub(in crate::cli) fn missing_cuda_libraries() -> Vec<&'static str> {
+    let cuda = CUDA_LIBRARIES.iter().map(|(name, _)| *name);
+    let all = [DRIVER_LIBRARY].into_iter().chain(cuda).chain([CUDNN.0]);
+    all.filter(|name| !library::opens(Path::new(name)))
         .collect()
+}
+
+/// Which package brings a library.
+fn advice(library: &str) -> String {
+    let cuda = CUDA_LIBRARIES.iter().find(|(name, _)| *name == library);
+    match cuda {
+        _ if library == DRIVER_LIBRARY => message!("doctor-gpu-install-driver"),
+        Some((_, package)) => message!("doctor-gpu-install-cuda", package = *package),
+        None => message!("doctor-gpu-install-cudnn", package = CUDNN.1),
+    }
 }

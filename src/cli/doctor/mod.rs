@@ -7,6 +7,8 @@ mod machine;
 
 use serde::Serialize;
 
+pub(super) use machine::missing_cuda_libraries;
+
 use super::daemon::BusName;
 use super::messages::message;
 use super::progress::Ui;

@@ -21,8 +21,12 @@ runtime-provider = provider
 runtime-proven = { $provider } (passed its self-test)
 runtime-not = not { $provider }
 
-selftest-passed = passed: nano's logits are the golden ones ({ $milliseconds } ms)
-selftest-failed = no: { $why }
+selftest-passed = works: distance { $distance } from nano's golden logits, { $tolerance } is allowed ({ $milliseconds } ms)
+selftest-failed = does not work: { $why }
+selftest-quarantined = quarantined since { $since }: { $why }
+selftest-how-to-retry = A provider in quarantine is tried again with a new driver or ONNX Runtime, or by `gptoss-ctl selftest --retry`.
+selftest-kept = { $provider } works, and { $file } cannot be changed: the daemon goes on passing it over until this is run as root
+selftest-reported = { $file } is written; it names no person and no machine, look through it before you send it
 selftest-none = no provider reproduces the embedded model's logits
 
 ## gptoss-ctl doctor
@@ -55,6 +59,7 @@ doctor-memory-see = see `free -h`
 doctor-memory-available = { $size } available
 doctor-memory-wanted = 20b wants { $size }: close programs, or raise the control group's limit
 doctor-gpu-none = no NVIDIA GPU is visible; the processor computes
+doctor-gpu-driver = { $devices }, NVIDIA's driver { $driver }
 doctor-gpu-no-driver = /dev/nvidia0 is there and its driver is not loaded
 doctor-gpu-load-driver = install NVIDIA's driver of this kernel, or `modprobe nvidia`
 doctor-gpu-unloadable = { $library } cannot be loaded
@@ -81,6 +86,10 @@ doctor-runtime-found = ONNX Runtime { $version } with { $providers }, { $path }
 doctor-provider-reinstall = the library does not compute what it should: reinstall gptoss
 doctor-provider-proven = { $provider } reproduces nano's logits
 doctor-provider-not = not { $provider }: { $why }
+doctor-provider-quarantined = { $provider } is in quarantine since { $since }: { $why }
+doctor-provider-retry = a new driver or ONNX Runtime has it tried again, and so does `gptoss-ctl selftest --retry`, for the machine's daemon with sudo; `--report` writes what a report of the fault should have
+doctor-provider-cuda = there is a GPU: the package gptoss-cuda brings the ONNX Runtime that uses it
+doctor-quarantine-remove = it can be removed: what broke is found out again
 doctor-provider-no-gpu = without a GPU this is as it should be; `gptoss-ctl runtime` tells more
 
 doctor-settings-defaults = the defaults

@@ -161,11 +161,15 @@ help-bench--bus = Le bus sur lequel se trouve ce démon
 help-bench--plot = Tracer les jetons par seconde selon la profondeur
 
 help-runtime = Afficher quelle bibliothèque ONNX Runtime est utilisée
+help-runtime--bus = Quelle quarantaine compte : celle du démon sur ce bus
 help-runtime--provider = N’essayer que ce fournisseur d’exécution : auto, cuda, coreml ou cpu
 
 help-doctor = Chercher ce qui ne va pas sur cette machine, et dire quoi faire
 
 help-selftest = Exécuter le modèle embarqué sur chaque fournisseur d’exécution et comparer ses logits
+help-selftest--retry = Essayer aussi les fournisseurs en quarantaine, et en sortir ceux qui fonctionnent
+help-selftest--report = Écrire dans ce fichier ce qu’il faut pour signaler une panne ; « - » pour la sortie standard
+help-selftest--bus = Quelle quarantaine compte : celle du démon sur ce bus
 
 help-completions = Écrire ce qu’il faut à un shell pour compléter la ligne de commande
 help-completions--shell = Pour quel shell

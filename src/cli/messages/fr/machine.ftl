@@ -21,8 +21,12 @@ runtime-provider = fournisseur
 runtime-proven = { $provider } (a réussi son autotest)
 runtime-not = pas { $provider }
 
-selftest-passed = réussi : les logits de nano sont ceux de référence ({ $milliseconds } ms)
-selftest-failed = non : { $why }
+selftest-passed = fonctionne : distance { $distance } aux logits de référence de nano, { $tolerance } est admis ({ $milliseconds } ms)
+selftest-failed = ne fonctionne pas : { $why }
+selftest-quarantined = en quarantaine depuis { $since } : { $why }
+selftest-how-to-retry = Un fournisseur d’exécution en quarantaine est essayé à nouveau avec un autre pilote ou un autre ONNX Runtime, ou par « gptoss-ctl selftest --retry ».
+selftest-kept = { $provider } fonctionne, et { $file } ne peut pas être modifié : le démon continue à s’en passer jusqu’à ce que ceci soit exécuté en tant que root
+selftest-reported = { $file } est écrit ; il ne nomme ni personne ni machine, relisez-le avant de l’envoyer
 selftest-none = aucun fournisseur d’exécution ne reproduit les logits du modèle embarqué
 
 ## gptoss-ctl doctor
@@ -58,6 +62,7 @@ doctor-memory-see = voyez « free -h »
 doctor-memory-available = { $size } disponibles
 doctor-memory-wanted = 20b demande { $size } : fermez des programmes, ou relevez la limite du groupe de contrôle
 doctor-gpu-none = aucun GPU NVIDIA n’est visible ; le processeur calcule
+doctor-gpu-driver = { $devices }, pilote NVIDIA { $driver }
 doctor-gpu-no-driver = /dev/nvidia0 est là et son pilote n’est pas chargé
 doctor-gpu-load-driver = installez le pilote NVIDIA de ce noyau, ou « modprobe nvidia »
 doctor-gpu-unloadable = { $library } ne peut pas être chargée
@@ -84,6 +89,10 @@ doctor-runtime-found = ONNX Runtime { $version } avec { $providers }, { $path }
 doctor-provider-reinstall = la bibliothèque ne calcule pas ce qu’elle doit : réinstallez gptoss
 doctor-provider-proven = { $provider } reproduit les logits de nano
 doctor-provider-not = pas { $provider } : { $why }
+doctor-provider-quarantined = { $provider } est en quarantaine depuis { $since } : { $why }
+doctor-provider-retry = un autre pilote ou un autre ONNX Runtime le fait essayer à nouveau, comme « gptoss-ctl selftest --retry », avec sudo pour le démon de la machine ; « --report » écrit ce qu’il faut pour signaler la panne
+doctor-provider-cuda = il y a un GPU : le paquet gptoss-cuda apporte l’ONNX Runtime qui s’en sert
+doctor-quarantine-remove = il peut être supprimé : ce qui est en panne sera retrouvé
 doctor-provider-no-gpu = sans GPU, c’est normal ; « gptoss-ctl runtime » en dit plus
 
 doctor-settings-defaults = ceux par défaut
