@@ -16,9 +16,6 @@ use crate::runtime::{
 };
 use crate::session::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
 
-/// Exports that can be run, best first.
-const TARGETS: [Target; 2] = [Target::Cpu, Target::Portable];
-
 /// Loads what `gptoss-ctl` installed.
 pub struct StoreLoader {
     stores: Stores,
@@ -146,23 +143,29 @@ fn may_be_the_providers(error: &RuntimeError) -> bool {
     matches!(
         error,
         RuntimeError::ProviderUnusable { .. }
+            | RuntimeError::NoExport { .. }
             | RuntimeError::NotEnoughMemory { .. }
             | RuntimeError::NotEnoughGpuMemory { .. }
             | RuntimeError::Ort(_)
     )
 }
 
-/// The export to run.
+/// The exports of a model that a provider runs, best first.
+fn exports(model: &Installed, provider: Provider) -> impl Iterator<Item = Target> {
+    let made = |target: &Target| model.manifest.targets.contains_key(target.name());
+    provider.targets().iter().copied().filter(made)
+}
+
+/// The best export of a model, whoever runs it.
 fn target(model: &Installed) -> Result<Target, Unavailable> {
-    let made = |target: &Target| model.manifest.targets.contains_key(&target.to_string());
-    let missing = || {
-        Unavailable::Failed(format!(
-            "the model {} has no export that this version runs; make one with `gptoss-ctl export \
-             {} --target cpu`",
-            model.name, model.name
-        ))
+    let [processor, gpu] = [Provider::Cpu, Provider::Cuda];
+    let mut all = exports(model, processor).chain(exports(model, gpu));
+    let missing = RuntimeError::NoExport {
+        model: model.name.clone(),
+        provider: processor,
+        target: Target::Cpu,
     };
-    TARGETS.into_iter().find(made).ok_or_else(missing)
+    all.next().ok_or_else(|| unavailable(missing))
 }
 
 fn unavailable(error: RuntimeError) -> Unavailable {
@@ -293,7 +296,7 @@ impl StoreLoader {
         progress: &mut dyn FnMut(f64),
     ) -> Result<LoadedModel, Unavailable> {
         let installed = self.find(model)?;
-        let target = target(&installed)?;
+        target(&installed)?;
         runtime::initialise(&self.find_library()?).map_err(unavailable)?;
         progress(0.05);
         let mut report = self.provider()?;
@@ -301,8 +304,7 @@ impl StoreLoader {
         let backend = loop {
             progress(0.1);
             let provider = report.provider;
-            let _loading = self.quarantine.loading(provider, model);
-            match OrtBackend::load(&installed.dir, self.options(model, target, provider)) {
+            match self.load_on(provider, &installed, model) {
                 Ok(backend) => break backend,
                 // Not remembered: at the next load its memory may be free.
                 Err(error) if self.is_replaceable(provider) && may_be_the_providers(&error) => {
@@ -326,6 +328,33 @@ impl StoreLoader {
             on_device: provider != Provider::Cpu,
             replaceable: self.is_replaceable(provider),
         })
+    }
+
+    /// Loads the best of the model's exports that the provider runs; on a device the next
+    /// one where that is refused, as MXFP4 is where it was built without.
+    fn load_on(
+        &self,
+        provider: Provider,
+        installed: &Installed,
+        model: &str,
+    ) -> Result<OrtBackend, RuntimeError> {
+        let _loading = self.quarantine.loading(provider, model);
+        let mut refused = None;
+        for target in exports(installed, provider) {
+            let options = self.options(model, target, provider);
+            match OrtBackend::load(&installed.dir, options) {
+                Err(error) if provider != Provider::Cpu && may_be_the_providers(&error) => {
+                    tracing::warn!(%provider, %target, model, "export refused: {error}");
+                    refused.get_or_insert(error);
+                }
+                done => return done,
+            }
+        }
+        Err(refused.unwrap_or_else(|| RuntimeError::NoExport {
+            model: model.to_owned(),
+            provider,
+            target: provider.targets()[0],
+        }))
     }
 
     fn options(&self, model: &str, target: Target, provider: Provider) -> Options {

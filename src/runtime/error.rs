@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use gptoss_onnx::export::Target;
+
 use super::provider::Provider;
 
 /// Why a model cannot be run on this machine.
@@ -110,6 +112,19 @@ pub enum RuntimeError {
         need: u64,
         /// Bytes free.
         have: u64,
+    },
+    /// The model has no export that the provider runs.
+    #[error(
+        "the model {model} has no export for the execution provider {provider}; make one with \
+         `gptoss-ctl export {model} --target {target}`"
+    )]
+    NoExport {
+        /// The model.
+        model: String,
+        /// Who was to run it.
+        provider: Provider,
+        /// The export that it runs best.
+        target: Target,
     },
     /// The exported model cannot be read or is not one of ours.
     #[error("{0}")]

@@ -13,10 +13,9 @@ use ort::memory::AllocationDevice;
 use ort::session::builder::SessionBuilder;
 
 use super::error::RuntimeError;
-use super::fault_injection;
 use super::proof::{self, Distance, NotProven};
 use super::quarantine::Quarantine;
-use super::{gpu, memory};
+use super::{fault_injection, gpu, memory};
 
 /// An execution provider of ONNX Runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -68,6 +68,17 @@ impl Spoken for RuntimeError {
                 need = gigabytes(*need),
                 have = gigabytes(*have)
             ),
+            Self::NoExport {
+                model,
+                provider,
+                target,
+            } => translated!(
+                self,
+                "error-runtime-no-export",
+                model = model,
+                provider = %provider,
+                target = %target
+            ),
             // Free text as a whole; the library's own words.
             Self::Model(_) | Self::Ort(_) => self.to_string(),
         }

@@ -143,6 +143,7 @@ error-runtime-provider = le fournisseur d’exécution { $provider } ne fonction
 error-runtime-no-provider = aucun fournisseur d’exécution n’a réussi son autotest : { $why }
 error-runtime-memory = mémoire insuffisante : il faut { $need } Go, { $have } Go sont disponibles ; fermez d’autres programmes ou choisissez un contexte plus petit
 error-runtime-gpu-memory = mémoire insuffisante sur le GPU : il faut { $need } Go, { $have } Go y sont libres ; fermez ce qui y calcule d’autre ou choisissez un contexte plus petit
+error-runtime-no-export = le modèle { $model } n’a pas d’export pour le fournisseur d’exécution { $provider } ; créez-en un par « gptoss-ctl export { $model } --target { $target } »
 
 # The daemon
 
