@@ -6,6 +6,10 @@
 //! gated activation of its rows. The down projection is cut likewise; its
 //! products lie run by run until the last step sums each token's experts, so
 //! that no two threads write to the same memory and sums have a fixed order.
+//!
+//! Where the weights are not in memory ([`Layer::supplied_by`]), groups are
+//! computed as their experts come. Every product has its place whatever the order,
+//! so the outcome is the same, bit for bit.
 
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
@@ -15,10 +19,11 @@ use half::bf16;
 use super::activations::{Int8Rows, Int8Writer};
 use super::aligned::{Aligned, with_scratch};
 use super::disjoint::Disjoint;
-use super::mxfp4::{BLOCK, ExpertMatrices};
+use super::mxfp4::{BLOCK, ExpertMatrices, Matrix};
 use super::parallel::{Parallel, run_parts};
 use super::portable::SwiGlu;
 use super::routing::{Group, Routing};
+use super::supply::{Expert, Supply, Wanted};
 use super::{KernelError, KernelSet};
 
 /// Tokens computed together; longer inputs are cut, which bounds the workspace.
@@ -71,12 +76,13 @@ pub struct Options {
 }
 
 /// The weights of a layer, borrowed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Layer<'a> {
     gate_up: ExpertMatrices<'a>,
     gate_up_bias: &'a [bf16],
     down: ExpertMatrices<'a>,
     down_bias: &'a [bf16],
+    supply: Option<&'a dyn Supply>,
 }
 
 impl<'a> Layer<'a> {
@@ -114,7 +120,18 @@ impl<'a> Layer<'a> {
             gate_up_bias,
             down,
             down_bias,
+            supply: None,
         })
+    }
+
+    /// The same layer, whose matrices are not read where they are but come from
+    /// `supply`; its own ones say their sizes only.
+    #[must_use]
+    pub fn supplied_by(self, supply: &'a dyn Supply) -> Self {
+        Self {
+            supply: Some(supply),
+            ..self
+        }
     }
 
     /// The width of a token, `H`.
@@ -131,6 +148,36 @@ impl<'a> Layer<'a> {
     pub fn experts(&self) -> usize {
         self.gate_up.experts()
     }
+}
+
+/// Experts that can be computed now.
+#[derive(Clone, Copy)]
+enum Held<'a> {
+    All(&'a Layer<'a>),
+    Some(&'a [Expert<'a>]),
+}
+
+impl<'a> Held<'a> {
+    fn gate_up(&self, expert: usize) -> Matrix<'a> {
+        match self {
+            Self::All(layer) => layer.gate_up.expert(expert),
+            Self::Some(experts) => find(experts, expert).gate_up,
+        }
+    }
+
+    fn down(&self, expert: usize) -> Matrix<'a> {
+        match self {
+            Self::All(layer) => layer.down.expert(expert),
+            Self::Some(experts) => find(experts, expert).down,
+        }
+    }
+}
+
+fn find<'a>(experts: &[Expert<'a>], index: usize) -> Expert<'a> {
+    let mut found = experts.iter().filter(|expert| expert.index == index);
+    *found
+        .next()
+        .expect("groups are chosen by the experts that are there")
 }
 
 /// Buffers kept between calls. Their size is bounded by a fixed number of
@@ -249,28 +296,31 @@ impl Call<'_> {
         self.quantize(x, &quantized.writer())?;
 
         hidden.reset(routing.tokens.len(), self.layer.down.k());
-        let writer = hidden.writer();
-        self.gate_up(
-            routing,
-            parts,
-            |part, products| {
+        self.make_room(routing, ordinals, products);
+        self.as_they_come(routing, |groups, held| {
+            let writer = hidden.writer();
+            self.gate_up(
+                groups,
+                parts,
+                |part, products| {
+                    let rows = part.first_row..part.first_row + part.rows;
+                    let w = held.gate_up(part.group.expert);
+                    let tokens = &routing.tokens[part.group.start..][..part.group.len];
+                    self.kernel.int8(&w, rows, quantized, tokens, products);
+                },
+                |assignment, first, values| {
+                    // SAFETY: parts are disjoint, and runs are whole blocks.
+                    unsafe {
+                        self.kernel
+                            .quantize(values, &writer, assignment, first / BLOCK)
+                    };
+                },
+            )?;
+            self.down(groups, parts, ordinals, products, |part, places, out| {
+                let w = held.down(part.group.expert);
                 let rows = part.first_row..part.first_row + part.rows;
-                let w = self.layer.gate_up.expert(part.group.expert);
-                let tokens = &routing.tokens[part.group.start..][..part.group.len];
-                self.kernel.int8(&w, rows, quantized, tokens, products);
-            },
-            |assignment, first, values| {
-                // SAFETY: parts are disjoint, and runs are whole blocks.
-                unsafe {
-                    self.kernel
-                        .quantize(values, &writer, assignment, first / BLOCK)
-                };
-            },
-        )?;
-        self.down(routing, parts, ordinals, products, |part, places, out| {
-            let w = self.layer.down.expert(part.group.expert);
-            let rows = part.first_row..part.first_row + part.rows;
-            self.kernel.int8(&w, rows, hidden, places, out);
+                self.kernel.int8(&w, rows, hidden, places, out);
+            })
         })
     }
 
@@ -286,28 +336,64 @@ impl Call<'_> {
         } = workspace;
         let width = self.layer.down.k();
         hidden_float32.resize(routing.tokens.len() * width);
-        let hidden = Disjoint::new(hidden_float32.as_mut_slice());
-        self.gate_up(
-            routing,
-            parts,
-            |part, products| {
+        self.make_room(routing, ordinals, products);
+        self.as_they_come(routing, |groups, held| {
+            let hidden = Disjoint::new(hidden_float32.as_mut_slice());
+            self.gate_up(
+                groups,
+                parts,
+                |part, products| {
+                    let rows = part.first_row..part.first_row + part.rows;
+                    let w = held.gate_up(part.group.expert);
+                    let tokens = &routing.tokens[part.group.start..][..part.group.len];
+                    self.kernel.float32(&w, rows, x, tokens, products);
+                },
+                |assignment, first, values| {
+                    let start = assignment * width + first;
+                    // SAFETY: parts are disjoint in assignments or in rows.
+                    let place = unsafe { hidden.slice(start..start + values.len()) };
+                    place.copy_from_slice(values);
+                },
+            )?;
+            let hidden = hidden_float32.as_slice();
+            self.down(groups, parts, ordinals, products, |part, places, out| {
+                let w = held.down(part.group.expert);
                 let rows = part.first_row..part.first_row + part.rows;
-                let w = self.layer.gate_up.expert(part.group.expert);
-                let tokens = &routing.tokens[part.group.start..][..part.group.len];
-                self.kernel.float32(&w, rows, x, tokens, products);
-            },
-            |assignment, first, values| {
-                let start = assignment * width + first;
-                // SAFETY: parts are disjoint in assignments or in rows.
-                let place = unsafe { hidden.slice(start..start + values.len()) };
-                place.copy_from_slice(values);
-            },
-        )?;
-        let hidden = hidden_float32.as_slice();
-        self.down(routing, parts, ordinals, products, |part, places, out| {
-            let w = self.layer.down.expert(part.group.expert);
-            let rows = part.first_row..part.first_row + part.rows;
-            self.kernel.float32(&w, rows, hidden, places, out);
+                self.kernel.float32(&w, rows, hidden, places, out);
+            })
+        })
+    }
+
+    /// Makes the products' memory as long as all assignments need.
+    fn make_room(&self, routing: &Routing, ordinals: &mut Vec<u32>, products: &mut Aligned<f32>) {
+        let assignments = routing.tokens.len();
+        ordinals.extend(ordinals.len() as u32..assignments as u32);
+        products.resize(assignments * self.layer.hidden());
+    }
+
+    /// Calls `compute` with groups whose experts are in memory, until it has had
+    /// every group once: with all of them where nothing has to be waited for.
+    fn as_they_come(
+        &self,
+        routing: &Routing,
+        mut compute: impl FnMut(&[Group], Held<'_>) -> Result<(), KernelError>,
+    ) -> Result<(), KernelError> {
+        let Some(supply) = self.layer.supply else {
+            return compute(&routing.groups, Held::All(self.layer));
+        };
+        let of_one = routing.groups.chunk_by(|a, b| a.expert == b.expert);
+        let wanted: Vec<Wanted> = of_one
+            .map(|groups| Wanted {
+                expert: groups[0].expert,
+                tokens: groups.iter().map(|group| group.len).sum(),
+            })
+            .collect();
+        let mut now = Vec::new();
+        supply.supply(&wanted, self.cancel, &mut |experts| {
+            let here = |group: &&Group| experts.iter().any(|e| e.index == group.expert);
+            now.clear();
+            now.extend(routing.groups.iter().filter(here));
+            compute(&now, Held::Some(experts))
         })
     }
 
@@ -325,18 +411,18 @@ impl Call<'_> {
         })
     }
 
-    /// Computes the gate and up projection of all groups by `multiply(part,
+    /// Computes the gate and up projection of these groups by `multiply(part,
     /// products)`, and hands each assignment's activated run to
     /// `store(assignment, first element, values)`.
     fn gate_up(
         &self,
-        routing: &Routing,
+        groups: &[Group],
         parts: &mut Vec<Part>,
         multiply: impl Fn(&Part, &mut [f32]) + Sync,
         store: impl Fn(usize, usize, &[f32]) + Sync,
     ) -> Result<(), KernelError> {
         let all_rows = self.layer.gate_up.rows();
-        cut(&routing.groups, all_rows, parts);
+        cut(groups, all_rows, parts);
         self.run(parts.len(), |index| {
             let part = &parts[index];
             let bias_start = part.group.expert * all_rows + part.first_row;
@@ -355,22 +441,19 @@ impl Call<'_> {
         })
     }
 
-    /// Computes the down projection of all groups by `multiply(part,
+    /// Computes the down projection of these groups by `multiply(part,
     /// assignments, out)` into `products`: group after group, run after run,
     /// `[group.len, run]` each.
     fn down(
         &self,
-        routing: &Routing,
+        groups: &[Group],
         parts: &mut Vec<Part>,
-        ordinals: &mut Vec<u32>,
+        ordinals: &[u32],
         products: &mut Aligned<f32>,
         multiply: impl Fn(&Part, &[u32], &mut [f32]) + Sync,
     ) -> Result<(), KernelError> {
         let width = self.layer.hidden();
-        let assignments = routing.tokens.len();
-        cut(&routing.groups, width, parts);
-        ordinals.extend(ordinals.len() as u32..assignments as u32);
-        products.resize(assignments * width);
+        cut(groups, width, parts);
         let products = Disjoint::new(products.as_mut_slice());
         self.run(parts.len(), |index| {
             let part = &parts[index];

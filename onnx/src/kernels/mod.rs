@@ -45,6 +45,7 @@ pub mod parallel;
 pub mod portable;
 mod routing;
 mod scalar;
+pub mod supply;
 #[cfg(test)]
 mod tests;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -70,6 +71,9 @@ pub enum KernelError {
     /// The thread pool failed.
     #[error("the thread pool failed: {0}")]
     Pool(String),
+    /// Weights could not be brought into memory.
+    #[error("{0}")]
+    Weights(String),
 }
 
 /// An instruction set that a kernel is written for, from the slowest up within

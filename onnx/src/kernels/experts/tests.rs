@@ -254,3 +254,66 @@ fn sizes_that_do_not_fit_are_refused() {
     assert!(attempt(1, &[0.0; 33], &[0.0; 2]).is_err());
     assert!(attempt(1, &[0.0; 32], &[0.0; 3]).is_err());
 }
+
+/// Supplies experts one by one, the last first, from copies.
+struct Backwards<'a>(&'a Random64);
+
+impl Supply for Backwards<'_> {
+    fn supply(
+        &self,
+        wanted: &[Wanted],
+        _cancel: &AtomicBool,
+        compute: &mut crate::kernels::supply::Compute<'_>,
+    ) -> Result<(), KernelError> {
+        let model = self.0;
+        for wanted in wanted.iter().rev() {
+            let copy = |bytes: &Vec<u8>| {
+                let each = bytes.len() / model.experts;
+                bytes[wanted.expert * each..][..each].to_vec()
+            };
+            let [up, up_scales] = [copy(&model.gate_up.0), copy(&model.gate_up.1)];
+            let [down, down_scales] = [copy(&model.down.0), copy(&model.down.1)];
+            let expert = Expert {
+                index: wanted.expert,
+                gate_up: Matrix::new(&up, &up_scales, 2 * model.inner, model.hidden)?,
+                down: Matrix::new(&down, &down_scales, model.hidden, model.inner)?,
+            };
+            compute(&[expert])?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn supplied_experts_give_the_same_bits() {
+    let model = Random64::new(6, 96, 64, 3);
+    let layer = model.layer();
+    let supply = Backwards(&model);
+    let mut random = Random(4);
+    // One window of tokens and a part of another; groups of several sizes.
+    for tokens in [1, 7, MAX_TOKENS + 40] {
+        let x = random.floats(tokens * 96);
+        let logits: Vec<f32> = random
+            .floats(tokens * 6)
+            .chunks(6)
+            .flat_map(|l| [l[0] + 1.0, l[1], l[2], l[3] + 2.0, l[4], l[5] - 1.0])
+            .collect();
+        for kernel in Isa::ALL.into_iter().filter_map(kernel) {
+            for activations in [Activations::Int8, Activations::Float32] {
+                let options = Options {
+                    experts_per_token: 3,
+                    glu: SwiGlu::default(),
+                    activations,
+                };
+                let mut in_place = Workspace::default();
+                let expected = run(kernel, &layer, &options, &x, &logits, &mut in_place);
+                let mut workspace = Workspace::default();
+                let supplied = layer.supplied_by(&supply);
+                let got = run(kernel, &supplied, &options, &x, &logits, &mut workspace);
+                let bits = |y: &[f32]| y.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                assert_eq!(bits(&got), bits(&expected), "{}", kernel.isa().name());
+                assert_eq!(workspace.experts_read(), in_place.experts_read());
+            }
+        }
+    }
+}
