@@ -10,3 +10,4 @@ pub mod nano;
 pub mod operators;
 pub mod proto;
 pub mod quantize;
+pub mod streaming;

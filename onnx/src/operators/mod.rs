@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use ort::operator::OperatorDomain;
 
 use crate::kernels::attention::Precision;
+use crate::streaming::ExpertStream;
 
 mod attention;
 mod linear;
@@ -40,6 +41,9 @@ pub struct Control {
     /// How many experts' weights were read since the beginning: each layer of
     /// each run adds the number of different experts that its tokens went to.
     pub experts_read: AtomicU64,
+    /// Where experts come from that are not all in memory; `None` where they are
+    /// read in place.
+    pub stream: Option<ExpertStream>,
 }
 
 /// All operators, for one session.

@@ -1,5 +1,5 @@
 //! Operator `gptoss:MoE`, version 1: a mixture-of-experts layer that reads the
-//! checkpoint's MXFP4 bytes in place.
+//! checkpoint's MXFP4 bytes in place, or through the control's stream.
 //!
 //! | | type | shape | |
 //! |---|---|---|---|
@@ -86,6 +86,7 @@ impl Operator for MoE {
         guarded(NAME, || {
             Ok(MoEKernel {
                 options: read_options(context)?,
+                streamed: streamed_layer(context, &self.shared.control)?,
                 shared: Arc::clone(&self.shared),
             })
         })
@@ -126,9 +127,23 @@ fn read_options(context: &KernelContext<'_>) -> ort::Result<Options> {
     })
 }
 
+/// Which layer of the control's stream a node is; none where nothing is streamed.
+fn streamed_layer(context: &KernelContext<'_>, control: &Control) -> ort::Result<Option<usize>> {
+    let Some(stream) = &control.stream else {
+        return Ok(None);
+    };
+    let inputs = context.inputs()?;
+    let name = inputs.get(2).map_or("", |input| input.name());
+    match stream.layer_named(name) {
+        Some(layer) => Ok(Some(layer)),
+        None => Err(error(format!("the experts {name:?} are not streamed"))),
+    }
+}
+
 /// A node of the operator.
 pub struct MoEKernel {
     options: Options,
+    streamed: Option<usize>,
     shared: Arc<Shared<Workspace>>,
 }
 
@@ -169,6 +184,12 @@ impl MoEKernel {
             .output(0, x.shape.clone())?
             .ok_or_else(|| error("output y is missing"))?;
         let (_, y) = output.try_extract_tensor_mut::<f32>()?;
+        let stream = self.shared.control.stream.as_ref().zip(self.streamed);
+        let stream = stream.map(|(stream, layer)| stream.layer(layer));
+        let layer = match &stream {
+            Some(stream) => layer.supplied_by(stream),
+            None => layer,
+        };
         mixture(
             self.shared.kernel,
             &layer,
