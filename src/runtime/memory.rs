@@ -92,26 +92,63 @@ pub fn control_group() -> Option<PathBuf> {
     Some(Path::new(CONTROL_GROUPS).join(group.trim_start_matches('/')))
 }
 
-/// The smallest headroom of this process's control group and its ancestors.
+/// What a version of control groups calls a limit, a use, and the page cache in it.
+struct Files {
+    limit: &'static str,
+    used: &'static str,
+    cached: [&'static str; 2],
+}
+
+const VERSION_2: Files = Files {
+    limit: "memory.max",
+    used: "memory.current",
+    cached: ["inactive_file", "active_file"],
+};
+/// Its limit is a number beyond all memory where there is none.
+const VERSION_1: Files = Files {
+    limit: "memory.limit_in_bytes",
+    used: "memory.usage_in_bytes",
+    cached: ["total_inactive_file", "total_active_file"],
+};
+
+/// The smallest headroom of this process's control group and its ancestors, of
+/// whichever version has one.
 fn control_group_headroom() -> Option<u64> {
-    control_group()?
-        .ancestors()
-        .take_while(|folder| folder.starts_with(CONTROL_GROUPS))
-        .filter_map(headroom_of)
-        .min()
+    let within = |group: Option<PathBuf>, files: &Files| {
+        let group = group?;
+        let groups = group.ancestors();
+        let groups = groups.take_while(|folder| folder.starts_with(CONTROL_GROUPS));
+        groups.filter_map(|folder| headroom_of(folder, files)).min()
+    };
+    let second = within(control_group(), &VERSION_2);
+    let membership = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let first = within(first_version_group(&membership), &VERSION_1);
+    second.into_iter().chain(first).min()
+}
+
+/// The folder of the group that bounds memory where the first version of control groups
+/// does, by the lines of `/proc/self/cgroup`.
+fn first_version_group(membership: &str) -> Option<PathBuf> {
+    let path = membership.lines().find_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        let bounds = controllers.split(',').any(|name| name == "memory");
+        bounds.then_some(path)
+    })?;
+    let folder = Path::new(CONTROL_GROUPS).join("memory");
+    Some(folder.join(path.trim_start_matches('/')))
 }
 
 /// Limit minus use of one control group; the page cache it could drop counts
 /// as free. `None` where it has no limit.
-fn headroom_of(folder: &Path) -> Option<u64> {
+fn headroom_of(folder: &Path, files: &Files) -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
-    let limit: u64 = read("memory.max")?.trim().parse().ok()?;
-    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    let limit: u64 = read(files.limit)?.trim().parse().ok()?;
+    let used: u64 = read(files.used)?.trim().parse().ok()?;
     let statistics = read("memory.stat")?;
     let cached: u64 = statistics
         .lines()
         .filter_map(|line| line.split_once(' '))
-        .filter(|(name, _)| matches!(*name, "inactive_file" | "active_file"))
+        .filter(|(name, _)| files.cached.contains(name))
         .filter_map(|(_, bytes)| bytes.trim().parse::<u64>().ok())
         .sum();
     Some(limit.saturating_sub(used.saturating_sub(cached)))
@@ -139,9 +176,25 @@ mod tests {
             "memory.stat",
             "anon 400\ninactive_file 200\nactive_file 100\n",
         );
-        assert_eq!(headroom_of(group.path()), Some(600));
+        assert_eq!(headroom_of(group.path(), &VERSION_2), Some(600));
         write("memory.max", "max\n");
-        assert_eq!(headroom_of(group.path()), None);
+        assert_eq!(headroom_of(group.path(), &VERSION_2), None);
+
+        write("memory.limit_in_bytes", "2000\n");
+        write("memory.usage_in_bytes", "1500\n");
+        write(
+            "memory.stat",
+            "active_file 9\ntotal_inactive_file 200\ntotal_active_file 100\n",
+        );
+        assert_eq!(headroom_of(group.path(), &VERSION_1), Some(800));
+    }
+
+    #[test]
+    fn the_first_version_names_the_group_by_its_controllers() {
+        let membership = "4:cpu,memory:/a/b\n3:cpuset:/\n0::/c\n";
+        let group = first_version_group(membership).unwrap();
+        assert_eq!(group, Path::new("/sys/fs/cgroup/memory/a/b"));
+        assert_eq!(first_version_group("0::/c\n"), None);
     }
 
     #[test]
