@@ -35,6 +35,7 @@ mod settings;
 mod show;
 mod size;
 mod status;
+mod streaming;
 mod terminal;
 mod trust;
 mod verify;

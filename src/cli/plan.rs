@@ -1,6 +1,7 @@
 //! `gptoss-ctl plan`: what a model takes of disk and memory, before any of it is
 //! fetched or loaded.
 
+use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -15,9 +16,10 @@ use super::messages::{message, size};
 use super::progress::Ui;
 use super::pull::Choice;
 use super::trust::Trust;
-use super::{CliError, ExitStatus, Global, install, pull, settings};
+use super::{CliError, ExitStatus, Global, install, pull, settings, streaming};
 use crate::model::{Dimensions, Store, available_space};
-use crate::runtime::{MemoryPlan, Options, Provider};
+use crate::runtime::streaming::Forecast;
+use crate::runtime::{self, ExpertMemory, MemoryPlan, Options, Provider};
 
 /// Contexts that are planned for unless said otherwise, besides the daemon's own.
 const CONTEXTS: [usize; 4] = [8192, 32_768, 65_536, 131_072];
@@ -93,6 +95,8 @@ struct Row {
     plan: MemoryPlan,
     needed: u64,
     fits: bool,
+    /// What it costs to leave experts on the disk, where it does not fit.
+    streamed: Option<Forecast>,
 }
 
 /// Runs the command.
@@ -116,6 +120,8 @@ pub(super) fn as_the_daemon(global: &Global) -> Result<Options, CliError> {
         context: config.model.context,
         kv_cache: config.runtime.kv_cache.parse().ok(),
         sequences: config.runtime.parallel,
+        stream_experts: (config.runtime.stream_experts)
+            .then(|| ExpertMemory::from_setting(config.runtime.expert_memory_bytes)),
         ..Options::default()
     })
 }
@@ -126,7 +132,22 @@ pub(super) fn tell_memory(ui: &Ui, folder: &Path, options: &Options) {
     let dimensions = config.and_then(|json| Dimensions::from_config(&json));
     let plan = dimensions.and_then(|d| MemoryPlan::of_dimensions(&d, options));
     if let Some(plan) = plan {
-        ui.note(&forecast(&plan, options.provider.available_memory()));
+        let notes = forecasts(&plan, options, options.provider.available_memory());
+        notes.iter().for_each(|note| ui.note(note));
+    }
+}
+
+/// What a model takes; where that is too much, what it costs with experts on the disk,
+/// and that alone where the daemon is told to leave them there.
+fn forecasts(plan: &MemoryPlan, options: &Options, available: Option<u64>) -> Vec<String> {
+    let whole = forecast(plan, available);
+    let short = available.filter(|have| plan.total() > *have);
+    let memory = options.stream_experts.unwrap_or(ExpertMemory::Free);
+    let streamed = short.and_then(|have| plan.streamed(memory, have, None));
+    let streamed = streamed.map(|streamed| streaming::told(&streamed, plan.context));
+    match (streamed, options.stream_experts) {
+        (Some(streamed), Some(_)) => vec![streamed],
+        (streamed, _) => std::iter::once(whole).chain(streamed).collect(),
     }
 }
 
@@ -229,6 +250,10 @@ fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memor
     contexts.sort_unstable();
     let provider = Provider::of_target(target);
     let available = provider.available_memory();
+    let disk = LazyCell::new(|| {
+        let located = subject.located.as_ref()?;
+        runtime::streaming::disk_speed_of(&located.revision, target)
+    });
     let mut plans: Vec<Row> = Vec::new();
     for context in contexts {
         let options = Options {
@@ -245,10 +270,15 @@ fn memory_plans(global: &Global, args: &Args, subject: &Subject) -> Result<Memor
         // Longer ones than the model was made for are all the same.
         if plans.last().is_none_or(|last| last.plan != plan) {
             let needed = plan.total();
+            let short = available.filter(|bytes| needed > *bytes);
             plans.push(Row {
                 plan,
                 needed,
-                fits: available.is_none_or(|bytes| needed <= bytes),
+                fits: short.is_none(),
+                streamed: short.and_then(|have| {
+                    let memory = daemon.stream_experts.unwrap_or(ExpertMemory::Free);
+                    plan.streamed(memory, have, *disk)
+                }),
             });
         }
     }
@@ -343,6 +373,14 @@ fn memory_text(memory: &Memory) -> Vec<String> {
         ];
         row(&cells, if planned.fits { "" } else { &too_much })
     }));
+    let streamed = memory
+        .plans
+        .iter()
+        .find_map(|row| Some((row, row.streamed?)));
+    if let Some((row, forecast)) = streamed {
+        lines.push(String::new());
+        lines.push(streaming::told(&forecast, row.plan.context));
+    }
     lines
 }
 
@@ -375,11 +413,40 @@ mod tests {
             weights: 12_000_000_000,
             cache: 200_000_000,
             workspace: 400_000_000,
+            experts: runtime::streaming::Experts::default(),
         };
         let told = forecast(&plan, Some(14_000_000_000));
         assert!(told.contains("12.60 GB of memory with a context of 8192"));
         assert!(told.ends_with("; 14.00 GB are available"), "{told}");
         let told = forecast(&plan, Some(8_000_000_000));
         assert!(told.contains("only 8.00 GB are available"), "{told}");
+    }
+
+    #[test]
+    fn what_is_too_much_may_stay_on_the_disk() {
+        let plan = MemoryPlan {
+            context: 8192,
+            weights: 12_000_000_000,
+            cache: 200_000_000,
+            workspace: 400_000_000,
+            experts: runtime::streaming::Experts {
+                count: 768,
+                bytes: 13_000_000,
+                per_token: 96,
+            },
+        };
+        let mut options = Options::default();
+        let notes = forecasts(&plan, &options, Some(14_000_000_000));
+        assert_eq!(notes.len(), 1);
+        let notes = forecasts(&plan, &options, Some(8_000_000_000));
+        assert!(notes[0].contains("refused") && notes[1].contains("stream-experts"));
+        let little = forecasts(&plan, &options, Some(2_000_000_000));
+        assert_eq!(little.len(), 1, "nor does the rest fit");
+        options.stream_experts = Some(ExpertMemory::Free);
+        let notes = forecasts(&plan, &options, Some(8_000_000_000));
+        assert!(
+            !notes[0].contains("refused") && notes.len() == 1,
+            "{notes:?}"
+        );
     }
 }

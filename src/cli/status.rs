@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use zbus::{OwnedVariant, Variant};
 
 use super::daemon::{BusName, block_on, explain};
-use super::messages::{decimal, message};
+use super::messages::{decimal, message, size};
 use super::run::unwritable;
 use super::{CliError, Global};
 use crate::client::{Client, ClientError};
@@ -101,6 +101,10 @@ fn for_people(status: &Value) -> String {
             provider = text("/execution-provider/name")
         ));
     }
+    let streamed = status.pointer("/execution-provider/streamed-experts");
+    if let Some(bytes) = streamed.and_then(Value::as_u64) {
+        lines.push(message!("status-streamed", memory = size(bytes)));
+    }
     let rejected = status.pointer("/execution-provider/rejected");
     for (name, why) in rejected.and_then(Value::as_object).into_iter().flatten() {
         let why = why.as_str().unwrap_or("");
@@ -164,6 +168,17 @@ mod tests {
         assert!(text.contains("unavailable (no-model): pull one"), "{text}");
         assert!(text.contains("not on cuda: no driver"), "{text}");
         assert!(text.contains("gptoss-ctl pull 20b"), "{text}");
+        assert!(!text.contains("disk"), "{text}");
+    }
+
+    #[test]
+    fn people_read_that_experts_are_on_the_disk() {
+        let status = json!({
+            "loaded-model": "20b",
+            "execution-provider": {"name": "cpu", "streamed-experts": 6_500_000_000u64},
+        });
+        let text = for_people(&status);
+        assert!(text.contains("6.50 GB"), "{text}");
     }
 
     #[test]

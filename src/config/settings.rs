@@ -78,6 +78,11 @@ pub struct Runtime {
     /// Whether tokens are guessed from what was said before and verified
     /// together, where that is faster.
     pub speculate: bool,
+    /// Whether experts stay on the disk and are read as they are needed: for a model that
+    /// does not fit in memory, slowly.
+    pub stream_experts: bool,
+    /// Bytes of memory for those experts; 0 for what is free when the model is loaded.
+    pub expert_memory_bytes: u64,
 }
 
 impl Default for Runtime {
@@ -89,6 +94,8 @@ impl Default for Runtime {
             kv_cache: "f16".into(),
             parallel: 4,
             speculate: true,
+            stream_experts: false,
+            expert_memory_bytes: 0,
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::harmony::Tokenizer;
 use crate::model::{Installed, Store, StoreError, Stores};
 use crate::runtime::quarantine::Stamp;
 use crate::runtime::{
-    self, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport, Quarantine,
-    RuntimeError,
+    self, ExpertMemory, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport,
+    Quarantine, RuntimeError,
 };
 use crate::session::{LoadedModel, Loader, ModelSummary, ProviderInfo, Unavailable};
 
@@ -26,6 +26,7 @@ pub struct StoreLoader {
     threads: Option<usize>,
     kv_cache: Precision,
     parallel: usize,
+    stream_experts: Option<ExpertMemory>,
     /// Providers that broke before, here or in an earlier daemon.
     quarantine: Quarantine,
     /// Providers that failed while they computed, since this daemon's start.
@@ -54,6 +55,8 @@ impl StoreLoader {
             threads: (threads > 0).then_some(threads),
             kv_cache: config.runtime.kv_cache.parse()?,
             parallel: config.runtime.parallel,
+            stream_experts: (config.runtime.stream_experts)
+                .then(|| ExpertMemory::from_setting(config.runtime.expert_memory_bytes)),
             quarantine,
             failed: Mutex::default(),
             chosen: Mutex::default(),
@@ -190,10 +193,12 @@ fn unavailable(error: RuntimeError) -> Unavailable {
                 .map_or_else(String::new, |(provider, _)| provider.to_string()),
             message,
         },
-        RuntimeError::NotEnoughMemory { need, have }
-        | RuntimeError::NotEnoughGpuMemory { need, have } => {
-            Unavailable::NotEnoughMemory { need, have }
-        }
+        RuntimeError::NotEnoughMemory { need, have, .. }
+        | RuntimeError::NotEnoughGpuMemory { need, have } => Unavailable::NotEnoughMemory {
+            need,
+            have,
+            message,
+        },
         _ => Unavailable::Failed(message),
     }
 }
@@ -317,6 +322,7 @@ impl StoreLoader {
             }
         };
         progress(1.0);
+        let streamed = backend.load_report().streamed;
         let ProviderReport { provider, rejected } = report;
         let rejected = rejected.into_iter();
         Ok(LoadedModel {
@@ -324,6 +330,7 @@ impl StoreLoader {
             provider: ProviderInfo {
                 name: provider.to_string(),
                 rejected: rejected.map(|(p, why)| (p.to_string(), why)).collect(),
+                streamed: streamed.map(|streamed| streamed.memory),
             },
             on_device: provider != Provider::Cpu,
             replaceable: self.is_replaceable(provider),
@@ -366,6 +373,8 @@ impl StoreLoader {
             kv_cache: target.fixed_cache().is_none().then_some(self.kv_cache),
             sequences: self.parallel,
             provider,
+            // No other target has experts that lie in files as they are used.
+            stream_experts: self.stream_experts.filter(|_| target == Target::Cpu),
             ..Options::default()
         }
     }
@@ -462,7 +471,11 @@ mod tests {
 
     #[test]
     fn another_provider_is_tried_for_what_it_may_do_better() {
-        let memory = RuntimeError::NotEnoughMemory { need: 2, have: 1 };
+        let memory = RuntimeError::NotEnoughMemory {
+            need: 2,
+            have: 1,
+            streamed: None,
+        };
         assert!(may_be_the_providers(&memory));
         assert!(may_be_the_providers(&RuntimeError::Ort(
             "CUDA failure 2".into()
@@ -487,8 +500,13 @@ mod tests {
         });
         assert_eq!(old.reason(), "no-runtime");
         assert!(old.to_string().contains("1.21"));
-        let memory = unavailable(RuntimeError::NotEnoughMemory { need: 2, have: 1 });
-        assert_eq!(memory, Unavailable::NotEnoughMemory { need: 2, have: 1 });
+        let memory = unavailable(RuntimeError::NotEnoughMemory {
+            need: 2_000_000_000,
+            have: 1_000_000_000,
+            streamed: None,
+        });
+        assert_eq!(memory.reason(), "not-enough-memory");
+        assert!(memory.to_string().contains("2.0 GB are needed"), "{memory}");
         let none = unavailable(RuntimeError::NoProvider { rejected: vec![] });
         assert_eq!(none.reason(), "self-test-failed");
     }

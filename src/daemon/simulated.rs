@@ -25,7 +25,11 @@ impl SimulatedLoader {
                 library: "libsimulated.so".into(),
                 message,
             },
-            LoadFailure::NotEnoughMemory => Unavailable::NotEnoughMemory { need: 2, have: 1 },
+            LoadFailure::NotEnoughMemory => Unavailable::NotEnoughMemory {
+                need: 2,
+                have: 1,
+                message,
+            },
             LoadFailure::SelfTestFailed => Unavailable::SelfTestFailed {
                 provider: "simulated".into(),
                 message,
@@ -97,6 +101,7 @@ impl Loader for SimulatedLoader {
             provider: ProviderInfo {
                 name: "simulated".into(),
                 rejected: Vec::new(),
+                streamed: None,
             },
             on_device: self.script.on_device,
             replaceable: false,

@@ -222,7 +222,7 @@ fn describe_availability(now: Availability) -> (String, HashMap<String, OwnedVar
             let mut details = vec![entry("message", why.to_string())];
             match why {
                 Unavailable::NoRuntime { library, .. } => details.push(entry("library", library)),
-                Unavailable::NotEnoughMemory { need, have } => {
+                Unavailable::NotEnoughMemory { need, have, .. } => {
                     details.extend([entry("need", need), entry("have", have)]);
                 }
                 Unavailable::SelfTestFailed { provider, .. } => {
@@ -240,9 +240,14 @@ fn describe_availability(now: Availability) -> (String, HashMap<String, OwnedVar
     (state, details.into_iter().flatten().collect())
 }
 
-/// The better providers' failures stand under `rejected`, name by name.
+/// The better providers' failures stand under `rejected`, name by name; under
+/// `streamed-experts` the bytes of memory for experts, where the others are on the disk.
 fn describe_provider(provider: &ProviderInfo) -> (String, HashMap<String, OwnedVariant>) {
     let rejected: HashMap<String, String> = provider.rejected.iter().cloned().collect();
-    let details = entry("rejected", rejected);
-    (provider.name.clone(), details.into_iter().collect())
+    let streamed = provider
+        .streamed
+        .map(|bytes| entry("streamed-experts", bytes));
+    let details = [Some(entry("rejected", rejected)), streamed];
+    let details = details.into_iter().flatten().flatten();
+    (provider.name.clone(), details.collect())
 }

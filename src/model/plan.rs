@@ -69,6 +69,14 @@ pub struct Dimensions {
     /// `sliding_attention` or `full_attention`, one a layer; in turns where absent.
     #[serde(default)]
     layer_types: Vec<String>,
+    /// Experts a token goes to in a layer.
+    #[serde(default = "four")]
+    num_experts_per_tok: u64,
+}
+
+/// What all published models have, and catalogs need not say.
+fn four() -> u64 {
+    4
 }
 
 /// What the key/value cache of a model depends on. All numbers are small enough
@@ -156,6 +164,19 @@ impl Dimensions {
         })
     }
 
+    /// Of the experts of all layers, where they stay in MXFP4: how many there are, the
+    /// bytes of one without its biases, and how many of them a token goes to.
+    pub fn expert_sizes(&self) -> (u64, u64, u64) {
+        let layers = self.num_hidden_layers;
+        let weights = [self.intermediate_size, self.hidden_size];
+        let weights = weights.into_iter().fold(3, u64::saturating_mul);
+        (
+            layers.saturating_mul(self.num_local_experts),
+            (weights / 32).saturating_mul(17),
+            layers.saturating_mul(self.num_experts_per_tok),
+        )
+    }
+
     /// Weights of the experts of some layers.
     fn experts(&self, layers: u64) -> u64 {
         [
@@ -218,6 +239,7 @@ mod tests {
         let dimensions = Dimensions::from_config(config).unwrap();
         let needed = dimensions.export_bytes("cpu", 0);
         assert!((1_900_000_000..2_100_000_000).contains(&needed), "{needed}");
+        assert_eq!(dimensions.expert_sizes(), (768, 13_219_200, 96));
         // A fine-tune of it: all of its experts are written as well, 10.15 GB.
         let with_experts = dimensions.export_bytes("cpu", 24) - needed;
         assert!(
@@ -240,6 +262,7 @@ mod tests {
         assert_eq!(dimensions.export_bytes("portable", 0), u64::MAX);
         assert_eq!(dimensions.weight_bytes("cpu"), u64::MAX);
         assert_eq!(dimensions.cache(), None);
+        assert_eq!(dimensions.expert_sizes().0, u64::MAX);
     }
 
     #[test]

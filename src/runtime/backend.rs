@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use gptoss_onnx::export::{self, ModelFile};
 use gptoss_onnx::kernels::attention::BLOCK;
+use gptoss_onnx::streaming::ExpertStream;
 use ort::memory::{AllocationDevice, Allocator};
 use ort::session::{IoBinding, Session};
 use ort::value::Tensor;
@@ -20,10 +21,10 @@ use super::kv_cache::{CacheShape, KvCache};
 use super::layout::Layout;
 use super::memory_plan::MemoryPlan;
 use super::model_facts::{ModelFacts, StepWeights};
-use super::options::{LoadReport, Options};
+use super::options::{LoadReport, Options, Streamed};
 use super::prefault;
-use super::provider::Provider;
 use super::session;
+use super::streaming;
 use super::{memory, threads};
 use crate::engine::backend::{
     Backend, BackendError, BackendInfo, CacheUse, Cancel, Logits, SequenceId, Slice, Wanted,
@@ -143,7 +144,7 @@ impl OrtBackend {
         let mut backend = Self::from_model(&bytes, Some(&external_root), &options)?;
         backend.in_use = Some(in_use);
         if options.prefault {
-            backend.prefault(revision);
+            backend.prefault(revision)?;
         }
         tracing::info!(
             model = backend.info.model,
@@ -172,11 +173,30 @@ impl OrtBackend {
             )));
         }
         let plan = MemoryPlan::of(&facts, options);
-        enough_memory(plan.total(), options.provider)?;
+        let stream = match options.stream_experts {
+            Some(wanted) => Some(streaming::open(
+                model,
+                external_root,
+                &plan,
+                wanted,
+                memory::available(),
+            )?),
+            None => {
+                plan.check(options.provider, || {
+                    streaming::disk_speed(model, external_root)
+                })?;
+                None
+            }
+        };
+        let streamed = stream.as_ref().map(|stream| Streamed {
+            experts: stream.files().experts(),
+            slots: stream.slots(),
+            memory: stream.slots() as u64 * stream.files().slot_bytes(),
+        });
         let context = plan.context;
         let layout = Layout::new(&facts, context, options);
         let threads = options.threads.unwrap_or_else(threads::physical_cores);
-        let cancel = Arc::new(RunCancel::new()?);
+        let cancel = Arc::new(RunCancel::new(stream)?);
         let opening = Instant::now();
         let session = session::open(
             model,
@@ -210,11 +230,15 @@ impl OrtBackend {
             report: LoadReport {
                 duration: started.elapsed(),
                 session: session_duration,
-                need: plan.total(),
+                need: match streamed {
+                    Some(streamed) => plan.without_experts() + streamed.memory,
+                    None => plan.total(),
+                },
                 cache: plan.cache,
                 kv_cache: facts.cache,
                 prefault: None,
                 threads,
+                streamed,
             },
             // Of the stock operator on the processor; a device keeps no such matrix.
             score_heads: facts.score_heads.filter(|_| cache.in_main_memory()),
@@ -238,6 +262,11 @@ impl OrtBackend {
     /// Experts read since loading, each layer of each run for itself.
     pub fn experts_read(&self) -> u64 {
         self.cancel.control.experts_read.load(Ordering::Relaxed)
+    }
+
+    /// The experts on the disk, where they are streamed.
+    pub fn stream(&self) -> Option<&ExpertStream> {
+        self.cancel.control.stream.as_ref()
     }
 
     /// Bytes of weights that a step reads which reads so many experts, those of
@@ -282,9 +311,13 @@ impl OrtBackend {
         Ok(self.session.end_profiling()?)
     }
 
-    fn prefault(&mut self, revision: &Path) {
+    fn prefault(&mut self, revision: &Path) -> Result<(), RuntimeError> {
+        let part = match self.report.streamed {
+            Some(_) => prefault::Part::Dense,
+            None => prefault::Part::All,
+        };
         let budget = memory::available().unwrap_or(u64::MAX);
-        let report = prefault::mapped_weights(revision, self.report.threads, budget);
+        let report = prefault::mapped_weights(revision, part, self.report.threads, budget);
         tracing::info!(
             mapped = report.mapped,
             populated = report.populated,
@@ -293,6 +326,15 @@ impl OrtBackend {
         );
         self.report.duration += report.duration;
         self.report.prefault = Some(report);
+        if let Some(stream) = self.stream() {
+            let started = Instant::now();
+            let filled = stream.fill();
+            let bytes = filled.map_err(|error| RuntimeError::Model(error.to_string()))?;
+            let milliseconds = started.elapsed().as_millis();
+            tracing::info!(bytes, milliseconds, "experts read ahead");
+            self.report.duration += started.elapsed();
+        }
+        Ok(())
     }
 
     /// Makes room in the cache and says what the run is about.
@@ -505,38 +547,6 @@ impl Backend for OrtBackend {
     }
 }
 
-fn enough_memory(need: u64, provider: Provider) -> Result<(), RuntimeError> {
-    match (provider, provider.available_memory()) {
-        (Provider::Cuda, Some(have)) if need > have => {
-            Err(RuntimeError::NotEnoughGpuMemory { need, have })
-        }
-        (_, Some(have)) if need > have => Err(RuntimeError::NotEnoughMemory { need, have }),
-        _ => Ok(()),
-    }
-}
-
 fn provider_error(error: ort::Error) -> BackendError {
     BackendError::Provider(error.message().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn too_little_memory_is_told_with_numbers() {
-        let error = enough_memory(u64::MAX, Provider::Cpu).unwrap_err();
-        let RuntimeError::NotEnoughMemory { need, have } = error else {
-            panic!("{error}");
-        };
-        assert!(need == u64::MAX && have > 0);
-        let told = |error: RuntimeError| {
-            let message = error.to_string();
-            message.contains("15.0 GB") && message.contains("8.0 GB")
-        };
-        let (need, have) = (15_000_000_000, 8_000_000_000);
-        assert!(told(RuntimeError::NotEnoughMemory { need, have }));
-        assert!(told(RuntimeError::NotEnoughGpuMemory { need, have }));
-        assert!(enough_memory(1, Provider::Cpu).is_ok());
-    }
 }

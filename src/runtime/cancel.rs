@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gptoss_onnx::operators::Control;
+use gptoss_onnx::streaming::ExpertStream;
 use ort::session::RunOptions;
 
 use super::error::RuntimeError;
@@ -17,9 +18,14 @@ pub(super) struct RunCancel {
 }
 
 impl RunCancel {
-    pub fn new() -> Result<Self, RuntimeError> {
+    /// For a session whose experts come from `stream`, where they are streamed.
+    pub fn new(stream: Option<ExpertStream>) -> Result<Self, RuntimeError> {
+        let control = Control {
+            stream,
+            ..Control::default()
+        };
         Ok(Self {
-            control: Arc::default(),
+            control: Arc::new(control),
             options: RunOptions::new()?,
         })
     }

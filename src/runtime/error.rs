@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use gptoss_onnx::export::Target;
 
 use super::provider::Provider;
+use super::streaming::Forecast;
 
 /// Why a model cannot be run on this machine.
 #[derive(Debug, thiserror::Error)]
@@ -90,15 +91,18 @@ pub enum RuntimeError {
     /// The model would not fit in memory.
     #[error(
         "not enough memory: {} are needed, {} are available; \
-         close other programs or choose a smaller context window",
+         close other programs or choose a smaller context window{}",
         gigabytes(*need),
-        gigabytes(*have)
+        gigabytes(*have),
+        streamed.as_ref().map_or_else(String::new, instead)
     )]
     NotEnoughMemory {
         /// Bytes needed.
         need: u64,
         /// Bytes there are.
         have: u64,
+        /// What it would cost to leave experts on the disk, where that is a way.
+        streamed: Option<Forecast>,
     },
     /// The model would not fit in the GPU's memory.
     #[error(
@@ -148,6 +152,24 @@ fn listed(paths: &[PathBuf]) -> String {
 fn reasons(rejected: &[(Provider, String)]) -> String {
     let reasons: Vec<_> = rejected.iter().map(|(p, r)| format!("{p}: {r}")).collect();
     reasons.join("; ")
+}
+
+/// The other way, with its cost.
+fn instead(forecast: &Forecast) -> String {
+    let rate = match (forecast.tokens_per_second, forecast.disk_bytes_per_second) {
+        (Some(rate), Some(disk)) => format!(
+            ", at most {rate:.1} tokens a second from this disk, which gives {:.2} GB a second",
+            disk / 1e9
+        ),
+        _ => String::new(),
+    };
+    format!(
+        "; or leave experts on the disk (stream-experts = true under [runtime] in gptossd.toml, \
+         --stream-experts of gptoss-ctl bench and eval): {:.0} % of them fit, the others are \
+         read for each token, {:.2} GB{rate}",
+        100.0 * forecast.hit_rate,
+        forecast.disk_bytes_per_token / 1e9
+    )
 }
 
 /// Bytes in decimal gigabytes with one digit, as people buy memory.

@@ -10,6 +10,7 @@ use super::layout::Layout;
 use super::model_facts::{ModelFacts, StepWeights};
 use super::options::Options;
 use super::provider::Provider;
+use super::streaming::{ExpertMemory, Experts};
 use crate::model::Dimensions;
 
 /// Activations, scratch memory, the library itself and ourselves, in bytes.
@@ -36,6 +37,9 @@ pub struct MemoryPlan {
     pub cache: u64,
     /// Everything else.
     pub workspace: u64,
+    /// Experts among the weights, which may stay on the disk.
+    #[serde(skip)]
+    pub experts: Experts,
 }
 
 impl MemoryPlan {
@@ -72,6 +76,10 @@ impl MemoryPlan {
             max_positions: cache.max_positions,
             weight_bytes: dimensions.weight_bytes(options.target.name()),
             step_weights: StepWeights::default(),
+            experts: match options.target {
+                Target::Cpu => experts_of(dimensions),
+                _ => Experts::default(),
+            },
             cache: fixed.or(options.kv_cache).unwrap_or_default(),
             score_heads: None,
         };
@@ -86,6 +94,7 @@ impl MemoryPlan {
             weights: facts.weight_bytes,
             cache: layout.shape(facts, context).bytes(),
             workspace: workspace(facts, options),
+            experts: facts.experts,
         }
     }
 
@@ -94,6 +103,43 @@ impl MemoryPlan {
         self.weights
             .saturating_add(self.cache)
             .saturating_add(self.workspace)
+    }
+
+    /// Refuses what does not fit in the memory that `provider` computes in. For the
+    /// processor's it says what streaming would cost from a disk of that speed, which is
+    /// asked for only then.
+    pub(super) fn check(
+        &self,
+        provider: Provider,
+        disk_speed: impl FnOnce() -> Option<f64>,
+    ) -> Result<(), RuntimeError> {
+        let need = self.total();
+        match (provider, provider.available_memory()) {
+            (Provider::Cuda, Some(have)) if need > have => {
+                Err(RuntimeError::NotEnoughGpuMemory { need, have })
+            }
+            (_, Some(have)) if need > have => Err(self.refusal(have, disk_speed)),
+            _ => Ok(()),
+        }
+    }
+
+    fn refusal(&self, have: u64, disk_speed: impl FnOnce() -> Option<f64>) -> RuntimeError {
+        let possible = self.streamed(ExpertMemory::Free, have, None).is_some();
+        let disk = possible.then(disk_speed).flatten();
+        RuntimeError::NotEnoughMemory {
+            need: self.total(),
+            have,
+            streamed: disk.and_then(|disk| self.streamed(ExpertMemory::Free, have, Some(disk))),
+        }
+    }
+}
+
+fn experts_of(dimensions: &Dimensions) -> Experts {
+    let (count, bytes, per_token) = dimensions.expert_sizes();
+    Experts {
+        count,
+        bytes,
+        per_token,
     }
 }
 
@@ -142,6 +188,7 @@ mod tests {
                         ..Options::default()
                     });
                     assert_eq!(planned.context, found.context);
+                    assert_eq!(planned.experts, found.experts, "{target}");
                     assert_eq!(planned.cache, found.cache, "{target} {context} {sequences}");
                     let (planned, found) = (planned.weights as f64, found.weights as f64);
                     let error = planned / found - 1.0;
@@ -180,5 +227,45 @@ mod tests {
             plan.cache
         };
         assert_eq!(bytes(Precision::F16) * 5, bytes(Precision::Int8) * 8);
+    }
+
+    #[test]
+    fn too_little_memory_is_told_with_numbers() {
+        let mut plan = MemoryPlan {
+            context: 1,
+            weights: 15_000_000_000,
+            cache: 0,
+            workspace: 0,
+            experts: Experts::default(),
+        };
+        let unasked = || panic!("there is nothing to stream");
+        let error = plan.refusal(8_000_000_000, unasked);
+        let message = error.to_string();
+        assert!(
+            message.contains("15.0 GB") && message.contains("8.0 GB"),
+            "{message}"
+        );
+        assert!(!message.contains("stream-experts"), "{message}");
+        plan.experts = Experts {
+            count: 1000,
+            bytes: 12_000_000,
+            per_token: 100,
+        };
+        // 7.5 of 8.0 GB are used, 4.5 of them for 12.0 GB of experts.
+        let error = plan.refusal(8_000_000_000, || Some(1.5e9));
+        let message = error.to_string();
+        for told in ["stream-experts", "38 %", "0.75 GB", "2.0 tokens", "1.50 GB"] {
+            assert!(message.contains(told), "{told}: {message}");
+        }
+        // Without files that could be read there is no such way.
+        let error = plan.refusal(8_000_000_000, || None);
+        assert!(!error.to_string().contains("stream-experts"), "{error}");
+        let (need, have) = (15_000_000_000, 8_000_000_000);
+        let message = RuntimeError::NotEnoughGpuMemory { need, have }.to_string();
+        assert!(message.contains("15.0 GB") && message.contains("8.0 GB"));
+        plan.weights = u64::MAX;
+        assert!(plan.check(Provider::Cpu, || None).is_err());
+        plan.weights = 1;
+        assert!(plan.check(Provider::Cpu, || None).is_ok());
     }
 }

@@ -34,6 +34,7 @@ pub mod quarantine;
 mod self_test;
 mod session;
 pub mod simulated;
+pub mod streaming;
 pub mod threads;
 
 pub use backend::OrtBackend;
@@ -41,8 +42,9 @@ pub use error::RuntimeError;
 pub use fault_injection::failing_at_run;
 pub use library::{Library, find, initialise};
 pub use memory_plan::MemoryPlan;
-pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options};
+pub use options::{DEFAULT_CONTEXT, DEFAULT_PREFILL_CHUNK, LoadReport, Options, Streamed};
 pub use proof::{Distance, NotProven};
 pub use provider::{Provider, ProviderChoice, ProviderReport, choose, prove, prove_anew};
 pub use quarantine::Quarantine;
 pub use simulated::SimulatedBackend;
+pub use streaming::ExpertMemory;

@@ -1,14 +1,15 @@
 //! What the runtime must know of an exported model, from its own metadata.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use gptoss_onnx::export::FORMAT;
-use gptoss_onnx::graph::{ROPE_COS, ROPE_SIN, attention_precision};
+use gptoss_onnx::graph::{GPTOSS, ROPE_COS, ROPE_SIN, attention_precision};
 use gptoss_onnx::kernels::attention::Precision;
 use gptoss_onnx::proto::{DataType, ModelProto, NodeProto, TensorProto};
 use prost::Message;
 
 use super::error::RuntimeError;
+use super::streaming::Experts;
 
 /// Facts of an exported model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) struct ModelFacts {
     pub weight_bytes: u64,
     /// What of them a step reads.
     pub step_weights: StepWeights,
+    /// Experts that may stay on the disk.
+    pub experts: Experts,
     /// What the cache is made of.
     pub cache: Precision,
     /// Query heads of an attention operator that keeps a whole matrix of
@@ -85,6 +88,7 @@ impl ModelFacts {
                 .map(stored_bytes)
                 .sum(),
             step_weights: step_weights(&model),
+            experts: experts(&model),
             cache: attention_nodes(&model)
                 .next()
                 .map_or_else(|| stock_cache(&model), |(precision, _)| precision),
@@ -165,6 +169,39 @@ fn step_weights(model: &ModelProto) -> StepWeights {
         dense,
         expert: all_experts / (layers.max(1) * count),
     }
+}
+
+/// The experts of our own operator: bytes of their blocks and scales, not of the biases.
+fn experts(model: &ModelProto) -> Experts {
+    let nodes = model.graph.iter().flat_map(|graph| &graph.node);
+    let ours = nodes.filter(|node| {
+        node.op_type.as_deref() == Some("MoE") && node.domain.as_deref() == Some(GPTOSS)
+    });
+    let tensors = model.graph.iter().flat_map(|graph| &graph.initializer);
+    let tensors: HashMap<&str, &TensorProto> = tensors
+        .map(|tensor| (tensor.name.as_deref().unwrap_or_default(), tensor))
+        .collect();
+    let mut all = Experts::default();
+    let mut bytes = 0;
+    for node in ours {
+        let weights = [2, 3, 5, 6].map(|input| node.input.get(input));
+        let weights = weights.into_iter().flatten();
+        let weights = weights.filter_map(|name| tensors.get(name.as_str()));
+        let mut count = 0;
+        for tensor in weights {
+            count = tensor.dims.first().map_or(0, |&n| n.max(0) as u64);
+            bytes += stored_bytes(tensor);
+        }
+        all.count += count;
+        let chosen = node
+            .attribute
+            .iter()
+            .find(|a| a.name.as_deref() == Some("k"));
+        let chosen = chosen.and_then(|a| a.i).unwrap_or(0);
+        all.per_token += chosen.max(0) as u64;
+    }
+    all.bytes = bytes / all.count.max(1);
+    all
 }
 
 fn local_window(node: &NodeProto) -> Option<usize> {

@@ -8,6 +8,7 @@ use gptoss_onnx::kernels::attention::Precision;
 
 use super::prefault::PrefaultReport;
 use super::provider::Provider;
+use super::streaming::ExpertMemory;
 
 /// Positions of the KV cache unless said otherwise.
 pub const DEFAULT_CONTEXT: usize = 8192;
@@ -51,6 +52,9 @@ pub struct Options {
     /// Threads wait actively between the operators of a step, and sleep
     /// between steps: a wake-up costs more than most operators take.
     pub spinning: bool,
+    /// Keep experts on the disk and only some of them in memory; `None` where all of
+    /// the model has to fit.
+    pub stream_experts: Option<ExpertMemory>,
 }
 
 impl Default for Options {
@@ -70,6 +74,7 @@ impl Default for Options {
             cache_positions: None,
             profile: None,
             spinning: true,
+            stream_experts: None,
         }
     }
 }
@@ -91,4 +96,17 @@ pub struct LoadReport {
     pub prefault: Option<PrefaultReport>,
     /// Threads within one operator.
     pub threads: usize,
+    /// Experts on the disk, where they are streamed.
+    pub streamed: Option<Streamed>,
+}
+
+/// Experts of which only some are in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Streamed {
+    /// Experts of all layers.
+    pub experts: usize,
+    /// How many of them memory is kept for.
+    pub slots: usize,
+    /// Bytes of that memory.
+    pub memory: u64,
 }

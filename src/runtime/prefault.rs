@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use gptoss_onnx::export::EXPERTS_FILE;
+
 /// What was brought in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PrefaultReport {
@@ -32,14 +34,23 @@ struct Region {
     length: usize,
 }
 
+/// Which weights are brought in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All.
+    All,
+    /// All but experts, which are streamed.
+    Dense,
+}
+
 /// Populates every mapping of a weights file in `folder` or in a folder of an
-/// export in it, from `threads` threads, as far as `budget` bytes go (the rest is left to be read on
+/// export in it, as far as it belongs to `part`, from `threads` threads, as far as `budget` bytes go (the rest is left to be read on
 /// demand).
-pub fn mapped_weights(folder: &Path, threads: usize, budget: u64) -> PrefaultReport {
+pub fn mapped_weights(folder: &Path, part: Part, threads: usize, budget: u64) -> PrefaultReport {
     let started = Instant::now();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
-    let regions = weight_regions(&maps, &folder);
+    let regions = weight_regions(&maps, &folder, part);
     let mapped = regions.iter().map(|region| region.length as u64).sum();
     let slices = slices(&regions, budget);
     let populated = AtomicU64::new(0);
@@ -62,8 +73,16 @@ pub fn mapped_weights(folder: &Path, threads: usize, budget: u64) -> PrefaultRep
     }
 }
 
-/// The readable mappings of `FOLDER/*.safetensors` and `FOLDER/*/*.bin`.
-fn weight_regions(maps: &str, folder: &Path) -> Vec<Region> {
+/// The readable mappings of `FOLDER/*.safetensors` and `FOLDER/*/*.bin`; of the latter
+/// those alone that hold no experts, if these are not wanted.
+fn weight_regions(maps: &str, folder: &Path, part: Part) -> Vec<Region> {
+    let wanted = |file: &Path| match part {
+        Part::All => true,
+        Part::Dense => {
+            let name = file.file_name().and_then(|name| name.to_str());
+            file.extension().is_some_and(|e| e == "bin") && name != Some(EXPERTS_FILE)
+        }
+    };
     maps.lines()
         .filter_map(|line| {
             let mut fields = line.splitn(6, ' ');
@@ -78,7 +97,7 @@ fn weight_regions(maps: &str, folder: &Path) -> Vec<Region> {
             let ours = parent == Some(folder);
             let start = usize::from_str_radix(start, 16).ok()?;
             let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
-            (readable && ours).then_some(Region { start, length })
+            (readable && ours && wanted(&file)).then_some(Region { start, length })
         })
         .collect()
 }
@@ -136,7 +155,7 @@ mod tests {
 7f0000006000-7f0000007000 rw-p 00000000 00:00 0 [heap]
 7f0000007000-7f0000008000 rw-p 00000000 00:00 0 
 ";
-        let regions = weight_regions(maps, Path::new("/store/m"));
+        let found = |part| weight_regions(maps, Path::new("/store/m"), part);
         let expected = [
             (0x7f0000000000, 0x2000),
             (0x7f0000002000, 0x1000),
@@ -144,7 +163,8 @@ mod tests {
             (0x7f0000009000, 0x4000),
         ]
         .map(|(start, length)| Region { start, length });
-        assert_eq!(regions, expected);
+        assert_eq!(found(Part::All), expected);
+        assert_eq!(found(Part::Dense), expected[2..3]);
     }
 
     #[test]
@@ -170,7 +190,7 @@ mod tests {
         let file = std::fs::File::open(&path).unwrap();
         // SAFETY: the file is this test's own and nobody changes it.
         let map = unsafe { memmap2::Mmap::map(&file) }.unwrap();
-        let report = mapped_weights(folder.path(), 2, u64::MAX);
+        let report = mapped_weights(folder.path(), Part::All, 2, u64::MAX);
         assert_eq!((report.mapped, report.populated), (3 << 20, 3 << 20));
         assert_eq!(map[(3 << 20) - 1], 1);
     }

@@ -65,12 +65,14 @@ pub enum Unavailable {
         message: String,
     },
     /// It would not fit.
-    #[error("the model needs {need} bytes of memory, {have} are available")]
+    #[error("{message}")]
     NotEnoughMemory {
         /// Bytes needed.
         need: u64,
         /// Bytes there are.
         have: u64,
+        /// That, and what to do.
+        message: String,
     },
     /// No execution provider computes what it should.
     #[error("the provider {provider} failed its self-test: {message}")]
@@ -179,6 +181,9 @@ pub struct ProviderInfo {
     pub name: String,
     /// The better ones and what was wrong with each.
     pub rejected: Vec<(String, String)>,
+    /// Bytes of memory for experts, where the others are read from the disk as they
+    /// are needed, which is slow; `None` where all are in memory.
+    pub streamed: Option<u64>,
 }
 
 /// What a [`Loader`] made.

@@ -78,6 +78,36 @@ fn json_has_the_keys_of_llama_bench() {
     }
 }
 
+/// In each language, and for programs.
+#[test]
+fn experts_on_the_disk_are_told_with_their_cost() {
+    // Room for three or four of sixteen experts.
+    let streamed = ["-p", "0", "-n", "6", "-r", "2", "--stream-experts=150k"];
+    let output = bench(&[&streamed[..], &["--json"]].concat());
+    assert!(output.status.success());
+    let told: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let cost = &told[0]["streamed"];
+    let number = |key: &str| cost[key].as_f64().unwrap();
+    assert!((1.0..=150_000.0).contains(&number("expert_memory")));
+    assert!((0.0..0.9).contains(&number("hit_rate")));
+    assert!(number("disk_bytes_per_step") > 0.0);
+    let (rate, disk) = (
+        number("disk_bytes_per_second"),
+        number("disk_read_bytes_per_second"),
+    );
+    assert!((number("disk_share") * disk / rate - 1.0).abs() < 1e-6);
+    assert!((0.0..=1.0).contains(&number("waited_share")));
+
+    let output = bench_in("fr_FR.UTF-8", &streamed);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("experts sont sur le disque"), "{told}");
+    let whole = bench(&["-p", "0", "-n", "1", "-r", "1", "--json"]);
+    let told: serde_json::Value = serde_json::from_slice(&whole.stdout).unwrap();
+    assert!(told[0]["streamed"].is_null());
+    let refused = bench(&["--stream-experts=1k"]);
+    assert!(!refused.status.success());
+}
+
 #[test]
 fn people_get_a_table() {
     let output = bench(&["-p", "8", "-n", "2", "-r", "2"]);

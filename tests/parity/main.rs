@@ -12,6 +12,7 @@ mod metrics;
 mod reference;
 mod sequences;
 mod speculation;
+mod streaming;
 mod taught;
 
 #[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::Test;
 use super::report::Measured;
 use super::samples::Samples;
+use super::streamed;
 use crate::engine::backend::{Backend, BackendError, SequenceId, Slice, Wanted};
 use crate::runtime::{OrtBackend, memory};
 
@@ -66,14 +67,17 @@ fn repeat(
         ..test
     };
     once(backend, warm_up, sequences, tokens)?;
+    let stream = streamed::Begun::new(backend);
     let read = backend.experts_read();
     let durations: Vec<Duration> = (0..repetitions)
         .map(|_| once(backend, test, sequences, tokens))
         .collect::<Result<_, _>>()?;
     let steps = (repetitions * test.generate.max(1)) as f64;
     let experts = (backend.experts_read() - read) as f64 / steps;
+    let took = durations.iter().sum();
     Ok(Measured {
         test,
+        streamed: stream.map(|begun| begun.end(backend, steps, took)),
         samples: Samples::new(test.tokens(), durations),
         resident: memory::resident().unwrap_or_default(),
         experts,

@@ -7,6 +7,7 @@ mod profile;
 mod replay;
 mod report;
 mod samples;
+mod streamed;
 
 use std::path::PathBuf;
 
@@ -19,9 +20,9 @@ use super::daemon::BusName;
 use super::eval::positive;
 use super::locate::Located;
 use super::messages::message;
-use super::{CliError, ExitStatus, Global, in_process, locate};
+use super::{CliError, ExitStatus, Global, in_process, locate, streaming};
 use crate::engine::Backend;
-use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, bandwidth};
+use crate::runtime::{DEFAULT_PREFILL_CHUNK, ExpertMemory, Options, bandwidth};
 
 /// Arguments of `gptoss-ctl bench`. Short options are llama-bench's.
 #[derive(Debug, clap::Args)]
@@ -93,6 +94,17 @@ pub struct Args {
     /// Leave the weights to be read on demand instead of at the start.
     #[arg(long)]
     no_prefault: bool,
+    /// Leave experts on the disk and keep as many in memory as fit into this size (6G), or into
+    /// what is free; slow. Says what of the disk's speed is used.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = streaming::FREE,
+        value_parser = streaming::expert_memory
+    )]
+    stream_experts: Option<ExpertMemory>,
     /// Say how long each operator took; everything is slower then.
     #[arg(long)]
     profile: bool,
@@ -245,6 +257,7 @@ fn options(args: &Args, located: &Located) -> Options {
         prefill_chunk: args.chunk,
         prefault: !args.no_prefault,
         spinning: !args.no_spinning,
+        stream_experts: args.stream_experts,
         ..Options::default()
     }
 }

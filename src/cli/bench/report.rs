@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::Test;
 use super::samples::{self, Samples};
-use crate::cli::messages::{decimal, message};
+use super::streamed::Streamed;
+use crate::cli::messages::{decimal, message, size};
 use crate::cli::terminal::say;
 use crate::engine::backend::Backend;
 use crate::runtime::{LoadReport, OrtBackend, library, memory};
@@ -36,6 +37,8 @@ pub(super) struct Measured {
     pub experts: f64,
     /// Bytes of weights read in a step.
     pub step_bytes: f64,
+    /// What experts on the disk cost.
+    pub streamed: Option<Streamed>,
 }
 
 impl Machine {
@@ -101,6 +104,15 @@ pub(super) fn print_head(machine: &Machine) {
         gigabytes = decimal(machine.read / 1e9, 1),
     );
     say!("{of}\n{loaded}");
+    if let Some(streamed) = load.streamed {
+        let told = message!(
+            "bench-streaming",
+            slots = streamed.slots,
+            experts = streamed.experts,
+            memory = size(streamed.memory),
+        );
+        say!("{told}");
+    }
     say!("");
     say!(
         "| {:<16} | {:>20} | {:>8} | {:>9} | {:>16} | {:>10} | {:>12} |",
@@ -147,6 +159,9 @@ pub(super) fn print_row(machine: &Machine, measured: &Measured) {
         measured.resident.anonymous as f64 / 1e9,
         measured.resident.file as f64 / 1e9,
     );
+    if let Some(streamed) = &measured.streamed {
+        say!("{}", streamed.told());
+    }
 }
 
 pub(super) fn print_foot() {
@@ -197,5 +212,6 @@ fn entry(machine: &Machine, measured: &Measured) -> Value {
         "weight_bytes_per_second": measured.bandwidth(),
         "rss_anon": measured.resident.anonymous,
         "rss_file": measured.resident.file,
+        "streamed": measured.streamed.as_ref().map(Streamed::entry),
     })
 }

@@ -56,7 +56,11 @@ impl Spoken for RuntimeError {
                     why = why.join("\u{a0}; ")
                 )
             }
-            Self::NotEnoughMemory { need, have } => translated!(
+            Self::NotEnoughMemory {
+                need,
+                have,
+                streamed: None,
+            } => translated!(
                 self,
                 "error-runtime-memory",
                 need = gigabytes(*need),
@@ -78,6 +82,20 @@ impl Spoken for RuntimeError {
                 model = model,
                 provider = %provider,
                 target = %target
+            ),
+            Self::NotEnoughMemory {
+                need,
+                have,
+                streamed: Some(forecast),
+            } => translated!(
+                self,
+                "error-runtime-memory-or",
+                need = gigabytes(*need),
+                have = gigabytes(*have),
+                percent = decimal(100.0 * forecast.hit_rate, 0),
+                read = decimal(forecast.disk_bytes_per_token / 1e9, 2),
+                rate = decimal(forecast.tokens_per_second.unwrap_or(0.0), 1),
+                disk = decimal(forecast.disk_bytes_per_second.unwrap_or(0.0) / 1e9, 2)
             ),
             // Free text as a whole; the library's own words.
             Self::Model(_) | Self::Ort(_) => self.to_string(),

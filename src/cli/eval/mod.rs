@@ -17,10 +17,10 @@ use self::prompts::Prompt;
 use super::error::reason;
 use super::locate::{self, Located};
 use super::messages::{decimal, message};
-use super::{CliError, ExitStatus, Global, in_process};
+use super::{CliError, ExitStatus, Global, in_process, streaming};
 use crate::cli::terminal::say;
 use crate::engine::backend::{Backend, BackendError, BackendInfo, Solo, Wanted};
-use crate::runtime::{DEFAULT_PREFILL_CHUNK, Options, OrtBackend};
+use crate::runtime::{DEFAULT_PREFILL_CHUNK, ExpertMemory, Options, OrtBackend};
 
 /// Tokens of a window unless said otherwise.
 const PERPLEXITY_WINDOW: usize = 512;
@@ -64,6 +64,17 @@ pub struct Args {
     /// Threads [default: one per physical core].
     #[arg(long, value_name = "N", value_parser = positive)]
     threads: Option<usize>,
+    /// Leave experts on the disk and keep as many in memory as fit into this size (6G), or into
+    /// what is free; slow.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = streaming::FREE,
+        value_parser = streaming::expert_memory
+    )]
+    stream_experts: Option<ExpertMemory>,
 }
 
 /// A number from 1 on.
@@ -113,6 +124,7 @@ fn load(
         kv_cache: args.kv_cache,
         prefill_chunk: args.chunk,
         prefault: false,
+        stream_experts: args.stream_experts,
         ..Options::default()
     };
     in_process::load(global, located, options)

@@ -62,6 +62,7 @@ impl Loader for TwoProviders {
             provider: ProviderInfo {
                 name: if first { "first" } else { "second" }.into(),
                 rejected,
+                streamed: None,
             },
             on_device: first,
             replaceable: first && self.automatic,

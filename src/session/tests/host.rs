@@ -72,7 +72,7 @@ impl Loader for TestLoader {
         self.begun.lock().unwrap().send(model.to_owned()).unwrap();
         self.go.lock().unwrap().recv().unwrap();
         if model == "c" {
-            return Err(Unavailable::NotEnoughMemory { need: 2, have: 1 });
+            return Err(too_large());
         }
         Ok(LoadedModel {
             backend: Box::new(SimulatedBackend::new(Script {
@@ -99,6 +99,14 @@ impl Control {
                 Err(_) => tokio::task::yield_now().await,
             }
         }
+    }
+}
+
+fn too_large() -> Unavailable {
+    Unavailable::NotEnoughMemory {
+        need: 2,
+        have: 1,
+        message: "2 are needed".into(),
     }
 }
 
@@ -163,10 +171,7 @@ async fn a_failure_is_told_to_those_who_waited_and_tried_again_later() {
     control.go.send(()).unwrap();
     for task in [first, second] {
         let failed = task.await.unwrap().err();
-        assert_eq!(
-            failed,
-            Some(Unavailable::NotEnoughMemory { need: 2, have: 1 })
-        );
+        assert_eq!(failed, Some(too_large()));
     }
     assert_eq!(control.loader.loads.load(Ordering::Relaxed), 1);
     let state = control.host.availability().await;

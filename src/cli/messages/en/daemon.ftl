@@ -12,6 +12,7 @@ status-slow = state: { $state } (slow: { $reason })
 status-idle = state: { $state } (a model is loaded with the first prompt)
 status-unloaded = state: { $state } (unloaded: { $reason }; the next prompt loads a model)
 status-model = model: { $model } on { $provider }
+status-streamed = experts are read from the disk as they are needed, { $memory } of memory is for those wanted most: answers are slow
 status-not-on = not on { $provider }: { $why }
 status-installed = installed: { $models }
 status-none-installed = installed: none; `gptoss-ctl pull 20b` fetches one

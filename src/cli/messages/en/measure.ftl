@@ -9,6 +9,8 @@ bench-loaded = { $threads ->
     [one] loaded in { $seconds } s; { $threads } thread reads { $gigabytes } GB/s
    *[other] loaded in { $seconds } s; { $threads } threads read { $gigabytes } GB/s
 }
+bench-streaming = experts are on the disk: memory for { $slots } of { $experts }, { $memory }
+bench-streamed = {"  "}experts: { $hits } % of those wanted in memory; { $read } read from the disk a step, { $rate } of the { $disk } GB/s it gives ({ $share } %); { $waited } % of the time spent waiting for it
 bench-test-failed = { $test }: { $error }
 bench-legend =
     pp: prompt tokens computed at once, ms until the first token of the answer is chosen;

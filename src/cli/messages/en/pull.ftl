@@ -73,6 +73,8 @@ plan-weights = weights
 plan-cache = KV cache
 plan-working = working
 plan-too-much = too much
+plan-streamed = with experts on the disk (stream-experts), at a context of { $context }: { $rest } without them, { $memory } for { $percent } % of them; { $read } are read for each token, so a token takes that by what the disk gives in a second
+plan-streamed-at = with experts on the disk (stream-experts), at a context of { $context }: { $rest } without them, { $memory } for { $percent } % of them; { $read } are read for each token, at most { $rate } tokens/s from this disk, which gives { $disk } a second
 
 ## gptoss-ctl import
 

@@ -12,6 +12,7 @@ status-slow = état : { $state } (ralenti : { $reason })
 status-idle = état : { $state } (un modèle est chargé à la première requête)
 status-unloaded = état : { $state } (déchargé : { $reason } ; la prochaine requête charge un modèle)
 status-model = modèle : { $model } sur { $provider }
+status-streamed = les experts sont lus sur le disque au besoin, { $memory } de mémoire pour les plus demandés : les réponses sont lentes
 status-not-on = pas sur { $provider } : { $why }
 status-installed = installés : { $models }
 status-none-installed = installés : aucun ; « gptoss-ctl pull 20b » en récupère un

@@ -142,6 +142,7 @@ error-runtime-not-loaded = ONNX Runtime n’a pas encore été chargé
 error-runtime-provider = le fournisseur d’exécution { $provider } ne fonctionne pas sur cette machine : { $why }
 error-runtime-no-provider = aucun fournisseur d’exécution n’a réussi son autotest : { $why }
 error-runtime-memory = mémoire insuffisante : il faut { $need } Go, { $have } Go sont disponibles ; fermez d’autres programmes ou choisissez un contexte plus petit
+error-runtime-memory-or = mémoire insuffisante : il faut { $need } Go, { $have } Go sont disponibles ; fermez d’autres programmes ou choisissez un contexte plus petit ; ou laissez les experts sur le disque (stream-experts = true sous [runtime] dans gptossd.toml, --stream-experts pour gptoss-ctl bench et eval) : { $percent } % d’entre eux ont la place, les autres sont lus pour chaque jeton, { $read } Go, au plus { $rate } jetons par seconde avec ce disque, qui donne { $disk } Go par seconde
 error-runtime-gpu-memory = mémoire insuffisante sur le GPU : il faut { $need } Go, { $have } Go y sont libres ; fermez ce qui y calcule d’autre ou choisissez un contexte plus petit
 error-runtime-no-export = le modèle { $model } n’a pas d’export pour le fournisseur d’exécution { $provider } ; créez-en un par « gptoss-ctl export { $model } --target { $target } »
 

@@ -139,6 +139,7 @@ help-eval--target = Lequel des exports du modèle
 help-eval--exact = Calculer avec des activations en float32 ; lent
 help-eval--kv-cache = De quoi est fait le cache clé-valeur : f16, f32 ou int8 [par défaut : comme exporté, f32 avec --exact]
 help-eval--greedy = Continuer chaque requête au plus probable : p{"{"}i{"}"}_greedy, i64 [N], jetons de fin ignorés
+help-eval--stream-experts = Laisser les experts sur le disque et en garder en mémoire autant que cette taille (6G) le permet, ou que la mémoire libre ; lent
 help-eval--context = Positions du cache clé-valeur [par défaut : autant que les requêtes en demandent]
 
 help-bench = Mesurer les jetons par seconde, dans le processus
@@ -154,6 +155,7 @@ help-bench--context = Positions du cache clé-valeur [par défaut : autant que 
 help-bench--kv-cache = De quoi est fait le cache clé-valeur : f16, f32 ou int8 [par défaut : comme exporté]
 help-bench--no-spinning = Laisser dormir les fils d’exécution entre les opérateurs au lieu d’attendre activement
 help-bench--no-prefault = Lire les poids à la demande au lieu du début
+help-bench--stream-experts = Laisser les experts sur le disque et en garder en mémoire autant que cette taille (6G) le permet, ou que la mémoire libre ; lent. Dit quelle part de la vitesse du disque est utilisée
 help-bench--profile = Dire combien de temps chaque opérateur a pris ; tout est alors plus lent
 help-bench--replay = Au lieu de tout cela : de combien une réponse vient plus vite quand ses jetons sont devinés d’après ce qui précède. Le modèle calcule, mais dit ANSWER
 help-bench--over-dbus = Au lieu de tout cela : interroger le démon en marche, et dire ce que coûte le passage par D-Bus

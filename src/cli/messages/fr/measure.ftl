@@ -9,6 +9,8 @@ bench-loaded = { $threads ->
     [one] chargé en { $seconds } s ; { $threads } fil lit { $gigabytes } Go/s
    *[other] chargé en { $seconds } s ; { $threads } fils lisent { $gigabytes } Go/s
 }
+bench-streaming = les experts sont sur le disque : mémoire pour { $slots } sur { $experts }, { $memory }
+bench-streamed = {"  "}experts : { $hits } % de ceux demandés en mémoire ; { $read } lus sur le disque par étape, { $rate } des { $disk } Go/s qu’il donne ({ $share } %) ; { $waited } % du temps à l’attendre
 bench-test-failed = { $test } : { $error }
 bench-legend =
     pp : jetons de requête calculés d’un coup, ms jusqu’au choix du premier jeton de la réponse ;

@@ -73,6 +73,8 @@ plan-weights = poids
 plan-cache = cache clé-valeur
 plan-working = calcul
 plan-too-much = trop
+plan-streamed = avec les experts sur le disque (stream-experts), pour un contexte de { $context } : { $rest } sans eux, { $memory } pour { $percent } % d’entre eux ; { $read } sont lus pour chaque jeton, qui prend donc cela divisé par ce que le disque donne en une seconde
+plan-streamed-at = avec les experts sur le disque (stream-experts), pour un contexte de { $context } : { $rest } sans eux, { $memory } pour { $percent } % d’entre eux ; { $read } sont lus pour chaque jeton, au plus { $rate } jetons/s avec ce disque, qui donne { $disk } par seconde
 
 ## gptoss-ctl import
 
