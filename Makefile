@@ -13,7 +13,7 @@ COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 .DEFAULT_GOAL := help
 .PHONY: help build runtime notices sbom demo test test-rust test-python test-sbom test-isolation lint install package deb rpm \
 	runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda \
-	clean test-fullsize test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes perf compare
+	clean test-fullsize test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes test-streaming perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -84,6 +84,9 @@ test-fuzz: ## ten million random and mutated token streams through the harmony p
 
 test-fuzz-bytes: ## ten million mutated bundles, manifests and headers; needs cargo-fuzz
 	fuzz/run 2000000
+
+test-streaming: build runtime ## experts on the disk within 10 GB of memory: make test-streaming MODEL=20b; needs root
+	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/streaming $(MODEL)
 
 perf: build runtime ## speed and memory of an installed model: make perf MODEL=20b
 	ORT_DYLIB_PATH=$(LIBRARY) tests/perf/fullsize $(MODEL)
