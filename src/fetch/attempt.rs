@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use reqwest::StatusCode;
+use futures_util::StreamExt;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Response, StatusCode};
 
-use super::FetchError;
 use super::error::chain;
+use super::{FetchError, retry};
 use crate::model::StoreError;
 
 /// Why an attempt ended before all was there.
@@ -85,6 +86,51 @@ pub(super) fn refused(status: StatusCode, headers: &HeaderMap, what: &str, advic
             endpoint,
             why: format!("{status} for {what}"),
         }),
+    }
+}
+
+/// A body that is not longer than that.
+pub(super) async fn bounded(response: Response, most: u64) -> Result<Vec<u8>, Cut> {
+    let mut body = response.bytes_stream();
+    let mut bytes = Vec::new();
+    while let Some(next) = body.next().await {
+        bytes.extend_from_slice(&next.map_err(lost)?);
+        if bytes.len() as u64 > most {
+            return Err(Cut::Wrong(format!("it is longer than {most} bytes")));
+        }
+    }
+    Ok(bytes)
+}
+
+/// Asks for `what` of a server again and again, as often as for a file.
+pub(super) async fn persist<T>(
+    retries: u32,
+    what: &str,
+    endpoint: &str,
+    attempt: impl AsyncFn() -> Result<T, Cut>,
+) -> Result<T, FetchError> {
+    let mut attempts = 0;
+    loop {
+        let (why, wait) = match attempt().await {
+            Ok(answer) => return Ok(answer),
+            Err(Cut::Fatal(error)) => return Err(error),
+            Err(Cut::Wrong(why)) => {
+                return Err(FetchError::BadAnswer {
+                    endpoint: endpoint.to_owned(),
+                    why: format!("{what}: {why}"),
+                });
+            }
+            Err(Cut::Transient { why, wait }) => (why, wait),
+        };
+        attempts += 1;
+        if attempts > retries {
+            return Err(FetchError::Interrupted {
+                path: what.to_owned(),
+                why,
+                attempts,
+            });
+        }
+        tokio::time::sleep(retry::delay(attempts, wait)).await;
     }
 }
 

@@ -10,7 +10,8 @@
 //! ranges of large files ahead of their parts.
 //!
 //! [`Hub`] resolves `OWNER/NAME` and a revision into such a list, [`Registry`] brings
-//! the documents that do so for a name in a registry of container images. A [`Folder`]
+//! the documents that do so for a name in a registry of container images, [`Index`] finds
+//! where an index of Python's packages has files that are pinned already. A [`Folder`]
 //! on this machine may have the files as well: a mirror's, or the hub's own cache.
 
 mod attempt;
@@ -19,6 +20,7 @@ mod connection;
 mod error;
 mod folder;
 mod hub;
+mod index;
 mod rate;
 mod registry;
 mod retry;
@@ -37,6 +39,7 @@ pub use client::Endpoint;
 pub use error::FetchError;
 pub use folder::{Brought, Folder};
 pub use hub::{Hub, Resolved, is_checkpoint_file};
+pub use index::{Index, Located};
 pub use rate::RateLimit;
 pub use registry::{Reference, Registry, SCHEME};
 pub use source::{Repository, Source};

@@ -6,16 +6,18 @@ use reqwest::{Client, RequestBuilder, Response};
 
 use super::attempt::{Advice, Cut, lost};
 use super::client::{authorized, build, file_url, token};
-use super::{FetchError, Registry};
+use super::{FetchError, Located, Registry};
 use crate::model::incoming::Wanted;
 
-/// A server with a model's files.
+/// A server with a model's files, or with wheels.
 #[derive(Debug)]
 pub enum Source {
     /// The hub, or a mirror of it.
     Hub(Repository),
     /// A registry of container images.
     Registry(Box<Registry>),
+    /// An index of Python's packages.
+    Index(Box<Located>),
 }
 
 impl Source {
@@ -24,6 +26,7 @@ impl Source {
         match self {
             Self::Hub(repository) => &repository.endpoint,
             Self::Registry(registry) => registry.endpoint(),
+            Self::Index(located) => located.endpoint(),
         }
     }
 
@@ -51,6 +54,10 @@ impl Source {
                 request.send().await.map_err(lost)
             }
             Self::Registry(registry) => registry.blob(&wanted.expected, ranged).await,
+            Self::Index(located) => {
+                let request = ranged(located.get(&wanted.path)?);
+                request.send().await.map_err(lost)
+            }
         }
     }
 
@@ -59,6 +66,7 @@ impl Source {
         let place = match self {
             Self::Hub(repository) => format!("{}/{}", repository.endpoint, repository.repo),
             Self::Registry(registry) => registry.reference().to_string(),
+            Self::Index(located) => located.endpoint().to_owned(),
         };
         format!("{} of {place}", wanted.path)
     }
@@ -67,6 +75,7 @@ impl Source {
         match self {
             Self::Hub(repository) => repository.advice(),
             Self::Registry(registry) => registry.advice(),
+            Self::Index(located) => located.advice(),
         }
     }
 }

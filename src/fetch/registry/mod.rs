@@ -24,7 +24,6 @@ use std::sync::Mutex;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use docker_credential::DockerCredential;
-use futures_util::StreamExt;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url};
@@ -35,9 +34,9 @@ use tokio::time::timeout;
 use self::challenge::{Challenge, TokenRequest, TokenServer};
 use self::credentials::Login;
 pub use self::reference::{Reference, SCHEME};
-use super::attempt::{Advice, Cut, lost, refused, transient};
+use super::attempt::{Advice, Cut, bounded, lost, persist, refused, transient};
 use super::client::{build, build_strict};
-use super::{FetchError, Settings, retry};
+use super::{FetchError, Settings};
 use crate::model::incoming::Expected;
 use crate::model::sha256_bytes;
 
@@ -220,24 +219,11 @@ impl Registry {
             false => format!("{target} of {}", self.reference),
         };
         let url = self.url(kind, target);
-        let mut attempts = 0;
-        loop {
-            let (why, wait) = match self.try_document(&url, &what, most).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(Cut::Fatal(error)) => return Err(error),
-                Err(Cut::Wrong(why)) => return Err(self.bad(format!("{what}: {why}"))),
-                Err(Cut::Transient { why, wait }) => (why, wait),
-            };
-            attempts += 1;
-            if attempts > self.settings.retries {
-                return Err(FetchError::Interrupted {
-                    path: what,
-                    why,
-                    attempts,
-                });
-            }
-            tokio::time::sleep(retry::delay(attempts, wait)).await;
-        }
+        let retries = self.settings.retries;
+        persist(retries, &what, &self.endpoint, || {
+            self.try_document(&url, &what, most)
+        })
+        .await
     }
 
     async fn try_document(&self, url: &str, what: &str, most: u64) -> Result<Vec<u8>, Cut> {
@@ -387,17 +373,4 @@ impl Registry {
             .filter(|token| !token.is_empty())
             .ok_or_else(|| self.cannot_log_in(format!("{place} gives out no token")))
     }
-}
-
-/// A body that is not longer than that.
-async fn bounded(response: Response, most: u64) -> Result<Vec<u8>, Cut> {
-    let mut body = response.bytes_stream();
-    let mut bytes = Vec::new();
-    while let Some(next) = body.next().await {
-        bytes.extend_from_slice(&next.map_err(lost)?);
-        if bytes.len() as u64 > most {
-            return Err(Cut::Wrong(format!("it is longer than {most} bytes")));
-        }
-    }
-    Ok(bytes)
 }
