@@ -181,6 +181,7 @@ fn unavailable(error: RuntimeError) -> Unavailable {
         RuntimeError::LibraryNotFound { .. } => no_runtime("libonnxruntime.so".into()),
         RuntimeError::NotALibrary { path, .. }
         | RuntimeError::NotPinned { path, .. }
+        | RuntimeError::Untrusted { path, .. }
         | RuntimeError::LibraryTooOld { path, .. } => no_runtime(path.display().to_string()),
         RuntimeError::AlreadyLoaded { loaded } => no_runtime(loaded.display().to_string()),
         RuntimeError::ProviderUnusable { provider, .. } => Unavailable::SelfTestFailed {

@@ -25,7 +25,9 @@ use super::{
 /// │               ├── model.onnx
 /// │               ├── dense.bin
 /// │               └── experts.bin                only where the checkpoint's experts are floats
-/// ├── runtime/                                       ONNX Runtime, where a bundle brought it
+/// ├── runtime/                                       ONNX Runtime, where a bundle or `runtime
+/// │   │                                              install` brought it
+/// │   └── cuda-1.31.1/                               its build for CUDA, with CUDA's libraries
 /// └── .staging/                                      same file system, so that a rename installs
 ///     ├── 20b@6cee5e81…/                             a model on its way in, kept for resuming
 ///     │   ├── config.json                            proven

@@ -1,10 +1,11 @@
-//! A library that a bundle brought into a store.
+//! A library that a bundle or `gptoss-ctl runtime install` brought into a store.
 //!
 //! ```text
 //! <store>/runtime/
 //! ├── libonnxruntime.so.1.31.1
 //! ├── onnxruntime-LICENSE
-//! └── onnxruntime-ThirdPartyNotices.txt
+//! ├── onnxruntime-ThirdPartyNotices.txt
+//! └── cuda-1.31.1/                          see cuda.rs
 //! ```
 //!
 //! A library is code, and whoever may write to the store need not be trusted with
@@ -26,7 +27,7 @@ use super::library::FILE_NAME;
 use super::pinned::PinnedRuntime;
 use crate::model::{FileEntry, sha256_read};
 
-/// Where a store keeps the library that a bundle brought.
+/// Where a store keeps the library that was brought into it.
 pub fn folder(store: &Path) -> PathBuf {
     store.join("runtime")
 }

@@ -12,8 +12,9 @@ use super::streaming::Forecast;
 pub enum RuntimeError {
     /// No ONNX Runtime library in any of the places searched.
     #[error(
-        "no ONNX Runtime library found (looked at {}); install the gptoss package, \
-         run `make runtime` in the source tree, or set ORT_DYLIB_PATH to the file {}",
+        "no ONNX Runtime library found (looked at {}); `gptoss-ctl runtime install` fetches \
+         one; or install the gptoss package, run `make runtime` in the source tree, or set \
+         ORT_DYLIB_PATH to the file {}",
         listed(.tried),
         super::library::FILE_NAME
     )]
@@ -32,16 +33,30 @@ pub enum RuntimeError {
         /// The loader's own words.
         reason: String,
     },
-    /// What a bundle brought is not what this program pins.
+    /// What a bundle or `runtime install` brought is not what this program pins.
     #[error(
         "{} is not the ONNX Runtime that this version of gptoss pins ({why}) and is not loaded; \
-         remove it, or import the bundle again",
+         `gptoss-ctl runtime install` (with --cuda where that was) or the bundle brings it in \
+         anew, `gptoss-ctl runtime remove` removes it",
         path.display()
     )]
     NotPinned {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
+        why: String,
+    },
+    /// Somebody else could change a library that would be loaded.
+    #[error(
+        "{} is not loaded: {why}, and a library is code: only root and the user whose program \
+         loads it may be able to write it. `gptoss-ctl runtime install --cuda` puts it right, for \
+         the machine's store as root; `gptoss-ctl runtime remove --cuda` removes it",
+        path.display()
+    )]
+    Untrusted {
+        /// The file or its folder.
+        path: PathBuf,
+        /// Who could.
         why: String,
     },
     /// The library is older than the interface this program speaks.

@@ -12,7 +12,9 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 
 use super::carried::{self, Proven};
+use super::cuda;
 use super::error::RuntimeError;
+use super::wheels::{Build, Kind};
 
 /// Oldest version whose C interface this program can use.
 pub const NEEDED_VERSION: &str = "1.31";
@@ -80,15 +82,65 @@ pub struct LibraryInfo {
 pub enum Library {
     /// Installed like the program itself, or named by whoever runs it.
     Installed(PathBuf),
-    /// Brought into the store by a bundle: only bytes that are pinned are loaded.
+    /// Brought into the store by a bundle or by `runtime install`: only bytes that are
+    /// pinned are loaded.
     Carried(PathBuf),
+    /// In the folder of the store that `runtime install --cuda` made: only bytes that
+    /// are pinned are loaded, and only where nobody else can change them.
+    Cuda {
+        /// The file.
+        path: PathBuf,
+        /// What must be in its folder.
+        build: Box<Build>,
+    },
 }
 
 impl Library {
     /// The file, or the bare name that the system's loader resolves.
     pub fn path(&self) -> &Path {
         match self {
-            Self::Installed(path) | Self::Carried(path) => path,
+            Self::Installed(path) | Self::Carried(path) | Self::Cuda { path, .. } => path,
+        }
+    }
+
+    /// Where a store keeps the build for CUDA, if there is one for this machine.
+    fn cuda(store: &Path) -> Option<Self> {
+        let build = Build::here(Kind::Cuda)?;
+        Some(Self::Cuda {
+            path: build.folder(store).join(FILE_NAME),
+            build: Box::new(build.clone()),
+        })
+    }
+
+    /// Proves what must be proven before it is opened.
+    fn vouch(&self) -> Result<Vouched, RuntimeError> {
+        Ok(match self {
+            Self::Installed(path) => Vouched::File(path.clone()),
+            Self::Carried(path) => Vouched::Memory(Proven::of(path)?),
+            Self::Cuda { path, build } => {
+                let folder = path.parent().unwrap_or(Path::new("/"));
+                let mut proven = cuda::Proven::open(folder, build)?;
+                proven.load_needed(build);
+                Vouched::Folder(proven)
+            }
+        })
+    }
+}
+
+/// What the loader is given for a library. What was proven stays as it was as long as
+/// this lives.
+enum Vouched {
+    File(PathBuf),
+    Memory(Proven),
+    Folder(cuda::Proven),
+}
+
+impl Vouched {
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Memory(proven) => proven.path(),
+            Self::Folder(proven) => proven.path_of(FILE_NAME),
         }
     }
 }
@@ -106,20 +158,28 @@ struct Loaded {
     version: String,
     identity: String,
     environment: Environment,
-    /// What was loaded instead of the file, where that is not trusted.
-    _proven: Option<Proven>,
+    /// ONNX Runtime opens its providers where it was opened itself, when they are asked
+    /// for.
+    _opened: Vouched,
 }
 
 static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
 
 /// Finds the library, without opening it.
 ///
-/// Order: `configured` (the setting `runtime.library`), `ORT_DYLIB_PATH`, the
-/// package's private folder, the folder `lib/gptoss` of the running program's
-/// installation, what a bundle brought into one of the store folders `stores`, the
-/// system loader's search path. In the folders of an installation the build for CUDA
-/// comes first. A place named by a person is not skipped silently: if nothing is
-/// there, that is the error.
+/// Order:
+///
+/// 1. `configured` (the setting `runtime.library`), then `ORT_DYLIB_PATH`;
+/// 2. the build for CUDA that `runtime install --cuda` put into one of the store
+///    folders `stores`: it is of this program's version and has CUDA's libraries with
+///    it, which the package `gptoss-cuda` has not;
+/// 3. the package's private folder, then the folder `lib/gptoss` of the running
+///    program's installation, of both the build for CUDA first;
+/// 4. what a bundle or `runtime install` brought into one of `stores`;
+/// 5. the system loader's search path.
+///
+/// A place named by a person is not skipped silently: if nothing is there, that is the
+/// error. Nor is a library that is found and then refused by [`initialise`].
 ///
 /// # Errors
 /// [`RuntimeError::LibraryNotFound`].
@@ -175,14 +235,16 @@ fn find_among<'a>(
             })
         };
     }
+    let stores: Vec<&Path> = stores.into_iter().collect();
+    let cuda = stores.iter().filter_map(|store| Library::cuda(store));
     let installed = folders
         .iter()
         .flat_map(|folder| [folder.join(CUDA_FOLDER), folder.clone()])
         .map(|folder| Library::Installed(folder.join(FILE_NAME)));
     let carried = stores
-        .into_iter()
+        .iter()
         .map(|store| Library::Carried(carried::folder(store).join(FILE_NAME)));
-    let places: Vec<Library> = installed.chain(carried).collect();
+    let places: Vec<Library> = cuda.chain(installed).chain(carried).collect();
     match places.iter().find(|place| place.path().is_file()) {
         Some(place) => Ok(place.clone()),
         None if opens(Path::new(LOADER_NAME)) => Ok(Library::Installed(LOADER_NAME.into())),
@@ -207,7 +269,8 @@ pub fn opens(path: &Path) -> bool {
 /// going to `tracing` under the target `onnxruntime`.
 ///
 /// Calling it again with the same path does nothing. One that was carried costs its
-/// size in memory, 30 MB.
+/// size in memory, 30 MB; the build for CUDA in a store costs reading and hashing all
+/// of its files once.
 ///
 /// # Errors
 /// Why it will not do.
@@ -227,13 +290,8 @@ pub fn initialise(library: &Library) -> Result<(), RuntimeError> {
         return Err(RuntimeError::Telemetry);
     }
     let identity = identity(library);
-    let proven = match library {
-        Library::Carried(path) => Some(Proven::of(path)?),
-        Library::Installed(_) => None,
-    };
-    let opened = proven
-        .as_ref()
-        .map_or_else(|| path.to_owned(), Proven::path);
+    let vouched = library.vouch()?;
+    let opened = vouched.path();
     let version = version_of(path, &opened)?;
     if !new_enough(&version) {
         return Err(RuntimeError::LibraryTooOld {
@@ -249,7 +307,7 @@ pub fn initialise(library: &Library) -> Result<(), RuntimeError> {
         version,
         identity,
         environment,
-        _proven: proven,
+        _opened: vouched,
     });
     Ok(())
 }
@@ -490,6 +548,29 @@ mod tests {
             let found = find_among(None, &folders, [Path::new("/nowhere")]);
             assert_eq!(found.unwrap(), there);
         }
+    }
+
+    #[cfg(all(target_os = "linux", target_arch = "x86_64"))]
+    #[test]
+    fn a_stores_build_for_cuda_comes_before_an_installation() {
+        let root = tempfile::tempdir().unwrap();
+        let (package, stores) = (root.path().join("package"), ["own", "machine"]);
+        let stores = stores.map(|name| root.path().join(name));
+        put(&package.join(CUDA_FOLDER));
+        let folders = [package];
+        for store in stores.iter().rev() {
+            let build = Build::here(Kind::Cuda).unwrap();
+            put(&build.folder(store));
+            let found = find_among(None, &folders, stores.iter().map(PathBuf::as_path)).unwrap();
+            let there = Library::Cuda {
+                path: build.folder(store).join(FILE_NAME),
+                build: Box::new(build.clone()),
+            };
+            assert_eq!(found, there);
+        }
+        let named = folders[0].join(CUDA_FOLDER).join(FILE_NAME);
+        let found = find_among(Some(&named), &folders, stores.iter().map(PathBuf::as_path));
+        assert_eq!(found.unwrap(), Library::Installed(named));
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod bandwidth;
 mod blocks;
 mod cancel;
 pub mod carried;
+pub mod cuda;
 mod device_cache;
 pub mod driver;
 mod error;
@@ -36,6 +37,7 @@ mod session;
 pub mod simulated;
 pub mod streaming;
 pub mod threads;
+pub mod wheels;
 
 pub use backend::OrtBackend;
 pub use error::RuntimeError;

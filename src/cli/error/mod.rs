@@ -177,7 +177,9 @@ impl From<RuntimeError> for CliError {
                 ExitStatus::NoSpace
             }
             RuntimeError::LibraryNotFound { .. } => ExitStatus::NotFound,
-            RuntimeError::NotPinned { .. } => ExitStatus::Verification,
+            RuntimeError::NotPinned { .. } | RuntimeError::Untrusted { .. } => {
+                ExitStatus::Verification
+            }
             _ => ExitStatus::Failed,
         };
         Self::new(status, error.spoken())

@@ -25,6 +25,9 @@ impl Spoken for RuntimeError {
             Self::NotPinned { path, why } => {
                 translated!(self, "error-runtime-not-pinned", path = %path.display(), why = why)
             }
+            Self::Untrusted { path, why } => {
+                translated!(self, "error-runtime-untrusted", path = %path.display(), why = why)
+            }
             Self::LibraryTooOld {
                 path,
                 version,

@@ -132,9 +132,10 @@ error-export-incomplete = pas de données pour le tenseur { $tensor } du graphe�
 
 # ONNX Runtime
 
-error-runtime-not-found = aucune bibliothèque ONNX Runtime trouvée (cherchée dans { $tried }) ; installez le paquet gptoss, exécutez « make runtime » dans les sources, ou donnez à ORT_DYLIB_PATH le chemin du fichier { $file }
+error-runtime-not-found = aucune bibliothèque ONNX Runtime trouvée (cherchée dans { $tried }) ; « gptoss-ctl runtime install » en récupère une ; ou installez le paquet gptoss, exécutez « make runtime » dans les sources, ou donnez à ORT_DYLIB_PATH le chemin du fichier { $file }
 error-runtime-no-library = { $path } n’est pas une bibliothèque ONNX Runtime que cette machine peut charger : { $why }
-error-runtime-not-pinned = { $path } n’est pas l’ONNX Runtime que cette version de gptoss exige ({ $why }) et n’est pas chargé ; supprimez-le, ou importez à nouveau le lot
+error-runtime-not-pinned = { $path } n’est pas l’ONNX Runtime que cette version de gptoss exige ({ $why }) et n’est pas chargé ; « gptoss-ctl runtime install » (avec --cuda s’il l’a apporté) ou le lot l’apporte à nouveau, « gptoss-ctl runtime remove » le supprime
+error-runtime-untrusted = { $path } n’est pas chargé : { $why }, et une bibliothèque est du code : seuls root et l’utilisateur dont le programme la charge doivent pouvoir l’écrire. « gptoss-ctl runtime install --cuda » y remédie, en tant que root pour le dépôt de la machine ; « gptoss-ctl runtime remove --cuda » la supprime
 error-runtime-too-old = { $path } est ONNX Runtime { $version }, trop ancien : il faut { $needed } ou plus récent ; installez le paquet gptoss, exécutez « make runtime » dans les sources, ou donnez à ORT_DYLIB_PATH une bibliothèque plus récente
 error-runtime-loaded = ONNX Runtime est déjà chargé depuis { $path }, et un processus ne peut le charger qu’une fois
 error-runtime-telemetry = ORT_DISABLE_TELEMETRY ne vaut pas 1 : ONNX Runtime n’est pas chargé avec sa télémétrie
