@@ -30,3 +30,5 @@ pub mod bundle;
 pub mod cli;
 #[cfg(feature = "ctl")]
 pub mod fetch;
+#[cfg(feature = "ctl")]
+pub mod wheel;

@@ -40,6 +40,11 @@ const RULES: &[Rule] = &[
         &["zbus", "ort", "reqwest", "gptoss_onnx"],
     ),
     Rule::of(
+        "wheel",
+        &["fetch", "model", "runtime"],
+        &["zbus", "ort", "reqwest", "gptoss_onnx"],
+    ),
+    Rule::of(
         "cli",
         &[
             "bundle",
@@ -52,6 +57,7 @@ const RULES: &[Rule] = &[
             "model",
             "runtime",
             "session",
+            "wheel",
             "gptoss_onnx",
         ],
         &["ort"],

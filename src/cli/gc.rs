@@ -6,12 +6,14 @@ use super::install::open_store;
 use super::messages::{message, size};
 use super::progress::Ui;
 use super::{CliError, Global};
-use crate::model::{Garbage, Reason, StoreError};
+use crate::model::{Garbage, Reason, Store, StoreError, size_of};
+use crate::wheel;
 
 /// Arguments of `gptoss-ctl gc`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also revisions of which a newer one is installed.
+    /// Also revisions of which a newer one is installed, and ONNX Runtime for CUDA of
+    /// other versions.
     #[arg(long)]
     superseded: bool,
     /// Only tell what would be removed.
@@ -54,10 +56,32 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         };
         rows.push(row(&garbage, removed));
     }
+    if args.superseded {
+        rows.extend(runtimes(&store, args.dry_run)?);
+    }
     let freed = rows.iter().filter(|r| r.removed).map(|r| r.size).sum();
     let people = text(&rows, args.dry_run);
     ui.result(&people, &Outcome { rows, freed });
     Ok(())
+}
+
+/// Builds of ONNX Runtime that another version of this program loads.
+fn runtimes(store: &Store, dry_run: bool) -> Result<Vec<Row>, CliError> {
+    let mut rows = Vec::new();
+    for folder in wheel::of_other_versions(store) {
+        let size = size_of(&folder);
+        if !dry_run {
+            wheel::discard(&folder, store)?;
+        }
+        let name = folder.strip_prefix(store.root()).unwrap_or(&folder);
+        rows.push(Row {
+            model: name.display().to_string(),
+            reason: Reason::Superseded,
+            size,
+            removed: !dry_run,
+        });
+    }
+    Ok(rows)
 }
 
 /// A reason, for programs.

@@ -337,16 +337,7 @@ pub(super) fn add_targets(
 
 /// A failed attempt that brought nothing leaves nothing.
 pub(super) fn discard_if_empty(staging: Staging) -> Result<(), CliError> {
-    let entries = std::fs::read_dir(&staging.dir);
-    let holds_bytes = entries
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|entry| entry.metadata().map_or(true, |m| m.is_dir() || m.len() > 0));
-    if !holds_bytes {
-        staging.discard()?;
-    }
-    Ok(())
+    Ok(staging.discard_if_empty()?)
 }
 
 #[cfg(test)]

@@ -111,7 +111,7 @@ enum Command {
     Eval(eval::Args),
     /// Measure tokens per second, in-process.
     Bench(bench::Args),
-    /// Show which ONNX Runtime library is used.
+    /// Show which ONNX Runtime library is used, or bring one in.
     Runtime(runtime::Args),
     /// Look for what is wrong on this machine, and say what to do about it.
     Doctor(doctor::Args),

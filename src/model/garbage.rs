@@ -84,7 +84,7 @@ fn superseded_one(model: &Installed) -> Garbage {
 }
 
 /// Bytes below a folder; what cannot be read counts as none.
-fn size_of(dir: &Path) -> u64 {
+pub fn size_of(dir: &Path) -> u64 {
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let size = |entry: fs::DirEntry| match entry.metadata() {
         Ok(m) if m.is_dir() => size_of(&entry.path()),

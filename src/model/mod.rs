@@ -40,7 +40,7 @@ pub use durable::{
     is_no_space,
 };
 pub use error::StoreError;
-pub use garbage::{Garbage, Reason};
+pub use garbage::{Garbage, Reason, size_of};
 pub use json::parse_unambiguous;
 pub use manifest::{FileEntry, Manifest, SCHEMA};
 pub use name::{

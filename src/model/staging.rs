@@ -191,13 +191,11 @@ impl Staging {
         let parent = self.store.models_dir().join(&manifest.name);
         let dir = self.store.revision_dir(&manifest.name, &manifest.revision);
         create_directory(&parent)?;
-        rename_new(&self.dir, &dir).map_err(|e| match e.kind() {
-            io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty => {
-                StoreError::AlreadyInstalled {
-                    model: manifest.label(),
-                }
-            }
-            _ => StoreError::io("install", &dir)(e),
+        rename_new(&self.dir, &dir).map_err(|e| match is_taken(&e) {
+            true => StoreError::AlreadyInstalled {
+                model: manifest.label(),
+            },
+            false => StoreError::io("install", &dir)(e),
         })?;
         self.flush_folders(&parent)?;
         Ok(installed(dir, manifest))
@@ -231,6 +229,109 @@ impl Staging {
         // What the folder holds now is the old state.
         discard_folder(&self.store, &self.dir)?;
         Ok(installed(old.dir.clone(), manifest))
+    }
+
+    /// Installs the folder as `place`, a folder of the store that holds no model, and in
+    /// the place of what is there: in one step, where the file system can.
+    ///
+    /// `files` are proven, and all that it will hold.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`], [`StoreError::Io`]. The store is then as it was.
+    pub fn commit_folder(self, place: &Path, files: &[FileEntry]) -> Result<(), StoreError> {
+        self.keep_only(files)?;
+        fs::set_permissions(&self.dir, fs::Permissions::from_mode(DIRECTORY_MODE))
+            .map_err(StoreError::io("set the mode of", &self.dir))?;
+        fsync_directory(&self.dir)?;
+        let parent = place.parent().unwrap_or(self.store.root());
+        create_directory(parent)?;
+        match rename_new(&self.dir, place) {
+            Ok(()) => {}
+            Err(e) if is_taken(&e) => self.exchange(place)?,
+            Err(e) => return Err(StoreError::io("install", place)(e)),
+        }
+        fsync_directory(parent)?;
+        fsync_directory(self.store.root())?;
+        fsync_directory(&self.store.staging_dir())
+    }
+
+    /// Changes places with what is there, and removes that.
+    fn exchange(&self, place: &Path) -> Result<(), StoreError> {
+        if fs::symlink_metadata(place).is_ok_and(|m| !m.is_dir()) {
+            fs::remove_file(place).map_err(StoreError::io("remove", place))?;
+            return rename_new(&self.dir, place).map_err(StoreError::io("install", place));
+        }
+        match renameat_with(CWD, &self.dir, CWD, place, RenameFlags::EXCHANGE) {
+            Ok(()) => discard_folder(&self.store, &self.dir),
+            Err(
+                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
+            ) => {
+                discard_folder(&self.store, place)?;
+                rename_new(&self.dir, place).map_err(StoreError::io("install", place))
+            }
+            Err(e) => Err(StoreError::io("replace", place)(e.into())),
+        }
+    }
+
+    /// Puts files into `folder`, a folder of the store that holds no model, beside what
+    /// is there: each in one step. They are proven. What else was staged is removed.
+    ///
+    /// # Errors
+    /// [`StoreError::Incomplete`], [`StoreError::Io`].
+    pub fn commit_files(self, folder: &Path, files: &[FileEntry]) -> Result<(), StoreError> {
+        self.keep_only(files)?;
+        create_directory(folder)?;
+        for file in files {
+            let place = folder.join(&file.path);
+            fs::rename(self.dir.join(&file.path), &place)
+                .map_err(StoreError::io("install", &place))?;
+        }
+        fsync_directory(folder)?;
+        fsync_directory(self.store.root())?;
+        self.discard()
+    }
+
+    /// Removes everything but these files, which must be there; they are flushed.
+    fn keep_only(&self, files: &[FileEntry]) -> Result<(), StoreError> {
+        let read = StoreError::io("read", &self.dir);
+        for entry in fs::read_dir(&self.dir).map_err(read)?.flatten() {
+            let (name, path) = (entry.file_name(), entry.path());
+            if files.iter().any(|file| name == file.path.as_str()) {
+                continue;
+            }
+            let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
+            let removed = match is_dir {
+                true => fs::remove_dir_all(&path),
+                false => fs::remove_file(&path),
+            };
+            removed.map_err(StoreError::io("remove", &path))?;
+        }
+        files
+            .iter()
+            .try_for_each(|file| check_staged(&self.dir, file))
+    }
+
+    /// Removes a folder of the store that holds no model from sight in one step, then
+    /// deletes it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn remove_folder(&self, folder: &Path) -> Result<(), StoreError> {
+        discard_folder(&self.store, folder)
+    }
+
+    /// Gives up what brought nothing: the folder is removed if there are no bytes in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`].
+    pub fn discard_if_empty(self) -> Result<(), StoreError> {
+        let mut entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let holds =
+            |entry: fs::DirEntry| entry.metadata().map_or(true, |m| m.is_dir() || m.len() > 0);
+        match entries.any(holds) {
+            true => Ok(()),
+            false => self.discard(),
+        }
     }
 
     /// Takes over from `old` what the folder lacks; false where links don't work.
@@ -378,6 +479,14 @@ fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
+/// Whether a rename failed since there is something of that name.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AlreadyExists | io::ErrorKind::DirectoryNotEmpty
+    )
+}
+
 /// Removes a folder from sight in one step, then deletes it.
 pub(super) fn discard_folder(store: &Store, dir: &Path) -> Result<(), StoreError> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
@@ -390,8 +499,7 @@ pub(super) fn discard_folder(store: &Store, dir: &Path) -> Result<(), StoreError
         match rename_new(dir, &trash) {
             Ok(()) => break trash,
             // A process of the same number left it.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => continue,
+            Err(e) if is_taken(&e) => continue,
             Err(e) => return Err(StoreError::io("remove", dir)(e)),
         }
     };

@@ -337,8 +337,10 @@ pub(super) fn in_use() -> Result<InUse, RuntimeError> {
 /// Which library this is, as far as the folder it is in tells: its file and those of
 /// its providers, each by size and time of change. What was carried is the pinned one.
 pub(super) fn identity(library: &Library) -> String {
-    let Library::Installed(path) = library else {
-        return format!("{FILE_NAME}, as pinned");
+    let path = match library {
+        Library::Installed(path) => path,
+        Library::Carried(_) => return format!("{FILE_NAME}, as pinned"),
+        Library::Cuda { .. } => return format!("{FILE_NAME}, as pinned for CUDA"),
     };
     let providers = PROVIDERS.map(|name| path.with_file_name(name));
     let stamp = |path: &Path| {

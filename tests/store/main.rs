@@ -28,10 +28,12 @@ mod ranges;
 mod registry;
 mod repair;
 mod runtime;
+mod runtime_install;
 mod space;
 mod stores;
 mod token_registry;
 mod trust;
+mod wheels;
 
 #[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]
 #[path = "../../onnx/tests/graph/transformers.rs"]

@@ -6,6 +6,7 @@
 //! GET  /api/models/OWNER/NAME[/revision/REV]      the commit
 //! GET  /api/models/OWNER/NAME/tree/REV            files; large ones with lfs.oid
 //! GET, HEAD /OWNER/NAME/resolve/REV/FILE          bytes; Range; 302 to /cdn/ on request
+//! GET  /simple/PROJECT/                           the file simple/PROJECT
 //! ```
 
 use std::borrow::Cow;
@@ -379,7 +380,10 @@ impl Shared {
             None => (false, path),
         };
         let prefix = format!("/{REPO}/resolve/{COMMIT}/");
-        let file = path.strip_prefix(&prefix).unwrap_or_default();
+        let file = match path.starts_with("/simple/") {
+            true => path.trim_matches('/'),
+            false => path.strip_prefix(&prefix).unwrap_or_default(),
+        };
         let body = self.state.lock().unwrap().files.get(file).cloned();
         match body {
             Some(body) => self.answer_file(request, file, &body, cdn, out),

@@ -101,6 +101,9 @@ fn only_local_sockets_are_asked_for() {
         &["export", TINY, "--target", "cpu", "--force"],
         &["gc", "--superseded"],
         &["runtime"],
+        &["runtime", "install"],
+        &["runtime", "install", "--cuda", "--accept-nvidia-license"],
+        &["runtime", "remove"],
         &[
             "eval",
             TINY,

@@ -11,7 +11,7 @@ use crate::bundle::{assert_imported, assert_nothing_imported, import, other_stor
 use crate::harness::{NOT_FOUND, Outcome, TINY, USAGE, VERIFICATION, World, tree};
 
 /// The folder with the pinned library.
-fn runtime_dir() -> PathBuf {
+pub fn runtime_dir() -> PathBuf {
     let named = std::env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("build/runtime");
     let dir = named.map_or(built, |path| path.parent().unwrap().to_owned());

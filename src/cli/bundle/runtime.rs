@@ -9,9 +9,7 @@ use crate::cli::messages::{message, size};
 use crate::cli::progress::Ui;
 use crate::cli::{CliError, ExitStatus};
 use crate::model::incoming::{Wanted, prove as prove_file, remaining};
-use crate::model::{
-    FileEntry, Store, StoreError, Stores, create_directory, fsync_directory, require_space,
-};
+use crate::model::{FileEntry, Store, Stores, require_space};
 use crate::runtime::pinned::{PinnedRuntime, licence_folder, this_platform};
 use crate::runtime::{carried, library};
 
@@ -163,15 +161,7 @@ pub(super) fn install(bundle: &Bundle, store: &Store, ui: &Ui) -> Result<(), Cli
     let sizes = runtime.files.iter().map(|f| (f.path.as_str(), f.size));
     let display = ui.transfer(&message!("import-copying-now"), sizes);
     bundle.bring(&runtime.files, &staging.dir, &display)?;
-    create_directory(&folder)?;
-    for file in &runtime.files {
-        let place = folder.join(&file.path);
-        std::fs::rename(staging.dir.join(&file.path), &place)
-            .map_err(StoreError::io("install", &place))?;
-    }
-    fsync_directory(&folder)?;
-    fsync_directory(store.root())?;
-    staging.discard()?;
+    staging.commit_files(&folder, &runtime.files)?;
     ui.note(&message!(
         "bundle-runtime-installed",
         size = size(runtime.files.iter().map(|f| f.size).sum()),

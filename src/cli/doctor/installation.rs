@@ -12,6 +12,7 @@ use crate::cli::{Global, in_process};
 use crate::config::{self, Config, Scope};
 use crate::model::{Need, Store, StoreError, available_space, closed_to_others, refusal};
 use crate::runtime::{self, Provider, ProviderChoice, Quarantine, driver, library};
+use crate::wheel;
 
 /// The unit of the system's installation.
 const UNIT: &str = "lib/systemd/system/gptossd.service";
@@ -68,6 +69,18 @@ fn stores(global: &Global, bus: BusName) -> Vec<Finding> {
         ));
     }
     findings.extend(stores.system().into_iter().flat_map(store));
+    findings.extend(
+        stores
+            .all()
+            .flat_map(wheel::of_other_versions)
+            .map(|folder| {
+                Finding::note(
+                    Check::Runtime,
+                    message!("doctor-runtime-other-version", folder = %folder.display()),
+                    message!("doctor-runtime-collect"),
+                )
+            }),
+    );
     let daemons = [stores.own(), stores.system().unwrap_or(stores.own())]
         .into_iter()
         .find(|store| store.root() == Store::system_root());

@@ -147,8 +147,10 @@ struct Report {
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
+    // ONNX Runtime first: CUDA's libraries may come with it.
+    let installation = installation::look(global, args.bus);
     let mut findings = machine::look();
-    findings.extend(installation::look(global, args.bus));
+    findings.extend(installation);
     findings.extend(daemon::look(args.bus)?);
     let wrong = findings
         .iter()

@@ -93,7 +93,8 @@ pub struct Args {
 /// Below this a connection looks dead to the server.
 const SLOWEST: u64 = 1000;
 
-fn rate(text: &str) -> Result<u64, String> {
+/// Bytes a second of `--limit-rate`.
+pub(super) fn rate(text: &str) -> Result<u64, String> {
     match super::size::bytes(text)? {
         rate if rate < SLOWEST => Err(message!("pull-rate-too-low", least = SLOWEST)),
         rate => Ok(rate),

@@ -30,6 +30,7 @@ use crate::runtime::library::{self, Library};
 use crate::runtime::provider::Provider;
 use crate::runtime::quarantine::one_line;
 use crate::runtime::self_test;
+use crate::runtime::wheels::{Build, Kind};
 
 /// The hidden argument.
 pub(in crate::runtime) const ARGUMENT: &str = "--prove-provider";
@@ -37,6 +38,8 @@ pub(in crate::runtime) const ARGUMENT: &str = "--prove-provider";
 /// Words for [`Library`].
 const INSTALLED: &str = "installed";
 const CARRIED: &str = "carried";
+/// The build for CUDA that `runtime install` put into a store.
+const CUDA: &str = "cuda";
 
 /// Whether this program answers to [`ARGUMENT`].
 static SERVES: AtomicBool = AtomicBool::new(false);
@@ -77,6 +80,7 @@ pub(super) fn arguments(provider: Provider, library: &Library) -> [OsString; 4] 
     let kind = match library {
         Library::Installed(_) => INSTALLED,
         Library::Carried(_) => CARRIED,
+        Library::Cuda { .. } => CUDA,
     };
     [
         ARGUMENT.into(),
@@ -95,6 +99,10 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<(Provider, Lib
     let library = match kind.to_str()? {
         INSTALLED => Library::Installed(path),
         CARRIED => Library::Carried(path),
+        CUDA => Library::Cuda {
+            path,
+            build: Box::new(Build::here(Kind::Cuda)?.clone()),
+        },
         _ => return None,
     };
     arguments.next().is_none().then_some((provider, library))

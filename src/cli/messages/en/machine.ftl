@@ -29,6 +29,24 @@ selftest-kept = { $provider } works, and { $file } cannot be changed: the daemon
 selftest-reported = { $file } is written; it names no person and no machine, look through it before you send it
 selftest-none = no provider reproduces the embedded model's logits
 
+## gptoss-ctl runtime install, remove
+
+runtime-provider-of-show = --provider belongs to `gptoss-ctl runtime` alone
+runtime-no-build = no build of ONNX Runtime ({ $build }) is pinned for { $here }; there is one for { $platforms }. ORT_DYLIB_PATH, or runtime.library in the daemon's settings, names a library of your own
+runtime-bad-index = give http://HOST or https://HOST of an index of Python's packages, such as https://pypi.org
+runtime-is-there = ONNX Runtime { $version } is in { $folder }: every file is the pinned one
+runtime-installed = installed ONNX Runtime { $version } ({ $build }), { $size }, in { $folder }; a daemon takes it when it starts anew
+runtime-install-interrupted = what was brought is kept: run the same command again to go on
+runtime-other-version = { $folder } is of another version: `gptoss-ctl gc --superseded` removes it
+runtime-machines-store = { $store } is the machine's store, from which everybody's programs and the daemon load libraries of root's alone: run this as root (`sudo gptoss-ctl runtime install --cuda`), or leave --store out for a store of your own
+runtime-noexec = { $store } is on a file system that is mounted noexec, from which no library can be loaded: name a store on another one with --store
+runtime-licence-mit = under the MIT licence: { $wheels }
+runtime-licence-nvidia = NVIDIA's, proprietary, under the CUDA Toolkit's licence ({ $cuda }) and cuDNN's ({ $cudnn }): { $wheels }
+runtime-licence-question = Do you accept NVIDIA's licences? [y/N]
+runtime-licence-wanted = nothing was fetched: whoever accepts NVIDIA's licences says so with --accept-nvidia-license
+runtime-removed = removed ONNX Runtime ({ $build }) from { $folder }; a daemon that has loaded it keeps it until it ends
+runtime-nothing-to-remove = there is no ONNX Runtime ({ $build }) in { $folder }
+
 ## gptoss-ctl doctor
 
 doctor-good = ok
@@ -64,8 +82,8 @@ doctor-gpu-no-driver = /dev/nvidia0 is there and its driver is not loaded
 doctor-gpu-load-driver = install NVIDIA's driver of this kernel, or `modprobe nvidia`
 doctor-gpu-unloadable = { $library } cannot be loaded
 doctor-gpu-install-driver = install NVIDIA's driver
-doctor-gpu-install-cuda = install CUDA 13 ({ $package })
-doctor-gpu-install-cudnn = install cuDNN 9 for CUDA 13 ({ $package })
+doctor-gpu-install-cuda = `gptoss-ctl runtime install --cuda` brings it, or install CUDA 13 ({ $package })
+doctor-gpu-install-cudnn = `gptoss-ctl runtime install --cuda` brings it, or install cuDNN 9 for CUDA 13 ({ $package })
 
 doctor-store-name-another = name another folder with --store or GPTOSS_STORE
 doctor-store-not-writable = not writable: { $why }
@@ -81,7 +99,9 @@ doctor-store-holds = { $store }: { $models }, { $free } free
 doctor-store-empty = { $store }: no model, { $free } free
 doctor-store-fill = `gptoss-ctl pull 20b` fetches a model, `gptoss-ctl bundle import` brings one in
 
-doctor-runtime-install = install the package gptoss, import a bundle with a runtime, or set ORT_DYLIB_PATH
+doctor-runtime-install = `gptoss-ctl runtime install`, install the package gptoss, import a bundle with a runtime, or set ORT_DYLIB_PATH
+doctor-runtime-other-version = { $folder } is of another version of gptoss
+doctor-runtime-collect = `gptoss-ctl gc --superseded` removes it, `gptoss-ctl runtime install --cuda` brings this version's
 doctor-runtime-found = ONNX Runtime { $version } with { $providers }, { $path }
 doctor-provider-reinstall = the library does not compute what it should: reinstall gptoss
 doctor-provider-proven = { $provider } reproduces nano's logits

@@ -102,7 +102,7 @@ help-rm--model = Un modèle : NOM, ou NOM@RÉVISION s’il y en a plusieurs
 help-rm--all = Supprimer toutes les révisions du modèle
 
 help-gc = Supprimer ce dont plus personne n’a besoin
-help-gc--superseded = Aussi les révisions dont une plus récente est installée
+help-gc--superseded = Aussi les révisions dont une plus récente est installée, et ONNX Runtime pour CUDA d’autres versions
 help-gc--dry-run = Dire seulement ce qui serait supprimé
 
 help-export = Exporter un modèle installé pour une autre cible
@@ -162,9 +162,17 @@ help-bench--over-dbus = Au lieu de tout cela : interroger le démon en marche, 
 help-bench--bus = Le bus sur lequel se trouve ce démon
 help-bench--plot = Tracer les jetons par seconde selon la profondeur
 
-help-runtime = Afficher quelle bibliothèque ONNX Runtime est utilisée
+help-runtime = Afficher quelle bibliothèque ONNX Runtime est utilisée, ou en apporter une
 help-runtime--bus = Quelle quarantaine compte : celle du démon sur ce bus
-help-runtime--provider = N’essayer que ce fournisseur d’exécution : auto, cuda, coreml ou cpu
+help-runtime--provider = N’essayer que ce fournisseur d’exécution : auto, cuda, coreml ou cpu [par défaut : auto]
+help-runtime-install = Apporter ONNX Runtime dans le dépôt : la version pour le processeur, ou pour CUDA
+help-runtime-install--cuda = La version pour CUDA 13, avec les bibliothèques de CUDA et cuDNN qu’elle charge
+help-runtime-install--from = Un dossier avec les wheels, pour une machine sans réseau
+help-runtime-install--index = Un index de paquets Python qui parle la PEP 691
+help-runtime-install--accept-nvidia-license = Accepter les licences de NVIDIA pour CUDA et cuDNN sans que la question soit posée
+help-runtime-install--limit-rate = Nombre maximal d’octets par seconde : 10M, 500k
+help-runtime-remove = Supprimer du dépôt ce que « runtime install » ou un lot a apporté
+help-runtime-remove--cuda = La version pour CUDA, avec les bibliothèques de CUDA et cuDNN
 
 help-doctor = Chercher ce qui ne va pas sur cette machine, et dire quoi faire
 

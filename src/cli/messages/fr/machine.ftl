@@ -29,6 +29,24 @@ selftest-kept = { $provider } fonctionne, et { $file } ne peut pas être modifi�
 selftest-reported = { $file } est écrit ; il ne nomme ni personne ni machine, relisez-le avant de l’envoyer
 selftest-none = aucun fournisseur d’exécution ne reproduit les logits du modèle embarqué
 
+## gptoss-ctl runtime install, remove
+
+runtime-provider-of-show = --provider ne concerne que « gptoss-ctl runtime » seul
+runtime-no-build = aucune version d’ONNX Runtime ({ $build }) n’est fixée pour { $here } ; il y en a une pour { $platforms }. ORT_DYLIB_PATH, ou runtime.library dans les réglages du démon, désigne une bibliothèque à vous
+runtime-bad-index = donnez http://HÔTE ou https://HÔTE d’un index de paquets Python, tel que https://pypi.org
+runtime-is-there = ONNX Runtime { $version } est dans { $folder } : chaque fichier est bien celui qui est fixé
+runtime-installed = ONNX Runtime { $version } ({ $build }), { $size }, est installé dans { $folder } ; un démon le prend à son prochain démarrage
+runtime-install-interrupted = ce qui a été apporté est conservé : relancez la même commande pour continuer
+runtime-other-version = { $folder } est d’une autre version : « gptoss-ctl gc --superseded » le supprime
+runtime-machines-store = { $store } est le dépôt de la machine, d’où les programmes de chacun et le démon ne chargent que des bibliothèques de root : exécutez ceci en tant que root (« sudo gptoss-ctl runtime install --cuda »), ou omettez --store pour un dépôt à vous
+runtime-noexec = { $store } est sur un système de fichiers monté noexec, d’où aucune bibliothèque ne peut être chargée : désignez avec --store un dépôt sur un autre
+runtime-licence-mit = sous licence MIT : { $wheels }
+runtime-licence-nvidia = de NVIDIA, propriétaires, sous la licence du CUDA Toolkit ({ $cuda }) et celle de cuDNN ({ $cudnn }) : { $wheels }
+runtime-licence-question = Acceptez-vous les licences de NVIDIA ? [o/N]
+runtime-licence-wanted = rien n’a été récupéré : qui accepte les licences de NVIDIA le dit avec --accept-nvidia-license
+runtime-removed = ONNX Runtime ({ $build }) est supprimé de { $folder } ; un démon qui l’a chargé le garde jusqu’à sa fin
+runtime-nothing-to-remove = il n’y a pas d’ONNX Runtime ({ $build }) dans { $folder }
+
 ## gptoss-ctl doctor
 
 doctor-good = ok
@@ -67,8 +85,8 @@ doctor-gpu-no-driver = /dev/nvidia0 est là et son pilote n’est pas chargé
 doctor-gpu-load-driver = installez le pilote NVIDIA de ce noyau, ou « modprobe nvidia »
 doctor-gpu-unloadable = { $library } ne peut pas être chargée
 doctor-gpu-install-driver = installez le pilote NVIDIA
-doctor-gpu-install-cuda = installez CUDA 13 ({ $package })
-doctor-gpu-install-cudnn = installez cuDNN 9 pour CUDA 13 ({ $package })
+doctor-gpu-install-cuda = « gptoss-ctl runtime install --cuda » l’apporte, ou installez CUDA 13 ({ $package })
+doctor-gpu-install-cudnn = « gptoss-ctl runtime install --cuda » l’apporte, ou installez cuDNN 9 pour CUDA 13 ({ $package })
 
 doctor-store-name-another = désignez un autre dossier avec --store ou GPTOSS_STORE
 doctor-store-not-writable = écriture impossible : { $why }
@@ -84,7 +102,9 @@ doctor-store-holds = { $store } : { $models }, { $free } libres
 doctor-store-empty = { $store } : aucun modèle, { $free } libres
 doctor-store-fill = « gptoss-ctl pull 20b » récupère un modèle, « gptoss-ctl bundle import » en apporte un
 
-doctor-runtime-install = installez le paquet gptoss, importez un lot qui contient la bibliothèque, ou définissez ORT_DYLIB_PATH
+doctor-runtime-install = « gptoss-ctl runtime install », installez le paquet gptoss, importez un lot qui contient la bibliothèque, ou définissez ORT_DYLIB_PATH
+doctor-runtime-other-version = { $folder } est d’une autre version de gptoss
+doctor-runtime-collect = « gptoss-ctl gc --superseded » le supprime, « gptoss-ctl runtime install --cuda » apporte celle de cette version
 doctor-runtime-found = ONNX Runtime { $version } avec { $providers }, { $path }
 doctor-provider-reinstall = la bibliothèque ne calcule pas ce qu’elle doit : réinstallez gptoss
 doctor-provider-proven = { $provider } reproduit les logits de nano
