@@ -190,9 +190,9 @@ mod tests {
                     assert_eq!(planned.context, found.context);
                     assert_eq!(planned.experts, found.experts, "{target}");
                     assert_eq!(planned.cache, found.cache, "{target} {context} {sequences}");
-                    let (planned, found) = (planned.weights as f64, found.weights as f64);
-                    let error = planned / found - 1.0;
-                    assert!(error.abs() < 0.05, "{target}: {planned} for {found}");
+                    // The graph's own constants, a few numbers, are not planned.
+                    let more = found.weights.checked_sub(planned.weights);
+                    assert!(more.is_some_and(|more| more < 256), "{target}: {more:?}");
                 }
             }
         }
