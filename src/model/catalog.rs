@@ -335,10 +335,43 @@ mod tests {
         assert_eq!(small.total_size(), 13_789_256_009);
         let large = catalog.get("120b").unwrap();
         assert_eq!(large.files.len(), 24);
+        assert_eq!(large.total_size(), 65_276_850_729);
         assert_eq!(
             catalog.pinned(&large.repo, &large.revision).unwrap().0,
             "120b"
         );
+    }
+
+    /// Digests of lists that were made of the published manifests, not of the catalog:
+    /// no name, size or digest changes unnoticed.
+    #[test]
+    fn every_pin_is_what_was_published() {
+        let catalog = Catalog::builtin();
+        for (name, list) in [
+            (
+                "20b",
+                "548cfd55a50f58594cda3358a293baa3e1604d2d92e09031c4817db69c61627b",
+            ),
+            (
+                "120b",
+                "c0fb5c5bb598200fe5f21f3a013504650d80814dc55749a968cbf42cb01a78e2",
+            ),
+        ] {
+            let model = catalog.get(name).unwrap();
+            let line = |f: &FileEntry| format!("{} {} {}\n", f.path, f.size, f.sha256);
+            let mut lines: Vec<String> = model.files.iter().map(line).collect();
+            lines.sort();
+            assert_eq!(sha256_bytes(lines.concat().as_bytes()), list, "{name}");
+        }
+        let shards = |name: &str| {
+            let files = &catalog.get(name).unwrap().files;
+            files.iter().filter(|f| f.path.ends_with(".safetensors"))
+        };
+        for (name, last) in [("20b", 2), ("120b", 14)] {
+            let expected = (0..=last).map(|i| format!("model-{i:05}-of-{last:05}.safetensors"));
+            let found: Vec<String> = shards(name).map(|f| f.path.clone()).collect();
+            assert!(expected.eq(found), "{name} has every shard once");
+        }
     }
 
     #[test]
