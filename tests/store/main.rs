@@ -18,6 +18,7 @@ mod import;
 mod installed;
 mod kill;
 mod languages;
+mod large;
 mod local;
 mod mirror;
 mod offline;
@@ -38,3 +39,7 @@ mod wheels;
 #[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]
 #[path = "../../onnx/tests/graph/transformers.rs"]
 mod transformers;
+
+#[allow(dead_code, reason = "tests of the crate gptoss-onnx use all of it")]
+#[path = "../../onnx/tests/graph/synthetic.rs"]
+mod synthetic;
