@@ -1,14 +1,21 @@
-//! Writes a checkpoint with random weights in the published layout, of any
+//! Writes a checkpoint with made-up weights in the published layout, of any
 //! number of layers at the real width, in little memory:
 //!
 //! ```text
 //! cargo run --release -p gptoss-onnx --example synthetic_checkpoint -- \
-//!     [--experts mxfp4|bf16] DIR [LAYERS [TOKENIZER_DIR]]
+//!     [--size 20b|120b] [--values random|grid] [--experts mxfp4|bf16]
+//!     [--vocabulary ROWS] DIR [LAYERS [TOKENIZER_DIR]]
 //! ```
 //!
-//! 24 layers (the default) make the 13.8 GB of gpt-oss-20b, or with `--experts bf16`,
-//! as transformers saves a fine-tune, 41.8 GB. Every layer has bytes of its own; the
-//! same arguments give the same bytes.
+//! 24 layers of 32 experts (the default) make the 13.8 GB of gpt-oss-20b, or with
+//! `--experts bf16`, as transformers saves a fine-tune, 41.8 GB. `--size 120b` has 128
+//! experts a layer and, unless said otherwise, 36 layers: 65.2 GB; two of them are 5.7 GB.
+//! `--vocabulary` makes embedding and head smaller than the published 201 088 rows.
+//!
+//! `--values random` (the default) draws weights that fill their formats. With `grid`
+//! each row of a matrix holds only 0, one number and its negative: int8, int4 and
+//! float16 lose nothing of it, and what an export computes can be held to a reference
+//! exactly. Every layer has bytes of its own; the same arguments give the same bytes.
 
 use std::error::Error;
 use std::fs::{self, File};
@@ -19,12 +26,16 @@ use half::bf16;
 use serde_json::{Map, Value, json};
 
 const HIDDEN: usize = 2880;
-const EXPERTS: usize = 32;
 const HEADS: usize = 64;
 const KV_HEADS: usize = 8;
 const HEAD_DIM: usize = 64;
 const VOCABULARY: usize = 201_088;
+/// Shards of 20b's sizes, whatever the number of layers.
 const SHARDS: usize = 3;
+/// Most bytes in a shard of 120b's: those of the largest published one, beyond 2^32.
+const SHARD_BYTES: usize = 4_625_000_000;
+/// Share of a grid's weights that are not 0, of 4096.
+const DENSITY: u64 = 614;
 
 /// How the bytes of a tensor are drawn.
 #[derive(Clone, Copy)]
@@ -35,6 +46,37 @@ enum Draw {
     Codes,
     /// E8M0 exponents so that MXFP4 weights have about this deviation.
     Exponents(f64),
+    /// bf16, in each row 0, one number or its negative, of about this deviation.
+    Grid(f64),
+    /// Two MXFP4 codes a byte: 0, 4 or -4.
+    GridCodes,
+    /// E8M0 exponents, one for a row, so that those codes have about this deviation.
+    GridExponents(f64),
+}
+
+/// Which values a checkpoint's matrices have.
+#[derive(Clone, Copy, PartialEq)]
+enum Values {
+    Random,
+    Grid,
+}
+
+impl Values {
+    /// For a matrix of this deviation.
+    fn matrix(self, deviation: f64) -> Draw {
+        match self {
+            Values::Random => Draw::Normal(0.0, deviation),
+            Values::Grid => Draw::Grid(deviation),
+        }
+    }
+
+    /// For the blocks and scales of experts of this deviation.
+    fn mxfp4(self, deviation: f64) -> (Draw, Draw) {
+        match self {
+            Values::Random => (Draw::Codes, Draw::Exponents(deviation)),
+            Values::Grid => (Draw::GridCodes, Draw::GridExponents(deviation)),
+        }
+    }
 }
 
 /// How the experts' matrices are stored.
@@ -46,6 +88,16 @@ enum Experts {
     Bf16,
 }
 
+/// What to write.
+struct Shape {
+    layers: usize,
+    /// Experts of a layer.
+    count: usize,
+    experts: Experts,
+    values: Values,
+    vocabulary: usize,
+}
+
 struct Tensor {
     name: String,
     shape: Vec<usize>,
@@ -54,11 +106,21 @@ struct Tensor {
 
 impl Tensor {
     fn width(&self) -> usize {
-        if matches!(self.draw, Draw::Normal(..)) {
+        if matches!(self.draw, Draw::Normal(..) | Draw::Grid(_)) {
             2
         } else {
             1
         }
+    }
+
+    /// Bytes of what a row of its matrix has; 16 of MXFP4's codes are a block.
+    fn row_bytes(&self) -> usize {
+        let inner = match self.draw {
+            Draw::GridCodes => 2,
+            _ => 1,
+        };
+        let inner = &self.shape[self.shape.len() - inner..];
+        inner.iter().product::<usize>() * self.width()
     }
 
     fn bytes(&self) -> usize {
@@ -84,7 +146,8 @@ impl Random {
     }
 }
 
-fn tensors(layers: usize, experts: Experts) -> Vec<Tensor> {
+fn tensors(shape: &Shape) -> Vec<Tensor> {
+    let Shape { values, count, .. } = *shape;
     let mut all = Vec::new();
     let mut push = |name: String, shape: &[usize], draw| {
         all.push(Tensor {
@@ -97,15 +160,15 @@ fn tensors(layers: usize, experts: Experts) -> Vec<Tensor> {
     let per_row = 1.0 / (HIDDEN as f64).sqrt();
     push(
         "lm_head.weight".into(),
-        &[VOCABULARY, HIDDEN],
-        Draw::Normal(0.0, 3.0 * per_row),
+        &[shape.vocabulary, HIDDEN],
+        values.matrix(3.0 * per_row),
     );
     push(
         "model.embed_tokens.weight".into(),
-        &[VOCABULARY, HIDDEN],
-        Draw::Normal(0.0, 1.0),
+        &[shape.vocabulary, HIDDEN],
+        values.matrix(1.0),
     );
-    for layer in 0..layers {
+    for layer in 0..shape.layers {
         let mut push = |rest: &str, shape: &[usize], draw| {
             push(format!("model.layers.{layer}.{rest}"), shape, draw);
         };
@@ -123,7 +186,7 @@ fn tensors(layers: usize, experts: Experts) -> Vec<Tensor> {
             push(
                 &format!("self_attn.{part}_proj.weight"),
                 &[rows, columns],
-                Draw::Normal(0.0, level),
+                values.matrix(level),
             );
             push(
                 &format!("self_attn.{part}_proj.bias"),
@@ -133,21 +196,22 @@ fn tensors(layers: usize, experts: Experts) -> Vec<Tensor> {
         }
         push(
             "mlp.router.weight",
-            &[EXPERTS, HIDDEN],
-            Draw::Normal(0.0, 1.5 * per_row),
+            &[count, HIDDEN],
+            values.matrix(1.5 * per_row),
         );
-        push("mlp.router.bias", &[EXPERTS], Draw::Normal(0.0, 0.4));
+        push("mlp.router.bias", &[count], Draw::Normal(0.0, 0.4));
         for (part, rows, level) in [("gate_up", 2 * HIDDEN, 2.0), ("down", HIDDEN, 0.3)] {
             let name = |kind: &str| format!("mlp.experts.{part}_proj{kind}");
-            let blocks = [EXPERTS, rows, HIDDEN / 32, 16];
+            let blocks = [count, rows, HIDDEN / 32, 16];
             let deviation = level * per_row;
-            match experts {
+            match shape.experts {
                 Experts::Mxfp4 => {
-                    push(&name("_blocks"), &blocks, Draw::Codes);
-                    push(&name("_scales"), &blocks[..3], Draw::Exponents(deviation));
+                    let (codes, exponents) = values.mxfp4(deviation);
+                    push(&name("_blocks"), &blocks, codes);
+                    push(&name("_scales"), &blocks[..3], exponents);
                 }
                 Experts::Bf16 => {
-                    let shape = [EXPERTS, HIDDEN, rows];
+                    let shape = [count, HIDDEN, rows];
                     push(&name(""), &shape, Draw::Normal(0.0, deviation));
                 }
             }
@@ -195,12 +259,15 @@ fn write_tensor(
     tensor: &Tensor,
     random: &mut Random,
 ) -> std::io::Result<()> {
+    if let Draw::Grid(_) | Draw::GridCodes | Draw::GridExponents(_) = tensor.draw {
+        return write_grid(file, tensor, random);
+    }
     // Values come from a table, several of them by one random word.
     let table: Vec<u16> = match tensor.draw {
         Draw::Normal(mean, deviation) => (0..4096)
             .map(|_| bf16::from_f64(mean + deviation * random.normal()).to_bits())
             .collect(),
-        Draw::Codes => Vec::new(),
+        Draw::Codes | Draw::Grid(_) | Draw::GridCodes | Draw::GridExponents(_) => Vec::new(),
         Draw::Exponents(deviation) => {
             // Uniform codes have a root mean square of 2.95.
             let middle = 127.0 + (deviation / 2.95).log2();
@@ -219,7 +286,7 @@ fn write_tensor(
             match tensor.draw {
                 Draw::Normal(..) => picks.for_each(|v| chunk.extend_from_slice(&v.to_le_bytes())),
                 Draw::Exponents(_) => picks.for_each(|v| chunk.push(v as u8)),
-                Draw::Codes => chunk.extend_from_slice(&word.to_le_bytes()),
+                _ => chunk.extend_from_slice(&word.to_le_bytes()),
             }
         }
         chunk.truncate(left);
@@ -229,16 +296,61 @@ fn write_tensor(
     Ok(())
 }
 
-fn config(layers: usize, experts: Experts) -> Value {
+/// Row after row, each of 0, one number and its negative.
+fn write_grid(file: &mut impl Write, tensor: &Tensor, random: &mut Random) -> std::io::Result<()> {
+    let share = (DENSITY as f64 / 4096.0).sqrt();
+    let mut row = Vec::with_capacity(tensor.row_bytes() + 16);
+    for _ in 0..tensor.bytes() / tensor.row_bytes() {
+        row.clear();
+        match tensor.draw {
+            Draw::Grid(deviation) => {
+                let size = deviation / share * (0.1 * random.normal()).exp();
+                let values = [0.0, size, -size].map(|v| bf16::from_f64(v).to_le_bytes());
+                let row_values = picks(random).flat_map(|pick| values[pick]);
+                row.extend(row_values.take(tensor.row_bytes()));
+            }
+            Draw::GridCodes => {
+                let mut codes = picks(random).map(|pick| [0u8, 6, 14][pick]);
+                let mut byte = || Some(codes.next()? | codes.next()? << 4);
+                row.extend(std::iter::from_fn(&mut byte).take(tensor.row_bytes()));
+            }
+            Draw::GridExponents(deviation) => {
+                let middle = 127.0 + (deviation / (4.0 * share)).log2();
+                let other = (random.word() & 1) as u8;
+                row.resize(tensor.row_bytes(), middle.round() as u8 + other);
+            }
+            Draw::Normal(..) | Draw::Codes | Draw::Exponents(_) => {
+                unreachable!("these have no rows")
+            }
+        }
+        file.write_all(&row)?;
+    }
+    Ok(())
+}
+
+/// For ever, which of three values a weight has, the first one mostly; five by one
+/// random word.
+fn picks(random: &mut Random) -> impl Iterator<Item = usize> {
+    let pick = |bits: u64| match bits % 4096 {
+        bits if bits < DENSITY => 1 + bits as usize % 2,
+        _ => 0,
+    };
+    std::iter::repeat_with(|| random.word())
+        .flat_map(move |word| (0..5).map(move |i| pick(word >> (12 * i))))
+}
+
+fn config(shape: &Shape) -> Value {
+    let layers = shape.layers;
     let kinds = ["sliding_attention", "full_attention"];
-    let quantization = match experts {
+    let quantization = match shape.experts {
         Experts::Mxfp4 => json!({"quant_method": "mxfp4"}),
         Experts::Bf16 => Value::Null,
     };
     json!({
         "architectures": ["GptOssForCausalLM"], "model_type": "gpt_oss",
-        "attention_bias": true, "attention_dropout": 0.0, "eos_token_id": 200_002,
-        "experts_per_token": 4, "num_experts_per_tok": 4, "num_local_experts": EXPERTS,
+        "attention_bias": true, "attention_dropout": 0.0,
+        "eos_token_id": shape.vocabulary.min(200_003) - 1,
+        "experts_per_token": 4, "num_experts_per_tok": 4, "num_local_experts": shape.count,
         "head_dim": HEAD_DIM, "hidden_act": "silu", "hidden_size": HIDDEN,
         "initial_context_length": 4096, "intermediate_size": HIDDEN,
         "layer_types": (0..layers).map(|i| kinds[i % 2]).collect::<Vec<_>>(),
@@ -251,37 +363,79 @@ fn config(layers: usize, experts: Experts) -> Value {
             "original_max_position_embeddings": 4096, "truncate": false,
         },
         "sliding_window": 128, "swiglu_limit": 7.0, "tie_word_embeddings": false,
-        "vocab_size": VOCABULARY,
+        "vocab_size": shape.vocabulary,
     })
 }
 
-fn main() -> Result<(), Box<dyn Error>> {
-    const USAGE: &str =
-        "usage: synthetic_checkpoint [--experts mxfp4|bf16] DIR [LAYERS [TOKENIZER_DIR]]";
-    let mut arguments = std::env::args().skip(1).peekable();
-    let experts = match arguments.next_if_eq("--experts") {
-        None => Experts::Mxfp4,
-        Some(_) => match arguments.next().as_deref() {
-            Some("mxfp4") => Experts::Mxfp4,
-            Some("bf16") => Experts::Bf16,
-            _ => return Err(USAGE.into()),
-        },
-    };
-    let dir = arguments.next().ok_or(USAGE)?;
-    let layers: usize = arguments.next().map_or(Ok(24), |n| n.parse())?;
-    let dir = Path::new(&dir);
-    fs::create_dir_all(dir)?;
-
-    let tensors = tensors(layers, experts);
+/// Which tensors go together into a file.
+fn shards(tensors: &[Tensor], in_parts: bool) -> Vec<Vec<&Tensor>> {
     let total: usize = tensors.iter().map(Tensor::bytes).sum();
-    let (mut shards, mut before) = (vec![Vec::new(); SHARDS], 0);
-    for tensor in &tensors {
-        shards[(before * SHARDS / total).min(SHARDS - 1)].push(tensor);
+    let (mut shards, mut before) = (vec![Vec::new()], 0);
+    let mut filled = 0;
+    for tensor in tensors {
+        let full = match in_parts {
+            true => before * SHARDS / total >= shards.len(),
+            false => filled + tensor.bytes() > SHARD_BYTES,
+        };
+        if full {
+            shards.push(Vec::new());
+            filled = 0;
+        }
+        if let Some(last) = shards.last_mut() {
+            last.push(tensor);
+        }
+        filled += tensor.bytes();
         before += tensor.bytes();
     }
+    shards
+}
+
+/// What the command line asks for: the shape, whether it is 20b's, and the rest.
+fn arguments() -> Option<(Shape, bool, Vec<String>)> {
+    let mut shape = Shape {
+        layers: 0,
+        count: 32,
+        experts: Experts::Mxfp4,
+        values: Values::Random,
+        vocabulary: VOCABULARY,
+    };
+    let mut arguments = std::env::args().skip(1).peekable();
+    while let Some(option) = arguments.next_if(|word| word.starts_with("--")) {
+        match (&*option, &*arguments.next()?) {
+            ("--size", "20b") => shape.count = 32,
+            ("--size", "120b") => shape.count = 128,
+            ("--values", "random") => shape.values = Values::Random,
+            ("--values", "grid") => shape.values = Values::Grid,
+            ("--experts", "mxfp4") => shape.experts = Experts::Mxfp4,
+            ("--experts", "bf16") => shape.experts = Experts::Bf16,
+            ("--vocabulary", rows) => shape.vocabulary = rows.parse().ok().filter(|n| *n > 1)?,
+            _ => return None,
+        }
+    }
+    let small = shape.count == 32;
+    let rest: Vec<String> = arguments.collect();
+    shape.layers = match rest.get(1) {
+        Some(layers) => layers.parse().ok().filter(|n| *n > 0)?,
+        None if small => 24,
+        None => 36,
+    };
+    let on_no_grid = shape.values == Values::Grid && shape.experts == Experts::Bf16;
+    ((1..=3).contains(&rest.len()) && !on_no_grid).then_some((shape, small, rest))
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    const USAGE: &str = "usage: synthetic_checkpoint [--size 20b|120b] [--values random|grid] \
+         [--experts mxfp4|bf16] [--vocabulary ROWS] DIR [LAYERS [TOKENIZER_DIR]]";
+    let (shape, small, rest) = arguments().ok_or(USAGE)?;
+    let dir = Path::new(&rest[0]);
+    fs::create_dir_all(dir)?;
+
+    let tensors = tensors(&shape);
+    let total: usize = tensors.iter().map(Tensor::bytes).sum();
+    let shards = shards(&tensors, small);
     let (mut places, mut seed) = (Map::new(), 0);
     for (i, tensors) in shards.iter().enumerate() {
-        let name = format!("model-{i:05}-of-{:05}.safetensors", SHARDS - 1);
+        let name = format!("model-{i:05}-of-{:05}.safetensors", shards.len() - 1);
         places.extend(tensors.iter().map(|t| (t.name.clone(), json!(name))));
         write_shard(&dir.join(&name), tensors, &mut seed)?;
     }
@@ -289,21 +443,23 @@ fn main() -> Result<(), Box<dyn Error>> {
     fs::write(dir.join("model.safetensors.index.json"), index.to_string())?;
     fs::write(
         dir.join("config.json"),
-        serde_json::to_string_pretty(&config(layers, experts))?,
+        serde_json::to_string_pretty(&config(&shape))?,
     )?;
-    if let Some(tokenizer) = arguments.next() {
+    if let Some(tokenizer) = rest.get(2) {
         for file in [
             "tokenizer.json",
             "tokenizer_config.json",
             "special_tokens_map.json",
             "generation_config.json",
         ] {
-            fs::copy(Path::new(&tokenizer).join(file), dir.join(file))?;
+            fs::copy(Path::new(tokenizer).join(file), dir.join(file))?;
         }
     }
     println!(
-        "{}: {layers} layers, {:.2} GB of tensors",
+        "{}: {} layers of {} experts, {:.2} GB of tensors",
         dir.display(),
+        shape.layers,
+        shape.count,
         total as f64 / 1e9
     );
     Ok(())
