@@ -8,12 +8,13 @@ RUNTIME := $(BUILD)/runtime
 LIBRARY := $(abspath $(RUNTIME))/libonnxruntime.so.1.31.1
 VENV := $(BUILD)/venv
 FULL := $(BUILD)/fullsize
+LARGE := $(BUILD)/120b
 COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
 .PHONY: help build runtime notices sbom demo test test-rust test-python test-sbom test-isolation lint install package deb rpm \
 	runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda \
-	clean test-fullsize test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes test-streaming perf compare
+	clean test-fullsize test-120b test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes test-streaming perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -63,6 +64,19 @@ test-fullsize: build $(FULL)/checkpoint ## pull and export 13.8 GB; needs 32 GB 
 	GPTOSS_CTL=$${CARGO_TARGET_DIR:-target}/release/gptoss-ctl \
 		GPTOSS_FULLSIZE=$(abspath $(FULL)/checkpoint) TMPDIR=$(abspath $(FULL)) \
 		$(CARGO) test --locked --test store -- --ignored --nocapture full_size
+
+test-120b: build runtime ## two layers of 120b against float64, all 36 as holes; needs 10 GB of disk
+	mkdir -p $(LARGE)
+	export GPTOSS_CTL=$$(realpath $${CARGO_TARGET_DIR:-target}/release/gptoss-ctl) \
+		GPTOSS_120B=$(abspath $(LARGE)/two) TMPDIR=$(abspath $(LARGE)) ORT_DYLIB_PATH=$(LIBRARY); \
+	run() { $(CARGO) test --locked -p gptoss-onnx --test graph -- --ignored --nocapture $$1; }; \
+	for values in grid random; do \
+		rm -rf $(LARGE)/two; \
+		$(CARGO) run --locked -p gptoss-onnx --example synthetic_checkpoint -- \
+			--size 120b --values $$values $(LARGE)/two 2 && run two_layers || exit 1; \
+	done; \
+	rm -rf $(LARGE)/two; \
+	run all_36_layers
 
 test-faults: ## cuts, kills, lies and full disks by the hundred on a checkpoint of 50 MB
 	$(CARGO) test --locked --test store -- --ignored --nocapture --test-threads=2 campaign

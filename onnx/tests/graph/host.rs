@@ -103,7 +103,8 @@ impl Host {
         Self::load(model, checkpoint, mode, window)
     }
 
-    fn load(model: ModelFile, checkpoint: &Checkpoint, mode: Mode, window: usize) -> Self {
+    /// Loads a model that was made of a checkpoint, with a cache of `window` positions.
+    pub fn load(model: ModelFile, checkpoint: &Checkpoint, mode: Mode, window: usize) -> Self {
         let model = match mode {
             Mode::Shipped => model,
             Mode::Exact => model.exact(),

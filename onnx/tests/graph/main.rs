@@ -4,8 +4,10 @@
 mod cuda;
 mod files;
 mod finetune;
+mod holes;
 mod host;
 mod judge;
+mod large;
 mod nano;
 mod oracle;
 mod parity;
