@@ -9,6 +9,7 @@ pub mod config;
 pub mod engine;
 pub mod harmony;
 pub mod model;
+pub mod platform;
 pub mod runtime;
 
 #[cfg(feature = "daemon")]

@@ -21,6 +21,7 @@ const RULES: &[Rule] = &[
             "runtime",
             "model",
             "config",
+            "platform",
             "gptoss_onnx",
         ],
         &["ort"],
@@ -29,14 +30,31 @@ const RULES: &[Rule] = &[
     Rule::of("session", &["engine", "harmony"], &["zbus", "ort"]),
     Rule::of("engine", &["harmony"], &["zbus", "ort"]),
     Rule::of("harmony", &[], &["zbus", "ort", "tokio", "gptoss_onnx"]),
-    Rule::of("runtime", &["engine", "model", "gptoss_onnx"], &["zbus"]),
-    Rule::of("model", &[], &["zbus", "ort", "hf_hub", "gptoss_onnx"]),
-    Rule::of("config", &[], &["zbus", "ort", "gptoss_onnx"]),
+    Rule::of(
+        "runtime",
+        &["engine", "model", "platform", "gptoss_onnx"],
+        &["zbus"],
+    ),
+    Rule::of(
+        "model",
+        &["platform"],
+        &["zbus", "ort", "hf_hub", "gptoss_onnx"],
+    ),
+    Rule::of("config", &["platform"], &["zbus", "ort", "gptoss_onnx"]),
+    Rule::of(
+        "platform",
+        &[],
+        &["zbus", "ort", "tokio", "hf_hub", "gptoss_onnx"],
+    ),
     Rule::of("client", &[], &["ort", "gptoss_onnx"]),
-    Rule::of("fetch", &["model"], &["zbus", "ort", "gptoss_onnx"]),
+    Rule::of(
+        "fetch",
+        &["model", "platform"],
+        &["zbus", "ort", "gptoss_onnx"],
+    ),
     Rule::of(
         "bundle",
-        &["model"],
+        &["model", "platform"],
         &["zbus", "ort", "reqwest", "gptoss_onnx"],
     ),
     Rule::of(
@@ -55,6 +73,7 @@ const RULES: &[Rule] = &[
             "fetch",
             "harmony",
             "model",
+            "platform",
             "runtime",
             "session",
             "wheel",
@@ -69,8 +88,13 @@ const UNSAFE_MAY_STAND_IN: &[&str] = &[
     "onnx/src/kernels",
     "onnx/src/operators",
     "onnx/src/checkpoint",
+    "src/platform/macos.rs",
     "src/runtime",
 ];
+
+/// Files outside `src/platform` that may ask which system it is: where the linker puts
+/// an initialiser is an attribute, and what is pinned for whom a list.
+const SYSTEM_MAY_BE_ASKED_IN: &[&str] = &["src/runtime/library.rs", "src/runtime/pinned.rs"];
 
 /// Names that say nothing about what is inside.
 const EMPTY_NAMES: &[&str] = &["utils", "util", "helpers", "helper", "misc", "common"];
@@ -301,6 +325,25 @@ fn unsafe_stands_in_kernels_and_ffi_only() {
             assert!(
                 allowed || !names_in(&file).holds_unsafe,
                 "{} holds unsafe code",
+                relative.display()
+            );
+        }
+    }
+}
+
+#[test]
+fn one_module_knows_which_system_it_is() {
+    for folder in ["src", "onnx/src"] {
+        for file in rust_files(&root().join(folder)) {
+            let relative = file.strip_prefix(root()).expect("listed below it");
+            let allowed = relative.starts_with("src/platform")
+                || SYSTEM_MAY_BE_ASKED_IN
+                    .iter()
+                    .any(|f| relative == Path::new(f));
+            let text = fs::read_to_string(&file).expect("readable");
+            assert!(
+                allowed || !text.contains("target_os"),
+                "{} asks for the system: src/platform is for that",
                 relative.display()
             );
         }

@@ -11,6 +11,7 @@ use super::BundleError;
 use super::archive::{Archive, Member};
 use super::oci::Digest;
 use super::pieces::{self, Pieces};
+use crate::platform;
 
 /// The file by which an OCI image layout is known.
 pub(super) const LAYOUT_FILE: &str = "oci-layout";
@@ -147,8 +148,7 @@ impl<'a> Blob<'a> {
         match self {
             Self::Member { archive, member } => Ok(Box::new(archive.section(member, from))),
             Self::File { path, mut file, .. } => {
-                // Advice only: a failure costs speed, nothing else.
-                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+                platform::reads_in_order(&file);
                 file.seek(SeekFrom::Start(from))
                     .map_err(BundleError::io("read", &path))?;
                 Ok(Box::new(file))

@@ -17,6 +17,7 @@ use crate::model::incoming::{Checksum, CopyError, Expected, Progress, Wanted, co
 use crate::model::{
     FileEntry, Installed, StoreError, create_file, fsync_directory, now_rfc3339, require_space,
 };
+use crate::platform;
 
 /// How to write a bundle.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -350,8 +351,7 @@ impl Output {
         };
         let digest = Digest::from_hex(hex).ok_or_else(|| damaged("it has no SHA-256".into()))?;
         let name = blob_name(&digest);
-        // Advice only: a failure costs speed, nothing else.
-        let _ = rustix::fs::fadvise(&from, 0, None, rustix::fs::Advice::Sequential);
+        platform::reads_in_order(&from);
         let mut checksum = Checksum::new(wanted);
         let copied = match self {
             Self::Folder(folder) => {

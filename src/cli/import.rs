@@ -20,6 +20,7 @@ use crate::model::{
     FileEntry, Installed, Published, Staging, Store, StoreError, check_model_name, create_file,
     require_space, sanitize_model_name, sha256_file, to_hex,
 };
+use crate::platform;
 
 /// Arguments of `gptoss-ctl import`.
 #[derive(Debug, clap::Args)]
@@ -204,7 +205,7 @@ fn copy(
     let target = dir.join(&source.name);
     let mut from = File::open(&source.path).map_err(|e| unreadable(&source.path, &e))?;
     let mut to = create_file(&target).map_err(StoreError::io("create", &target))?;
-    let (size, sha256) = match rustix::fs::ioctl_ficlone(&to, &from) {
+    let (size, sha256) = match platform::share_blocks(&to, &from) {
         Ok(()) => sha256_file(&target, &mut advance).map_err(StoreError::io("read", &target))?,
         Err(_) => {
             let mut hash = Sha256::new();

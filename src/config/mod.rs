@@ -11,6 +11,8 @@
 //! $XDG_CONFIG_HOME/gptoss/gptossd.toml.d/*.toml
 //! ```
 //!
+//! These are Linux's folders; `src/platform/folders.rs` has macOS'.
+//!
 //! `--config FILE` names the only file instead. Drop-ins go by file name. A
 //! file that is absent is skipped, an unknown key is an error.
 
@@ -25,6 +27,8 @@ pub use settings::{
     Config, Limits, Load, Memory, Metrics, Model, OnBattery, OnPressure, Power, Runtime, Trust,
     TrustedModels,
 };
+
+use crate::platform::{MACHINE_SETTINGS, user_settings_folder};
 
 /// Why the settings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -64,20 +68,11 @@ pub fn files(scope: Scope, only: Option<&Path>) -> Result<Vec<PathBuf>, ConfigEr
     if let Some(path) = only {
         return Ok(vec![path.to_owned()]);
     }
-    let mut folders = vec![PathBuf::from("/usr/lib/gptoss"), "/etc/gptoss".into()];
+    let mut folders: Vec<_> = MACHINE_SETTINGS.iter().map(PathBuf::from).collect();
     if scope == Scope::User {
-        folders.extend(user_folder());
+        folders.extend(user_settings_folder(&|name| std::env::var_os(name)));
     }
     files_in(&folders)
-}
-
-fn user_folder() -> Option<PathBuf> {
-    let absolute = |name| {
-        let path = PathBuf::from(std::env::var_os(name)?);
-        path.is_absolute().then_some(path)
-    };
-    let base = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")));
-    Some(base?.join("gptoss"))
 }
 
 fn files_in(folders: &[PathBuf]) -> Result<Vec<PathBuf>, ConfigError> {

@@ -9,6 +9,7 @@ use gptoss_onnx::kernels::attention::Precision;
 use crate::config::Config;
 use crate::harmony::Tokenizer;
 use crate::model::{Installed, Store, StoreError, Stores};
+use crate::platform;
 use crate::runtime::quarantine::Stamp;
 use crate::runtime::{
     self, ExpertMemory, Library, Options, OrtBackend, Provider, ProviderChoice, ProviderReport,
@@ -285,13 +286,7 @@ impl Loader for StoreLoader {
 
     fn load(&self, model: &str, progress: &mut dyn FnMut(f64)) -> Result<LoadedModel, Unavailable> {
         // ONNX Runtime's threads inherit the name of the thread that makes them.
-        let name = rustix::thread::name();
-        let _ = rustix::thread::set_name(c"model");
-        let loaded = self.load_named(model, progress);
-        if let Ok(name) = name {
-            let _ = rustix::thread::set_name(&name);
-        }
-        loaded
+        platform::named(c"model", || self.load_named(model, progress))
     }
 }
 

@@ -7,11 +7,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::OFlags;
 
 use super::FetchError;
 use crate::model::incoming::{BringError, Original, Progress, Wanted, bring};
 use crate::model::{FileEntry, StoreError, check_file_name};
+use crate::platform;
 
 /// A folder with files of a repository at a revision.
 ///
@@ -60,8 +61,7 @@ impl Folder {
     pub fn in_cache(repo: &str, revision: &str) -> Option<Self> {
         let cache = hf_hub::resolve_cache_dir();
         let path = cache.join(format!("models--{}", repo.replace('/', "--")));
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let repository = rustix::fs::openat(CWD, &path, flags, Mode::empty()).ok()?;
+        let repository = platform::open_folder(&path).ok()?;
         let snapshot = format!("snapshots/{revision}");
         path.join(&snapshot).is_dir().then_some(Self {
             path,
@@ -117,14 +117,7 @@ impl Folder {
             Place::Cache {
                 repository,
                 snapshot,
-            } => openat2(
-                repository,
-                format!("{snapshot}/{name}"),
-                flags,
-                Mode::empty(),
-                ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS,
-            )?
-            .into(),
+            } => platform::open_beneath(repository, &format!("{snapshot}/{name}"), flags)?,
         };
         match file.metadata()?.is_file() {
             true => Ok(file),
@@ -316,7 +309,8 @@ mod tests {
             place: Place::Named,
         };
         let pipe = root.path().join("pipe");
-        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR, 0).unwrap();
+        let (here, readable) = (rustix::fs::CWD, rustix::fs::Mode::RUSR);
+        rustix::fs::mknodat(here, &pipe, rustix::fs::FileType::Fifo, readable, 0).unwrap();
         fs::write(root.path().join("other"), "inside").unwrap();
         fs::write(root.path().join("short"), "in").unwrap();
         let files = ["pipe", "other", "short", "absent"].map(|name| wanted(name, b"wanted"));

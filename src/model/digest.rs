@@ -8,6 +8,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 use super::FileEntry;
+use crate::platform;
 
 /// Bytes read at a time: large enough for a disk, small enough for the cache.
 const BLOCK: usize = 1 << 20;
@@ -57,8 +58,7 @@ pub fn sha256_file(path: &Path, progress: impl FnMut(u64)) -> io::Result<(u64, S
             "not a regular file",
         ));
     }
-    // Advice only: a failure costs speed, nothing else.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+    platform::reads_in_order(&file);
     sha256_read(&mut file, progress)
 }
 

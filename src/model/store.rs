@@ -9,6 +9,7 @@ use super::staging::{self, Lock};
 use super::{
     Manifest, Staging, StoreError, check_model_name, check_revision, mounts, split_revision,
 };
+use crate::platform::{MACHINE_STORE, user_data_folder};
 
 /// A folder of installed models.
 ///
@@ -355,14 +356,11 @@ fn default_root(variable: impl Fn(&str) -> Option<std::ffi::OsString>, is_root: 
     if is_root {
         return system_root(&variable);
     }
-    let data = variable("XDG_DATA_HOME")
-        .map(PathBuf::from)
-        .or_else(|| variable("HOME").map(|home| PathBuf::from(home).join(".local/share")));
-    data.map_or_else(|| system_root(&variable), |d| d.join("gptoss"))
+    user_data_folder(&variable).unwrap_or_else(|| system_root(&variable))
 }
 
 fn system_root(variable: impl Fn(&str) -> Option<std::ffi::OsString>) -> PathBuf {
-    variable("GPTOSS_SYSTEM_STORE").map_or_else(|| "/var/lib/gptoss".into(), PathBuf::from)
+    variable("GPTOSS_SYSTEM_STORE").map_or_else(|| MACHINE_STORE.into(), PathBuf::from)
 }
 
 /// Names of the folders in a folder, sorted; none where it cannot be read.

@@ -16,16 +16,16 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{MemfdFlags, OFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::OFlags;
 
 use super::error::RuntimeError;
 use super::library::FILE_NAME;
 use super::pinned::PinnedRuntime;
 use crate::model::{FileEntry, sha256_read};
+use crate::platform;
 
 /// Where a store keeps the library that was brought into it.
 pub fn folder(store: &Path) -> PathBuf {
@@ -35,7 +35,7 @@ pub fn folder(store: &Path) -> PathBuf {
 /// Proven bytes in memory that nobody can change.
 #[derive(Debug)]
 pub(super) struct Proven {
-    memory: OwnedFd,
+    memory: File,
 }
 
 impl Proven {
@@ -48,28 +48,25 @@ impl Proven {
         let Some(pinned) = PinnedRuntime::here() else {
             return Err(wrong("none is pinned for this platform".into()));
         };
-        let memory = copy(path, &pinned.library).map_err(|e| wrong(e.to_string()))?;
-        let mut file = File::from(memory);
-        let (_, found) = file
+        let mut memory = copy(path, &pinned.library).map_err(|e| wrong(e.to_string()))?;
+        let (_, found) = memory
             .rewind()
-            .and_then(|()| sha256_read(&mut file, |_| ()))
+            .and_then(|()| sha256_read(&mut memory, |_| ()))
             .map_err(|e| wrong(e.to_string()))?;
         if found != pinned.library.sha256 {
             return Err(wrong(format!("its SHA-256 is {found}")));
         }
-        Ok(Self {
-            memory: file.into(),
-        })
+        Ok(Self { memory })
     }
 
     /// A path by which the loader opens it.
     pub(super) fn path(&self) -> PathBuf {
-        format!("/proc/self/fd/{}", self.memory.as_raw_fd()).into()
+        platform::path_of(&self.memory)
     }
 }
 
 /// The file's bytes in sealed memory.
-fn copy(path: &Path, library: &FileEntry) -> io::Result<OwnedFd> {
+fn copy(path: &Path, library: &FileEntry) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let source = OpenOptions::new()
         .read(true)
@@ -80,23 +77,10 @@ fn copy(path: &Path, library: &FileEntry) -> io::Result<OwnedFd> {
         let why = format!("it is no file of {} bytes", library.size);
         return Err(io::Error::new(io::ErrorKind::InvalidData, why));
     }
-    let mut memory = File::from(executable_memory()?);
+    let mut memory = platform::executable_memory(FILE_NAME)?;
     io::copy(&mut source.take(library.size), &mut memory)?;
-    fcntl_add_seals(
-        &memory,
-        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-    )?;
-    Ok(memory.into())
-}
-
-/// An anonymous file that code may be mapped from.
-fn executable_memory() -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    match memfd_create(FILE_NAME, flags | MemfdFlags::EXEC) {
-        // Before Linux 6.3 there was no such flag, and every one could be.
-        Err(rustix::io::Errno::INVAL) => Ok(memfd_create(FILE_NAME, flags)?),
-        made => Ok(made?),
-    }
+    platform::seal(&memory)?;
+    Ok(memory)
 }
 
 #[cfg(test)]
@@ -119,10 +103,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("library");
         std::fs::write(&path, b"code").unwrap();
-        let copied = copy(&path, &entry(b"code")).unwrap();
+        let mut file = copy(&path, &entry(b"code")).unwrap();
         // What happens to the file afterwards is of no importance.
         std::fs::write(&path, b"evil").unwrap();
-        let mut file = File::from(copied);
         file.rewind().unwrap();
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).unwrap();

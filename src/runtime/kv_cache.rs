@@ -17,6 +17,7 @@ use ort::value::{DynValue, Value, ValueTypeMarker};
 
 use super::blocks::BlockCopy;
 use super::error::RuntimeError;
+use crate::platform;
 
 /// Shape of the cache of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -241,14 +242,12 @@ pub(super) fn bind_side<T: ValueTypeMarker + ?Sized>(
 }
 
 /// Bytes of a huge page where there are any.
-#[cfg(target_os = "linux")]
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Asks for huge pages where a layer remembers everything: a step reads all of that,
 /// a head and a block here, a head and a block there, and would look up an address
 /// for every 4 kB (a tenth of attention's time). Costs up to a huge page a tensor;
 /// rings stay as small as they are.
-#[cfg(target_os = "linux")]
 fn advise_huge_pages(memory: &MmapRaw, shape: &CacheShape, places: &[Range<usize>]) {
     let page = rustix::param::page_size();
     for (place, layer) in places.iter().zip(shape.layers.iter().flat_map(|l| [l; 2])) {
@@ -256,15 +255,11 @@ fn advise_huge_pages(memory: &MmapRaw, shape: &CacheShape, places: &[Range<usize
             continue;
         }
         let (start, end) = (place.start / page * page, place.end / page * page);
-        if let Err(error) = memory.advise_range(memmap2::Advice::HugePage, start, end - start) {
+        if let Err(error) = platform::advise_huge_pages(memory, start, end - start) {
             return tracing::debug!("no huge pages for the cache: {error}");
         }
     }
 }
-
-/// Only Linux asks.
-#[cfg(not(target_os = "linux"))]
-fn advise_huge_pages(_: &MmapRaw, _: &CacheShape, _: &[Range<usize>]) {}
 
 /// Numbers that follow one another, as ranges.
 fn runs(blocks: &[u32]) -> Vec<Range<usize>> {

@@ -20,17 +20,8 @@ use super::wheels::{Build, Kind};
 pub const NEEDED_VERSION: &str = "1.31";
 
 /// Name of the pinned library file.
-#[cfg(not(target_os = "macos"))]
-pub const FILE_NAME: &str = "libonnxruntime.so.1.31.1";
-/// Name of the pinned library file.
-#[cfg(target_os = "macos")]
-pub const FILE_NAME: &str = "libonnxruntime.1.31.1.dylib";
-
-/// What the system's own loader is asked for when nothing else is there.
-#[cfg(not(target_os = "macos"))]
-const LOADER_NAME: &str = "libonnxruntime.so.1";
-#[cfg(target_os = "macos")]
-const LOADER_NAME: &str = "libonnxruntime.dylib";
+pub use crate::platform::RUNTIME_FILE as FILE_NAME;
+use crate::platform::{RUNTIME_FOLDER as PACKAGE_FOLDER, RUNTIME_LOADER_NAME as LOADER_NAME};
 
 /// Libraries of their own that the build for CUDA has its providers in, beside it.
 pub const PROVIDERS: [&str; 2] = [
@@ -38,8 +29,6 @@ pub const PROVIDERS: [&str; 2] = [
     "libonnxruntime_providers_cuda.so",
 ];
 
-/// Where the package puts its private copy.
-const PACKAGE_FOLDER: &str = "/usr/lib/gptoss";
 
 /// Beside a private copy, where the package `gptoss-cuda` puts the build for CUDA. It
 /// has the same CPU provider, and is as good without a GPU.

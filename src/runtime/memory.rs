@@ -2,26 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::platform;
+pub use crate::platform::Resident;
+
 /// Where the system shows its control groups.
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 
-/// What this process keeps in physical memory, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Resident {
-    /// Memory of its own: caches, activations, repacked weights.
-    pub anonymous: u64,
-    /// Pages of mapped files, shared with the page cache: the experts.
-    pub file: u64,
-}
-
-/// Bytes that can be used without pushing anything else out of memory: the
+/// Bytes that can be used without pushing anything else out of memory: on Linux the
 /// kernel's `MemAvailable`, or what is left of the control group's limit where
 /// that is less. `None` where the system does not tell.
 pub fn available() -> Option<u64> {
-    let machine = field(
-        &std::fs::read_to_string("/proc/meminfo").ok()?,
-        "MemAvailable",
-    )?;
+    let machine = platform::available_memory()?;
     Some(control_group_headroom().map_or(machine, |group| group.min(machine)))
 }
 
@@ -33,11 +24,7 @@ pub fn total() -> Option<u64> {
 
 /// Resident memory of this process, `None` where the system does not tell.
 pub fn resident() -> Option<Resident> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    Some(Resident {
-        anonymous: field(&status, "RssAnon")?,
-        file: field(&status, "RssFile")? + field(&status, "RssShmem").unwrap_or(0),
-    })
+    platform::resident_memory()
 }
 
 /// Has the C library give back what it keeps of freed memory.
@@ -72,15 +59,6 @@ pub fn share_heap() {
             mallopt(M_ARENA_MAX, 2);
         }
     }
-}
-
-/// A line `name:   123 kB` of a `/proc` table, in bytes.
-fn field(table: &str, name: &str) -> Option<u64> {
-    let value = table
-        .lines()
-        .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
 }
 
 /// The folder of this process's control group, where there is one.
@@ -157,14 +135,6 @@ fn headroom_of(folder: &Path, files: &Files) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn proc_tables_are_in_kibibytes() {
-        let table = "MemTotal:       24 kB\nMemAvailable:    16 kB\nHugePages_Total:  5\n";
-        assert_eq!(field(table, "MemAvailable"), Some(16 * 1024));
-        assert_eq!(field(table, "Mem"), None);
-        assert_eq!(field(table, "HugePages_Total"), None);
-    }
 
     #[test]
     fn a_control_group_gives_its_limit_less_what_it_cannot_drop() {

@@ -6,11 +6,12 @@
 //! and a read from the disk where the page cache is cold; reading them ahead,
 //! in order and from several threads, costs a fraction of that.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gptoss_onnx::export::EXPERTS_FILE;
+use rustix::mm::{Advice, madvise};
 
 /// What was brought in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,12 +45,15 @@ pub enum Part {
 }
 
 /// Populates every mapping of a weights file in `folder` or in a folder of an
-/// export in it, as far as it belongs to `part`, from `threads` threads, as far as `budget` bytes go (the rest is left to be read on
+/// export in it, as far as it belongs to `part`, from `threads` threads, as far as `budget`
+/// bytes go (the rest is left to be read on
 /// demand).
 pub fn mapped_weights(folder: &Path, part: Part, threads: usize, budget: u64) -> PrefaultReport {
     let started = Instant::now();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap_or_default();
     let folder = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_owned());
+    let Ok(maps) = std::fs::read_to_string("/proc/self/maps") else {
+        return read_ahead(&folder, part, budget, started);
+    };
     let regions = weight_regions(&maps, &folder, part);
     let mapped = regions.iter().map(|region| region.length as u64).sum();
     let slices = slices(&regions, budget);
@@ -73,31 +77,54 @@ pub fn mapped_weights(folder: &Path, part: Part, threads: usize, budget: u64) ->
     }
 }
 
-/// The readable mappings of `FOLDER/*.safetensors` and `FOLDER/*/*.bin`; of the latter
-/// those alone that hold no experts, if these are not wanted.
-fn weight_regions(maps: &str, folder: &Path, part: Part) -> Vec<Region> {
-    let wanted = |file: &Path| match part {
-        Part::All => true,
-        Part::Dense => {
-            let name = file.file_name().and_then(|name| name.to_str());
-            file.extension().is_some_and(|e| e == "bin") && name != Some(EXPERTS_FILE)
+/// Asks for the files themselves, where the system does not tell what is mapped where.
+/// How much of them came is then unknown, and counts as nothing.
+fn read_ahead(folder: &Path, part: Part, budget: u64, started: Instant) -> PrefaultReport {
+    let entries = |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let inside = entries(folder).flat_map(|export| entries(&export.path()));
+    let files = entries(folder).chain(inside).map(|entry| entry.path());
+    let (mut mapped, mut left) = (0, budget);
+    for path in files.filter(|path| is_weights(path, folder, part)) {
+        let Ok(file) = std::fs::File::open(&path) else {
+            continue;
+        };
+        let length = file.metadata().map_or(0, |metadata| metadata.len());
+        mapped += length;
+        if crate::platform::reads_soon(&file, length.min(left)) {
+            left -= length.min(left);
         }
+    }
+    PrefaultReport {
+        mapped,
+        populated: 0,
+        duration: started.elapsed(),
+    }
+}
+
+/// Whether it is one of `FOLDER/*.safetensors` and `FOLDER/*/*.bin`; of the latter one
+/// that holds no experts, and of the former none, if these are not wanted.
+fn is_weights(file: &Path, folder: &Path, part: Part) -> bool {
+    let parent = match file.extension().and_then(|extension| extension.to_str()) {
+        Some("safetensors") if part == Part::All => file.parent(),
+        Some("bin") if part == Part::All || file.file_name() != Some(EXPERTS_FILE.as_ref()) => {
+            file.parent().and_then(Path::parent)
+        }
+        _ => None,
     };
+    parent == Some(folder)
+}
+
+/// The readable mappings of weights' files.
+fn weight_regions(maps: &str, folder: &Path, part: Part) -> Vec<Region> {
     maps.lines()
         .filter_map(|line| {
             let mut fields = line.splitn(6, ' ');
             let (start, end) = fields.next()?.split_once('-')?;
             let readable = fields.next()?.starts_with('r');
-            let file = PathBuf::from(fields.nth(3)?.trim_start());
-            let parent = match file.extension()?.to_str()? {
-                "safetensors" => file.parent(),
-                "bin" => file.parent().and_then(Path::parent),
-                _ => None,
-            };
-            let ours = parent == Some(folder);
+            let ours = is_weights(Path::new(fields.nth(3)?.trim_start()), folder, part);
             let start = usize::from_str_radix(start, 16).ok()?;
             let length = usize::from_str_radix(end, 16).ok()?.checked_sub(start)?;
-            (readable && ours && wanted(&file)).then_some(Region { start, length })
+            (readable && ours).then_some(Region { start, length })
         })
         .collect()
 }
@@ -120,21 +147,14 @@ fn slices(regions: &[Region], budget: u64) -> Vec<Region> {
     slices
 }
 
-#[cfg(target_os = "linux")]
 fn populate(region: Region) -> bool {
-    use rustix::mm::{Advice, madvise};
     let address = region.start as *mut std::ffi::c_void;
     // SAFETY: this advice only maps pages for reading, it changes no content
     // and no protection. An address that is no longer mapped gives an error.
-    let populate = unsafe { madvise(address, region.length, Advice::LinuxPopulateRead) };
+    let populate = unsafe { madvise(address, region.length, crate::platform::POPULATE) };
     // Kernels before 5.14 do not know it; they can at least read ahead.
     // SAFETY: as above; this one does not even touch the page tables.
     populate.is_ok() || unsafe { madvise(address, region.length, Advice::WillNeed) }.is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn populate(_region: Region) -> bool {
-    false
 }
 
 #[cfg(test)]
@@ -165,6 +185,20 @@ mod tests {
         .map(|(start, length)| Region { start, length });
         assert_eq!(found(Part::All), expected);
         assert_eq!(found(Part::Dense), expected[2..3]);
+    }
+
+    #[test]
+    fn files_are_asked_for_where_mappings_are_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, length| {
+            std::fs::write(folder.path().join(name), vec![0; length]).unwrap();
+        };
+        std::fs::create_dir(folder.path().join("cpu")).unwrap();
+        write("a.safetensors", 5000);
+        write("cpu/dense.bin", 300);
+        write("other.bin", 1);
+        let report = read_ahead(folder.path(), Part::All, 4096, Instant::now());
+        assert_eq!((report.mapped, report.populated), (5300, 0));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl ProviderChoice {
     /// The providers to try, best first.
     fn candidates(self) -> &'static [Provider] {
         match self {
-            Self::Auto if cfg!(target_os = "macos") => {
+            Self::Auto if crate::platform::HAS_COREML => {
                 &[Provider::Cuda, Provider::CoreMl, Provider::Cpu]
             }
             Self::Auto => &[Provider::Cuda, Provider::Cpu],

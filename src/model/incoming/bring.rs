@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::{Begun, CopyError, Partial, Progress, Wanted, begin, left_there};
 use crate::model::{FileEntry, StoreError};
+use crate::platform;
 
 /// A file's bytes from one of them on.
 pub enum Original<'a> {
@@ -95,8 +96,7 @@ fn fill<'a, E>(
             if part.share(&file, &mut tell)? {
                 Ok(())
             } else {
-                // Advice only: a failure costs speed, nothing else.
-                let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::Sequential);
+                platform::reads_in_order(&file);
                 file.seek(SeekFrom::Start(from)).map_err(BringError::Read)?;
                 part.fill(file, &mut tell)
             }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use super::window::{self, Windows};
 use super::{Checksum, CopyError, Wanted, copy_hashed, prove};
 use crate::model::{FileEntry, StoreError, create_file};
+use crate::platform;
 
 /// Bytes of shared blocks that are read between two words about progress.
 const SHARED_BLOCK: u64 = 64 << 20;
@@ -290,9 +291,7 @@ impl Partial {
         progress: &mut dyn FnMut(u64),
     ) -> Result<bool, StoreError> {
         let fits = |file: &File| file.metadata().is_ok_and(|m| m.len() == self.wanted.size);
-        if self.len > 0
-            || !fits(original)
-            || rustix::fs::ioctl_ficlone(&self.file, original).is_err()
+        if self.len > 0 || !fits(original) || platform::share_blocks(&self.file, original).is_err()
         {
             return Ok(false);
         }
