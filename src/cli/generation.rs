@@ -1,6 +1,6 @@
 //! How answers are made: what `run` and `chat` share of their arguments.
 
-use super::daemon::BusName;
+use super::daemon::Place;
 use crate::client::Options;
 
 /// Arguments that say how the model answers, and where the daemon is.
@@ -24,9 +24,9 @@ pub struct GenerationArgs {
     /// Makes a sampled answer repeatable.
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// The bus the daemon is on.
-    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
-    pub bus: BusName,
+    /// Where the daemon is.
+    #[command(flatten)]
+    pub place: Place,
 }
 
 /// The values of `--effort`.

@@ -7,10 +7,10 @@ use std::time::Duration;
 use zbus::Variant;
 
 use super::CliError;
-use super::daemon::{BusName, block_on, explain, refusal};
+use super::daemon::{Place, block_on, explain, refusal};
 use super::messages::message;
 use super::run::unwritable;
-use crate::client::{Client, ClientError};
+use crate::client::ClientError;
 use crate::model::split_revision;
 
 /// How often the daemon is asked how far it is.
@@ -30,24 +30,22 @@ const AT_WORK: usize = 1;
 pub struct LoadArgs {
     /// The model, as `gptoss-ctl list` shows it; the default one where not given.
     model: Option<String>,
-    /// The bus the daemon is on.
-    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
-    bus: BusName,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Arguments of `gptoss-ctl unload`.
 #[derive(Debug, clap::Args)]
 pub struct UnloadArgs {
-    /// The bus the daemon is on.
-    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
-    bus: BusName,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Runs `load`: returns once the model can answer.
 pub fn load(args: LoadArgs) -> Result<(), CliError> {
-    let failed = |e| explain(e, args.bus);
+    let failed = |e| explain(e, &args.place);
     block_on(async {
-        let client = Client::connect(args.bus.into()).await.map_err(failed)?;
+        let client = args.place.connect().await.map_err(failed)?;
         let admin = client.admin().await.map_err(failed)?;
         let model = args.model.as_deref().unwrap_or_default();
         let asked = admin.load(model, &HashMap::new()).await;
@@ -97,9 +95,9 @@ fn is_named(loaded: &str, asked: &str) -> bool {
 
 /// Runs `unload`: returns once the memory is free.
 pub fn unload(args: UnloadArgs) -> Result<(), CliError> {
-    let failed = |e: ClientError| explain(e, args.bus);
+    let failed = |e: ClientError| explain(e, &args.place);
     block_on(async {
-        let client = Client::connect(args.bus.into()).await.map_err(failed)?;
+        let client = args.place.connect().await.map_err(failed)?;
         let admin = client.admin().await.map_err(failed)?;
         let asked = admin.unload(&HashMap::new()).await;
         asked.map_err(|e| failed(e.into()))?;

@@ -4,14 +4,14 @@ use std::io::{IsTerminal, Read, Write};
 use std::path::PathBuf;
 
 use super::attachment::{Attachment, with_files};
-use super::daemon::{BusName, block_on, explain};
+use super::daemon::{Place, block_on, explain};
 use super::error::reason;
 use super::generation::GenerationArgs;
 use super::interrupt::{INTERRUPTED, Interruptible};
 use super::messages::message;
 use super::terminal::{printable, printable_json, tell};
 use super::{CliError, ExitStatus, Global};
-use crate::client::{Answer, Client, Message, StreamEvent};
+use crate::client::{Answer, Message, StreamEvent};
 
 /// Arguments of `gptoss-ctl run`.
 #[derive(Debug, clap::Args)]
@@ -43,7 +43,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         .collect();
     let prompt = prompt(args.prompt.as_deref(), &files?)?;
     let GenerationArgs {
-        instructions, bus, ..
+        instructions,
+        place,
+        ..
     } = &args.generation;
     let mut messages = Vec::new();
     if let Some(instructions) = instructions {
@@ -60,10 +62,10 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
             schema.as_ref().map(|file| file.text.as_str()),
         );
     block_on(async {
-        let failed = |e| explain(e, *bus);
-        let client = Client::connect((*bus).into()).await.map_err(failed)?;
+        let failed = |e| explain(e, place);
+        let client = place.connect().await.map_err(failed)?;
         let answer = client.generate(&messages, &options).await.map_err(failed)?;
-        follow(answer, global.json, *bus).await
+        follow(answer, global.json, place).await
     })
 }
 
@@ -102,11 +104,11 @@ fn prompt(given: Option<&str>, files: &[Attachment]) -> Result<String, CliError>
 }
 
 /// Prints the answer until its end; Ctrl-C cancels it.
-async fn follow(answer: Answer, json: bool, bus: BusName) -> Result<(), CliError> {
+async fn follow(answer: Answer, json: bool, place: &Place) -> Result<(), CliError> {
     let mut printer = Printer::new(json);
     let mut answer = Interruptible::new(answer);
-    while let Some(line) = answer.next_line().await.map_err(|e| explain(e, bus))? {
-        let event = StreamEvent::parse(&line).map_err(|e| explain(e, bus))?;
+    while let Some(line) = answer.next_line().await.map_err(|e| explain(e, place))? {
+        let event = StreamEvent::parse(&line).map_err(|e| explain(e, place))?;
         match printer.print(&line, &event) {
             // `gptoss-ctl run … | head`: enough was read.
             Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => return Ok(()),

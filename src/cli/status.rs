@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde_json::{Map, Value, json};
 use zbus::{OwnedVariant, Variant};
 
-use super::daemon::{BusName, block_on, explain};
+use super::daemon::{Place, block_on, explain};
 use super::messages::{decimal, message, size};
 use super::run::unwritable;
 use super::{CliError, Global};
@@ -15,19 +15,18 @@ use crate::client::{Client, ClientError};
 /// Arguments of `gptoss-ctl status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The bus the daemon is on.
-    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
-    bus: BusName,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Runs the command.
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let status = block_on(async {
         let status = async {
-            let client = Client::connect(args.bus.into()).await?;
+            let client = args.place.connect().await?;
             gather(&client).await
         };
-        status.await.map_err(|e| explain(e, args.bus))
+        status.await.map_err(|e| explain(e, &args.place))
     })?;
     let text = match global.json {
         true => format!("{status:#}\n"),

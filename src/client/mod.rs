@@ -16,6 +16,8 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! Where there is no bus, [`Client::connect_socket`] finds the same on a socket.
 
 mod event;
 mod partial;
@@ -24,6 +26,7 @@ mod session;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
@@ -216,6 +219,20 @@ impl Client {
         Self::over(builder.build().await?).await
     }
 
+    /// Connects to a daemon's own socket, without a bus: one that was started with
+    /// `gptossd --socket PATH`.
+    ///
+    /// # Errors
+    /// No daemon listens there, or it lets this user in not.
+    pub async fn connect_socket(path: impl AsRef<Path>) -> Result<Self, ClientError> {
+        let connect = async {
+            let stream = UnixStream::connect(path).await?.into_std()?;
+            let builder = zbus::connection::Builder::unix_stream(stream);
+            builder.p2p().build().await
+        };
+        Self::over(connect.await?).await
+    }
+
     /// Uses a connection that exists.
     ///
     /// # Errors
@@ -243,6 +260,15 @@ impl Client {
     pub async fn daemon_process(&self) -> Result<u32, ClientError> {
         // Has the bus start it.
         self.manager.version().await?;
+        if !self.connection.is_bus() {
+            let peer = self
+                .connection
+                .peer_creds()
+                .await
+                .map_err(zbus::Error::from)?;
+            let process = peer.process_id();
+            return process.ok_or_else(|| ClientError::Unreachable("no process".into()));
+        }
         let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
         let name = self.manager.inner().destination().to_owned();
         Ok(bus.get_connection_unix_process_id(name).await?)

@@ -7,7 +7,7 @@
 //! /usr/lib/gptoss/gptossd.toml.d/*.toml
 //! /etc/gptoss/gptossd.toml          the administrator's
 //! /etc/gptoss/gptossd.toml.d/*.toml
-//! $XDG_CONFIG_HOME/gptoss/gptossd.toml    the user's, for `--bus session`
+//! $XDG_CONFIG_HOME/gptoss/gptossd.toml    the user's, for one of their own
 //! $XDG_CONFIG_HOME/gptoss/gptossd.toml.d/*.toml
 //! ```
 //!
@@ -24,8 +24,8 @@ use toml::de::DeTable;
 
 use settings::OutOfRange;
 pub use settings::{
-    Config, Limits, Load, Memory, Metrics, Model, OnBattery, OnPressure, Power, Runtime, Trust,
-    TrustedModels,
+    Config, Limits, Load, Memory, Metrics, Model, OnBattery, OnPressure, Power, Runtime, Socket,
+    Trust, TrustedModels,
 };
 
 use crate::platform::{MACHINE_SETTINGS, user_settings_folder};

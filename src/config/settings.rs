@@ -14,6 +14,8 @@ pub struct Config {
     pub runtime: Runtime,
     /// What one user, and all together, may have.
     pub limits: Limits,
+    /// Calls without a bus.
+    pub socket: Socket,
     /// What becomes of requests on battery.
     pub power: Power,
     /// What becomes of memory that others need.
@@ -134,6 +136,26 @@ impl Default for Limits {
     }
 }
 
+/// `[socket]`
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Socket {
+    /// A Unix socket to serve on as well, for the daemon's own user and root; none
+    /// where unset.
+    pub path: Option<PathBuf>,
+    /// Connections it may have at a time.
+    pub connections: usize,
+}
+
+impl Default for Socket {
+    fn default() -> Self {
+        Self {
+            path: None,
+            connections: 64,
+        }
+    }
+}
+
 /// `[power]`
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -247,6 +269,9 @@ pub enum TrustedModels {
 /// Most requests computed together: beyond, nobody's answer moves any more.
 const MOST_PARALLEL: usize = 64;
 
+/// Most connections to the daemon's socket: each has a descriptor.
+const MOST_CONNECTIONS: usize = 4096;
+
 /// A value that is not what its key takes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct OutOfRange {
@@ -277,6 +302,7 @@ impl Config {
         self.model.validate()?;
         self.runtime.validate()?;
         self.limits.validate()?;
+        self.socket.validate()?;
         let least = "at least 1";
         let seconds = self.memory.pressure_seconds;
         check(seconds > 0, "memory.pressure-seconds", seconds, least)?;
@@ -329,6 +355,25 @@ impl Limits {
         // A line has up to 4096 bytes, and a few must fit.
         let (spool, range) = (self.spool_bytes, "at least 16384");
         check(spool >= 16384, "limits.spool-bytes", spool, range)
+    }
+}
+
+impl Socket {
+    fn validate(&self) -> Checked {
+        let connections = self.connections;
+        let fits = (1..=MOST_CONNECTIONS).contains(&connections);
+        let range = "from 1 to 4096";
+        check(fits, "socket.connections", connections, range)?;
+        let Some(path) = &self.path else {
+            return Ok(());
+        };
+        let range = "an absolute path";
+        check(
+            path.is_absolute(),
+            "socket.path",
+            format!("{path:?}"),
+            range,
+        )
     }
 }
 

@@ -57,6 +57,8 @@ fn wrong_kinds_and_ranges_are_errors() {
         ("[model]\ncontext = 5", "model.context is 5"),
         ("[limits]\nqueue = 0", "limits.queue"),
         ("[limits]\nspool-bytes = 1", "limits.spool-bytes"),
+        ("[socket]\npath = \"a/b\"", "an absolute path"),
+        ("[socket]\nconnections = 0", "from 1 to 4096"),
         ("[runtime]\nprovider = \"tpu\"", "auto, cuda, coreml or cpu"),
         ("[runtime]\nkv-cache = \"q4\"", "f16 or int8"),
         ("[runtime]\nthreads = -1", "invalid value"),
@@ -158,6 +160,7 @@ fn the_example_has_every_setting_with_its_default() {
     assert!(config.model.default.take().is_some());
     assert!(config.runtime.library.take().is_some());
     assert!(config.metrics.textfile.take().is_some());
+    assert!(config.socket.path.take().is_some());
     assert_eq!(config, Config::default());
 
     let written: toml::Table = toml::from_str(&text).unwrap();

@@ -25,7 +25,7 @@ use self::logging::Logging;
 use self::metrics::TextFile;
 use self::simulated::SimulatedLoader;
 use crate::config::{self, Config, Load, OnPressure};
-use crate::dbus::{Bus, NAME, Parts, Service};
+use crate::dbus::{Bus, NAME, Parts, Service, SocketSettings};
 use crate::engine::EngineSettings;
 use crate::model::Stores;
 use crate::runtime::simulated::Script;
@@ -104,7 +104,8 @@ fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std:
         .enable_all()
         .build()?;
     let host = ModelHost::new(loader, engine);
-    let result = runtime.block_on(serve(arguments.bus.into(), &config, host, log));
+    let ways = Ways::new(&arguments, &config);
+    let result = runtime.block_on(serve(ways, &config, host, log));
     // A load that hangs in a file system must not keep the process.
     runtime.shutdown_timeout(Duration::from_secs(1));
     if arguments.simulate.is_none() {
@@ -133,8 +134,29 @@ fn loader(
     }
 }
 
+/// How calls come in.
+struct Ways {
+    bus: Option<Bus>,
+    socket: Option<SocketSettings>,
+}
+
+impl Ways {
+    fn new(arguments: &Arguments, config: &Config) -> Ways {
+        let path = arguments.socket.clone();
+        let path = path.or_else(|| config.socket.path.clone());
+        let path = path.or_else(|| arguments.default_socket());
+        Ways {
+            bus: arguments.bus().map(Bus::from),
+            socket: path.map(|path| SocketSettings {
+                path,
+                connections: config.socket.connections,
+            }),
+        }
+    }
+}
+
 async fn serve(
-    bus: Bus,
+    ways: Ways,
     config: &Config,
     host: Arc<ModelHost>,
     log: Arc<Logging>,
@@ -144,15 +166,19 @@ async fn serve(
     let hangup = signal(SignalKind::hangup())?;
     // Found out before anyone looks, so that the first change is a change.
     host.availability().await;
-    let parts = parts(bus, config, &host, log);
-    let service = Service::start(parts).await;
-    let service = service.map_err(|e| format!("cannot connect to the {} bus: {e}", bus.name()))?;
+    let parts = parts(config, &host, log);
+    let mut service = Service::start(parts, ways.bus, ways.socket).await?;
     if !service.request_name().await? {
         tracing::error!("{NAME} is taken: another gptossd runs on this bus");
         return Ok(ExitCode::FAILURE);
     }
     notify::ready();
-    tracing::info!("ready as {NAME}");
+    if let Some(socket) = service.socket() {
+        tracing::info!("ready on {}", socket.display());
+    }
+    if let Some(bus) = ways.bus {
+        tracing::info!("ready as {NAME} on the {} bus", bus.name());
+    }
     let background = background(config, &host, hangup);
     let metrics = config.metrics.textfile.clone();
     let metrics = metrics.map(|path| Arc::new(TextFile::new(path, Arc::clone(&host))));
@@ -185,9 +211,8 @@ async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-fn parts(bus: Bus, config: &Config, host: &Arc<ModelHost>, log: Arc<Logging>) -> Parts {
+fn parts(config: &Config, host: &Arc<ModelHost>, log: Arc<Logging>) -> Parts {
     Parts {
-        bus,
         host: Arc::clone(host),
         quota: Quota::new(QuotaLimits {
             requests_per_user: config.limits.requests_per_user,

@@ -27,6 +27,15 @@ impl Bus {
     }
 }
 
+/// How calls come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// Over a bus.
+    Bus(Bus),
+    /// Over a socket of the daemon's own.
+    Socket,
+}
+
 /// What a call needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Right {
@@ -57,19 +66,19 @@ impl Right {
     }
 }
 
-/// The rule. On a session bus the daemon's own user may call, nobody else. On
-/// the system bus root and the daemon's own user may, and whom polkit lets.
+/// The rule. On a session bus the daemon's own user may call, nobody else; on a
+/// socket root may as well. On the system bus these two may, and whom polkit lets.
 #[derive(Debug, Clone, Copy)]
 pub struct Access {
-    bus: Bus,
+    way: Way,
     own: u32,
 }
 
 impl Access {
     /// The rule for the process' own user.
-    pub fn new(bus: Bus) -> Self {
+    pub fn new(way: Way) -> Self {
         let own = rustix::process::geteuid().as_raw();
-        Self { bus, own }
+        Self { way, own }
     }
 
     /// Whether user `uid`, who sent a call, has this right.
@@ -92,14 +101,16 @@ impl Access {
 
     /// Whether the daemon is this user's: root's or its own.
     pub fn owns(&self, uid: u32) -> bool {
-        uid == self.own || (uid == 0 && self.bus == Bus::System)
+        uid == self.own || (uid == 0 && self.way != Way::Bus(Bus::Session))
     }
 
     fn rule(&self, uid: u32) -> Rule {
-        match self.bus {
+        match self.way {
             _ if self.owns(uid) => Rule::Allowed,
-            Bus::System => Rule::Ask,
-            Bus::Session => Rule::Denied("this gptossd serves the user who started it alone"),
+            Way::Bus(Bus::System) => Rule::Ask,
+            Way::Bus(Bus::Session) | Way::Socket => {
+                Rule::Denied("this gptossd serves the user who started it alone")
+            }
         }
     }
 }
@@ -151,12 +162,16 @@ mod tests {
 
     #[test]
     fn own_user_and_root() {
-        let rule = |bus, uid| Access { bus, own: 1000 }.rule(uid);
-        assert_eq!(rule(Bus::Session, 1000), Rule::Allowed);
-        assert!(matches!(rule(Bus::Session, 0), Rule::Denied(_)));
-        assert!(matches!(rule(Bus::Session, 1001), Rule::Denied(_)));
-        assert_eq!(rule(Bus::System, 1000), Rule::Allowed);
-        assert_eq!(rule(Bus::System, 0), Rule::Allowed);
-        assert_eq!(rule(Bus::System, 1001), Rule::Ask);
+        let rule = |way, uid| Access { way, own: 1000 }.rule(uid);
+        let (session, system) = (Way::Bus(Bus::Session), Way::Bus(Bus::System));
+        assert_eq!(rule(session, 1000), Rule::Allowed);
+        assert!(matches!(rule(session, 0), Rule::Denied(_)));
+        assert!(matches!(rule(session, 1001), Rule::Denied(_)));
+        assert_eq!(rule(system, 1000), Rule::Allowed);
+        assert_eq!(rule(system, 0), Rule::Allowed);
+        assert_eq!(rule(system, 1001), Rule::Ask);
+        assert_eq!(rule(Way::Socket, 1000), Rule::Allowed);
+        assert_eq!(rule(Way::Socket, 0), Rule::Allowed);
+        assert!(matches!(rule(Way::Socket, 1001), Rule::Denied(_)));
     }
 }

@@ -1,6 +1,6 @@
-//! `org.gptoss.Admin1`: what an administrator does with the model. On a
-//! connection of its own: who grants a sandbox the daemon's name does not grant
-//! it this one.
+//! `org.gptoss.Admin1`: what an administrator does with the model. On a bus it is
+//! on a connection of its own: who grants a sandbox the daemon's name does not
+//! grant it this one.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -93,7 +93,7 @@ impl Admin {
         #[zbus(connection)] connection: &Connection,
     ) -> Result<HashMap<String, OwnedVariant>, Error> {
         self.authorise(&header, connection).await?;
-        let (parts, clients) = (&self.0.parts, &self.0.clients);
+        let (parts, clients) = (&self.0.parts, &self.0.callers.clients);
         let engine = parts.host.statistics();
         let first_token = parts.host.outcomes().first_token;
         let millis = u64::try_from(first_token.sum.as_millis()).unwrap_or(u64::MAX);

@@ -1,7 +1,7 @@
 //! The callers: who they are, what they have, and that they are still there.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 use zbus::fdo::DBusProxy;
 use zbus::message::Header;
-use zbus::names::{OwnedUniqueName, UniqueName};
+use zbus::names::OwnedUniqueName;
 use zbus::{Connection, MatchRule, Message, MessageStream, OwnedObjectPath};
 
 use super::PATH;
@@ -19,14 +19,14 @@ use crate::session::{Interrupt, Interrupter};
 /// How long the bus may take to say who calls.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A caller on the bus.
+/// A caller.
 #[derive(Debug, Clone)]
 pub struct Client {
-    /// Its unique name.
+    /// Its unique name: the bus', or ours for a peer without a bus.
     pub name: OwnedUniqueName,
-    /// Its user, as the bus says.
+    /// Its user, as the bus or the system says.
     pub uid: u32,
-    /// Closed once it has left the bus.
+    /// Closed once it has left.
     pub presence: watch::Receiver<()>,
 }
 
@@ -45,6 +45,7 @@ pub struct Clients {
     live: watch::Sender<usize>,
     stopping: AtomicBool,
     next_token: Mutex<u64>,
+    next_peer: AtomicU64,
 }
 
 impl Clients {
@@ -55,6 +56,7 @@ impl Clients {
             live: watch::Sender::new(0),
             stopping: AtomicBool::new(false),
             next_token: Mutex::new(0),
+            next_peer: AtomicU64::new(0),
         })
     }
 
@@ -92,6 +94,21 @@ impl Clients {
             }
         });
         Ok(())
+    }
+
+    /// A peer that came by itself, without a bus. It is there until what is returned
+    /// is dropped.
+    ///
+    /// # Errors
+    /// None: the name is well formed.
+    pub fn welcome(self: &Arc<Self>, uid: u32) -> zbus::Result<Peer> {
+        // No bus names anybody so.
+        let number = self.next_peer.fetch_add(1, Ordering::Relaxed);
+        let name = OwnedUniqueName::try_from(format!(":peer.{number}"))?;
+        Ok(Peer {
+            client: self.admit(name, uid),
+            clients: Arc::clone(self),
+        })
     }
 
     /// Who sent a call. From its first call on a client is known until it leaves.
@@ -163,10 +180,9 @@ impl Clients {
     }
 
     /// The paths of what a caller has.
-    pub fn paths(&self, caller: &UniqueName<'_>) -> Vec<OwnedObjectPath> {
-        let caller = OwnedUniqueName::from(caller.to_owned());
+    pub fn paths(&self, caller: &OwnedUniqueName) -> Vec<OwnedObjectPath> {
         let entries = self.entries();
-        let objects = entries.get(&caller).map(|entry| entry.objects.keys());
+        let objects = entries.get(caller).map(|entry| entry.objects.keys());
         objects.into_iter().flatten().cloned().collect()
     }
 
@@ -266,7 +282,8 @@ pub enum Kind {
 }
 
 impl Kind {
-    fn word(self) -> &'static str {
+    /// What it is called, in paths too.
+    pub fn word(self) -> &'static str {
         match self {
             Kind::Request => "request",
             Kind::Session => "session",
@@ -274,18 +291,16 @@ impl Kind {
     }
 }
 
-/// Whether a call to an object is its owner's. To anyone else it is the same as
-/// a path that never was.
-///
-/// # Errors
-/// It is not.
-pub fn check_owner(owner: &OwnedUniqueName, kind: Kind, header: &Header<'_>) -> Result<(), Error> {
-    match header.sender().map(|sender| sender.as_str()) == Some(owner.as_str()) {
-        true => Ok(()),
-        false => Err(Error::UnknownObject(format!(
-            "no such {} of yours",
-            kind.word()
-        ))),
+/// A peer without a bus. Dropped when its connection ends: all it has ends too.
+pub struct Peer {
+    clients: Arc<Clients>,
+    /// The caller it is.
+    pub client: Client,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        self.clients.entries().remove(&self.client.name);
     }
 }
 

@@ -4,16 +4,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::sync::Arc;
 
 use zbus::message::Header;
 use zbus::names::InterfaceName;
 use zbus::object_server::Interface;
 use zbus::{Connection, OwnedObjectPath, fdo, interface};
 
-use super::PATH;
-use super::clients::Clients;
+use super::callers::Callers;
 use super::manager::Manager;
+use super::{PATH, admin};
 
 const INTERFACE: &str = "org.freedesktop.DBus.Introspectable";
 
@@ -30,7 +29,7 @@ const HEAD: &str = r#"<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object In
 
 /// In the library's place at one node.
 struct Introspection {
-    clients: Arc<Clients>,
+    callers: Callers,
     path: String,
 }
 
@@ -54,9 +53,11 @@ impl Introspection {
                 manager.get().await.introspect_to_writer(&mut xml, 2);
             }
         }
-        let own = header.sender().map(|caller| self.clients.paths(caller));
-        let own = own.unwrap_or_default();
-        let shown = own.iter().map(|path| path.as_str()).chain([PATH]);
+        let own = self.callers.paths(&header);
+        // On a bus the administrator's object is on another connection.
+        let admin = self.callers.is_one().then_some(admin::PATH);
+        let shown = own.iter().map(|path| path.as_str());
+        let shown = shown.chain([PATH]).chain(admin);
         for name in children(&self.path, shown) {
             let _ = writeln!(xml, "  <node name=\"{name}\"/>");
         }
@@ -81,12 +82,12 @@ fn children<'p>(node: &str, paths: impl Iterator<Item = &'p str>) -> BTreeSet<&'
 ///
 /// # Errors
 /// The connection is closed.
-pub async fn take_over(connection: &Connection, clients: &Arc<Clients>) -> zbus::Result<()> {
-    cover(connection, clients, "/").await?;
+pub async fn take_over(connection: &Connection, callers: &Callers) -> zbus::Result<()> {
+    cover(connection, callers, "/").await?;
     for (end, _) in PATH.match_indices('/').skip(1) {
-        cover(connection, clients, &PATH[..end]).await?;
+        cover(connection, callers, &PATH[..end]).await?;
     }
-    cover(connection, clients, PATH).await
+    cover(connection, callers, PATH).await
 }
 
 /// Serves an object that has an owner. The two nodes that lead to it are new
@@ -96,7 +97,7 @@ pub async fn take_over(connection: &Connection, clients: &Arc<Clients>) -> zbus:
 /// The connection is closed.
 pub async fn serve(
     connection: &Connection,
-    clients: &Arc<Clients>,
+    callers: &Callers,
     path: &OwnedObjectPath,
     object: impl Interface,
 ) -> zbus::Result<()> {
@@ -106,13 +107,13 @@ pub async fn serve(
         if above.len() <= PATH.len() {
             break;
         }
-        cover(connection, clients, above).await?;
+        cover(connection, callers, above).await?;
         node = above;
     }
     Ok(())
 }
 
-async fn cover(connection: &Connection, clients: &Arc<Clients>, path: &str) -> zbus::Result<()> {
+async fn cover(connection: &Connection, callers: &Callers, path: &str) -> zbus::Result<()> {
     let server = connection.object_server();
     if server.interface::<_, Introspection>(path).await.is_ok() {
         return Ok(());
@@ -122,7 +123,7 @@ async fn cover(connection: &Connection, clients: &Arc<Clients>, path: &str) -> z
         .remove_named(path, InterfaceName::from_static_str(INTERFACE)?)
         .await;
     let ours = Introspection {
-        clients: Arc::clone(clients),
+        callers: callers.clone(),
         path: path.to_owned(),
     };
     server.at(path, ours).await.map(drop)

@@ -6,8 +6,7 @@ use tracing::Level;
 use zbus::message::Header;
 use zbus::{Connection, fdo, interface};
 
-use super::access::Access;
-use super::clients::Clients;
+use super::shared::Shared;
 
 /// The only object's path, on the daemon's connection.
 pub const PATH: &str = "/org/freedesktop/LogControl1";
@@ -118,20 +117,16 @@ pub trait LogControl: Send + Sync + 'static {
 }
 
 /// The object.
-pub struct LogControlObject {
-    log: Arc<dyn LogControl>,
-    access: Access,
-    clients: Arc<Clients>,
-}
+pub struct LogControlObject(Arc<Shared>);
 
 impl LogControlObject {
     /// An object to be served at [`PATH`].
-    pub fn new(log: Arc<dyn LogControl>, access: Access, clients: Arc<Clients>) -> Self {
-        Self {
-            log,
-            access,
-            clients,
-        }
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self(shared)
+    }
+
+    fn log(&self) -> &dyn LogControl {
+        &*self.0.parts.log
     }
 
     /// Only root and the daemon's own user: there is no action of polkit's for
@@ -143,9 +138,9 @@ impl LogControlObject {
     ) -> fdo::Result<()> {
         let denied = |why: String| fdo::Error::AccessDenied(why);
         let header = header.ok_or_else(|| denied("who calls?".into()))?;
-        let client = self.clients.identify(&header, connection).await;
+        let client = self.0.callers.identify(&header, connection).await;
         let client = client.map_err(|error| denied(error.to_string()))?;
-        match self.access.owns(client.uid) {
+        match self.0.access.owns(client.uid) {
             true => Ok(()),
             false => Err(denied(
                 "root and the daemon's own user alone may change the log".into(),
@@ -158,7 +153,7 @@ impl LogControlObject {
 impl LogControlObject {
     #[zbus(property(emits_changed_signal = "false"))]
     async fn log_level(&self) -> String {
-        word(LEVELS, &self.log.level())
+        word(LEVELS, &self.log().level())
     }
 
     #[zbus(property)]
@@ -169,7 +164,7 @@ impl LogControlObject {
         #[zbus(connection)] connection: &Connection,
     ) -> fdo::Result<()> {
         self.authorise(header, connection).await?;
-        let set = self.log.set_level(of_word(LEVELS, &level)?);
+        let set = self.log().set_level(of_word(LEVELS, &level)?);
         set.map_err(fdo::Error::Failed)?;
         tracing::info!(level, "another level of the log");
         Ok(())
@@ -177,7 +172,7 @@ impl LogControlObject {
 
     #[zbus(property(emits_changed_signal = "false"))]
     async fn log_target(&self) -> String {
-        word(TARGETS, &self.log.target())
+        word(TARGETS, &self.log().target())
     }
 
     #[zbus(property)]
@@ -188,12 +183,12 @@ impl LogControlObject {
         #[zbus(connection)] connection: &Connection,
     ) -> fdo::Result<()> {
         self.authorise(header, connection).await?;
-        let set = self.log.set_target(of_word(TARGETS, &target)?);
+        let set = self.log().set_target(of_word(TARGETS, &target)?);
         set.map_err(fdo::Error::Failed)
     }
 
     #[zbus(property(emits_changed_signal = "const"))]
     async fn syslog_identifier(&self) -> String {
-        self.log.identifier().to_owned()
+        self.log().identifier().to_owned()
     }
 }

@@ -15,21 +15,29 @@
 //! /org/gptoss/Admin1                          Admin     admin.rs
 //! ```
 //!
-//! The answers themselves travel on sockets, not on the bus: `stream.rs`.
+//! A socket of the daemon's own (`peers.rs`) needs no bus: whoever connects there
+//! finds all of these objects on that one connection, in the places above. SENDER is
+//! then `peer_N`.
+//!
+//! The answers themselves travel on sockets of their own, not on the bus: `stream.rs`.
 
 mod access;
 mod admin;
+mod callers;
 mod clients;
 mod decode;
 mod error;
 mod introspection;
 mod log_control;
 mod manager;
+mod peers;
 mod request;
 mod session;
 mod shared;
+mod socket_file;
 mod stream;
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,12 +48,15 @@ use zbus::fdo::RequestNameFlags;
 pub use access::Bus;
 pub use error::Error;
 pub use log_control::{LogControl, LogLevel, LogTarget};
+pub use socket_file::SocketError;
 
-use self::access::Access;
+use self::access::{Access, Way};
 use self::admin::Admin;
+use self::callers::Callers;
 use self::clients::Clients;
 use self::log_control::LogControlObject;
 use self::manager::Manager;
+use self::peers::Peers;
 use self::shared::Shared;
 use crate::session::{Availability, ModelHost, Quota, Unavailable};
 
@@ -57,8 +68,6 @@ pub const PATH: &str = "/org/gptoss/Daemon1";
 /// What the objects are made from.
 #[derive(Clone)]
 pub struct Parts {
-    /// Which bus it is, and so who may call.
-    pub bus: Bus,
     /// The model that answers.
     pub host: Arc<ModelHost>,
     /// What one user may have.
@@ -73,54 +82,87 @@ pub struct Parts {
     pub log: Arc<dyn LogControl>,
 }
 
+/// A socket of the daemon's own.
+#[derive(Debug, Clone)]
+pub struct SocketSettings {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Most connections at a time.
+    pub connections: usize,
+}
+
+/// Why the objects cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// There is no such bus, or it fails.
+    #[error(
+        "cannot connect to the {} bus: {source}; `gptossd --socket PATH` needs none",
+        .bus.name()
+    )]
+    Bus {
+        /// The bus.
+        bus: Bus,
+        /// Its reason.
+        source: zbus::Error,
+    },
+    /// There is no socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+}
+
 /// The served objects.
 pub struct Service {
-    connection: Connection,
-    admin: Connection,
+    bus: Option<OnBus>,
+    peers: Option<Peers>,
     clients: Arc<Clients>,
 }
 
+/// Our connections to a bus.
+struct OnBus {
+    connection: Connection,
+    admin: Connection,
+}
+
 impl Service {
-    /// Connects to the bus and serves the objects there. The name is still to
-    /// be requested, afterwards, so that the first call finds them.
+    /// Connects to a bus, listens on a socket, or both, and serves the objects there.
+    /// The name on the bus is still to be requested, afterwards, so that the first
+    /// call finds them.
     ///
     /// # Errors
-    /// There is no bus, or it fails.
-    pub async fn start(parts: Parts) -> zbus::Result<Service> {
-        let clients = Clients::new();
-        let shared = Arc::new(Shared {
-            parts: parts.clone(),
-            access: Access::new(parts.bus),
-            clients: Arc::clone(&clients),
-            started: Instant::now(),
-        });
-        let builder = || match parts.bus {
-            Bus::System => Builder::system(),
-            Bus::Session => Builder::session(),
+    /// There is no bus, it fails, or there is no socket.
+    pub async fn start(
+        parts: Parts,
+        bus: Option<Bus>,
+        socket: Option<SocketSettings>,
+    ) -> Result<Service, StartError> {
+        let (clients, started) = (Clients::new(), Instant::now());
+        let peers = match socket {
+            Some(settings) => {
+                let (parts, clients) = (parts.clone(), Arc::clone(&clients));
+                Some(Peers::listen(&settings, parts, clients, started)?)
+            }
+            None => None,
         };
-        // Objects that are added to a connection that stands already would
-        // miss the calls that arrive before the library's own task listens.
-        let manager = Manager::new(Arc::clone(&shared));
-        let log = LogControlObject::new(parts.log, shared.access, Arc::clone(&clients));
-        let connection = builder()
-            .serve_at(PATH, manager)
-            .serve_at(log_control::PATH, log);
-        let connection = connection.build().await?;
-        clients.watch(&connection).await?;
-        introspection::take_over(&connection, &clients).await?;
-        let admin = builder().serve_at(admin::PATH, Admin::new(shared));
-        let admin = admin.build().await?;
-        tokio::spawn(announce(connection.clone(), parts.host));
+        let bus = match bus {
+            Some(bus) => {
+                let served = OnBus::start(bus, parts, &clients, started).await;
+                Some(served.map_err(|source| StartError::Bus { bus, source })?)
+            }
+            None => None,
+        };
         Ok(Service {
-            connection,
-            admin,
+            bus,
+            peers,
             clients,
         })
     }
 
     /// Waits until the bus has closed the connection.
     pub async fn lost(&self) {
-        self.connection.closed().await;
+        match &self.bus {
+            Some(bus) => bus.connection.closed().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Takes the well-known names. `false` if another process has the daemon's.
@@ -129,25 +171,74 @@ impl Service {
     /// The bus'. Not having the administrator's name is a warning: a bus whose
     /// policy does not know it can be used all the same.
     pub async fn request_name(&self) -> zbus::Result<bool> {
+        let Some(bus) = &self.bus else {
+            return Ok(true);
+        };
         // The library's own default would take the name from its owner.
         let flags = RequestNameFlags::DO_NOT_QUEUE;
-        match self.connection.request_name_with_flags(NAME, flags).await {
+        match bus.connection.request_name_with_flags(NAME, flags).await {
             Ok(_) => {}
             Err(zbus::Error::NameTaken) => return Ok(false),
             Err(error) => return Err(error),
         }
-        let admin = self.admin.request_name_with_flags(admin::NAME, flags).await;
+        let admin = bus.admin.request_name_with_flags(admin::NAME, flags).await;
         if let Err(error) = admin {
             tracing::warn!("cannot take the name {}: {error}", admin::NAME);
         }
         Ok(true)
     }
 
-    /// Ends every request with an error and waits, for `patience` at most,
-    /// until the readers have it.
-    pub async fn stop(&self, patience: Duration) {
+    /// The socket, where there is one.
+    pub fn socket(&self) -> Option<&Path> {
+        self.peers.as_ref().map(Peers::path)
+    }
+
+    /// Lets nobody else in, ends every request with an error and waits, for `patience`
+    /// at most, until the readers have it.
+    pub async fn stop(&mut self, patience: Duration) {
+        self.peers = None;
         self.clients.stop(patience).await;
     }
+}
+
+impl OnBus {
+    async fn start(
+        bus: Bus,
+        parts: Parts,
+        clients: &Arc<Clients>,
+        started: Instant,
+    ) -> zbus::Result<OnBus> {
+        let callers = Callers::of_bus(Arc::clone(clients));
+        let host = Arc::clone(&parts.host);
+        let shared = Arc::new(Shared {
+            parts,
+            access: Access::new(Way::Bus(bus)),
+            callers: callers.clone(),
+            started,
+        });
+        let builder = || match bus {
+            Bus::System => Builder::system(),
+            Bus::Session => Builder::session(),
+        };
+        let connection = serve_objects(builder(), &shared).build().await?;
+        clients.watch(&connection).await?;
+        introspection::take_over(&connection, &callers).await?;
+        let admin = builder().serve_at(admin::PATH, Admin::new(shared));
+        let admin = admin.build().await?;
+        tokio::spawn(announce(connection.clone(), host));
+        Ok(OnBus { connection, admin })
+    }
+}
+
+/// Has a connection serve what goes by the daemon's name. Objects that are added to one
+/// that stands already would miss the calls that arrive before the library's own task
+/// listens.
+fn serve_objects<'a>(builder: Builder<'a>, shared: &Arc<Shared>) -> Builder<'a> {
+    let manager = Manager::new(Arc::clone(shared));
+    let log = LogControlObject::new(Arc::clone(shared));
+    builder
+        .serve_at(PATH, manager)
+        .serve_at(log_control::PATH, log)
 }
 
 /// Emits PropertiesChanged when a state changes; progress alone is no change.

@@ -4,12 +4,15 @@ use zbus::interface;
 use zbus::message::Header;
 use zbus::names::OwnedUniqueName;
 
-use super::clients::{Kind, check_owner};
+use super::callers::Callers;
+use super::clients::Kind;
 use super::error::Error;
 use crate::session::{Interrupt, Interrupter};
 
 /// The object of one request. It disappears with the request's end.
 pub struct Request {
+    /// Who calls.
+    pub callers: Callers,
     /// Who may cancel.
     pub owner: OwnedUniqueName,
     /// Ends the generation.
@@ -20,7 +23,8 @@ pub struct Request {
 impl Request {
     /// Ends the request; its stream ends with finish reason `cancelled`.
     async fn cancel(&self, #[zbus(header)] header: Header<'_>) -> Result<(), Error> {
-        check_owner(&self.owner, Kind::Request, &header)?;
+        self.callers
+            .check_owner(&self.owner, Kind::Request, &header)?;
         self.interrupter.interrupt(Interrupt::Cancel);
         Ok(())
     }

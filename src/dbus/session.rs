@@ -8,7 +8,7 @@ use zbus::message::Header;
 use zbus::object_server::SignalEmitter;
 use zbus::{Connection, OwnedFd, OwnedObjectPath, OwnedVariant, Variant, fdo, interface};
 
-use super::clients::{Client, Kind, Reservation, check_owner};
+use super::clients::{Client, Kind, Reservation};
 use super::decode::{self, Dictionary};
 use super::error::Error;
 use super::introspection;
@@ -31,14 +31,15 @@ pub async fn open(
     connection: &Connection,
 ) -> Result<OwnedObjectPath, Error> {
     let seat = shared.parts.quota.session(Owner(client.uid))?;
-    let reservation = shared.clients.reserve(&client, Kind::Session, token)?;
+    let callers = &shared.callers;
+    let reservation = callers.clients.reserve(&client, Kind::Session, token)?;
     let path = reservation.path.clone();
     let object = SessionObject {
         shared: Arc::clone(shared),
         session: Arc::clone(&session),
         client: client.clone(),
     };
-    introspection::serve(connection, &shared.clients, &path, object).await?;
+    introspection::serve(connection, callers, &path, object).await?;
     let life = Life {
         session,
         client,
@@ -104,8 +105,11 @@ async fn farewell(
     client: &Client,
     reason: &str,
 ) -> zbus::Result<()> {
-    let emitter = SignalEmitter::new(connection, path)?;
-    let emitter = emitter.set_destination(client.name.clone().into());
+    let mut emitter = SignalEmitter::new(connection, path)?;
+    // On a socket nobody else listens, and nobody has a name.
+    if connection.is_bus() {
+        emitter = emitter.set_destination(client.name.clone().into());
+    }
     let reason = Variant::from(reason).try_into_owned()?;
     SessionObject::closed(&emitter, HashMap::from([("reason".into(), reason)])).await
 }
@@ -120,7 +124,8 @@ pub struct SessionObject {
 impl SessionObject {
     /// The caller, if it is the owner.
     fn own(&self, header: &Header<'_>) -> Result<Client, Error> {
-        check_owner(&self.client.name, Kind::Session, header)?;
+        let callers = &self.shared.callers;
+        callers.check_owner(&self.client.name, Kind::Session, header)?;
         self.session.touch();
         Ok(self.client.clone())
     }

@@ -10,7 +10,8 @@ use zbus::{Connection, OwnedFd, OwnedObjectPath};
 
 use super::Parts;
 use super::access::{Access, Right};
-use super::clients::{Client, Clients, Kind};
+use super::callers::Callers;
+use super::clients::{Client, Kind};
 use super::error::Error;
 use super::introspection;
 use super::request::Request;
@@ -18,14 +19,14 @@ use super::stream::pump;
 use crate::engine::Owner;
 use crate::session::{Failure, Generation, Options, Place};
 
-/// Behind every object.
+/// Behind every object of a connection.
 pub struct Shared {
     /// What they are made from.
     pub parts: Parts,
     /// Who may call.
     pub access: Access,
     /// Who calls.
-    pub clients: Arc<Clients>,
+    pub callers: Callers,
     /// Since when the daemon runs.
     pub started: Instant,
 }
@@ -41,7 +42,7 @@ impl Shared {
         header: &Header<'_>,
         connection: &Connection,
     ) -> Result<Client, Error> {
-        let client = self.clients.identify(header, connection).await?;
+        let client = self.callers.identify(header, connection).await?;
         let access = &self.access;
         access.check(right, client.uid, header, connection).await?;
         Ok(client)
@@ -70,7 +71,10 @@ impl Shared {
         begin: impl FnOnce(Arc<Place>) -> Result<Generation, Failure>,
     ) -> Result<(OwnedObjectPath, OwnedFd), Error> {
         let place = Arc::new(self.parts.quota.request(Owner(client.uid))?);
-        let reservation = self.clients.reserve(&client, Kind::Request, token)?;
+        let reservation = self
+            .callers
+            .clients
+            .reserve(&client, Kind::Request, token)?;
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         // The caller's end blocks: nobody expects otherwise of a descriptor.
         ours.set_nonblocking(true)?;
@@ -81,10 +85,11 @@ impl Shared {
         reservation.attach(interrupter.clone());
         let path = reservation.path.clone();
         let request = Request {
+            callers: self.callers.clone(),
             owner: client.name,
             interrupter,
         };
-        introspection::serve(connection, &self.clients, &path, request).await?;
+        introspection::serve(connection, &self.callers, &path, request).await?;
         let (limit, connection) = (self.parts.spool_bytes, connection.clone());
         tokio::spawn(async move {
             pump(generation, ours, limit, client.presence, place).await;

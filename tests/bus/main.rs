@@ -23,6 +23,7 @@ mod provider;
 mod refuse;
 mod session;
 mod soak;
+mod socket;
 mod stress;
 mod structured;
 mod system;

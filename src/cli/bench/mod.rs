@@ -16,7 +16,7 @@ use gptoss_onnx::kernels::attention::Precision;
 
 use self::measure::{Memory, measure};
 use self::report::{Machine, Measured};
-use super::daemon::BusName;
+use super::daemon::Place;
 use super::eval::positive;
 use super::locate::Located;
 use super::messages::message;
@@ -116,15 +116,8 @@ pub struct Args {
     /// D-Bus costs.
     #[arg(long)]
     over_dbus: bool,
-    /// The bus that daemon is on.
-    #[arg(
-        long,
-        value_enum,
-        default_value = "system",
-        env = "GPTOSS_BUS",
-        requires = "over_dbus"
-    )]
-    bus: BusName,
+    #[command(flatten)]
+    place: Place,
     /// Draw tokens per second against depth.
     #[arg(long, value_name = "FILE.svg")]
     plot: Option<PathBuf>,
@@ -175,7 +168,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
         let first = |numbers: &[usize]| numbers.first().copied().unwrap_or_default();
         let plan = over_dbus::Plan {
             model: &args.model,
-            bus: args.bus,
+            place: &args.place,
             prompt: first(&args.n_prompt),
             generate: first(&args.n_gen).max(1),
             repetitions: args.repetitions,

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::samples::median;
-use crate::cli::daemon::{BusName, block_on, explain};
+use crate::cli::daemon::{Place, block_on, explain};
 use crate::cli::messages::{decimal, message};
 use crate::cli::terminal::say;
 use crate::cli::{CliError, ExitStatus};
@@ -24,7 +24,7 @@ const BUS_THREAD: &str = "bus";
 /// What to ask for.
 pub(super) struct Plan<'a> {
     pub model: &'a str,
-    pub bus: BusName,
+    pub place: &'a Place,
     /// Words of the prompt, about as many tokens.
     pub prompt: usize,
     /// Most tokens of the answer.
@@ -77,8 +77,8 @@ impl Run {
 /// Asks `plan.repetitions` times and prints what it took.
 pub(super) fn run(plan: &Plan<'_>, json: bool) -> Result<(), CliError> {
     block_on(async {
-        let failed = |e| explain(e, plan.bus);
-        let client = Client::connect(plan.bus.into()).await.map_err(failed)?;
+        let failed = |e| explain(e, plan.place);
+        let client = plan.place.connect().await.map_err(failed)?;
         let process = client.daemon_process().await.map_err(failed)?;
         // Loads the model, and warms what there is to warm.
         ask(&client, plan, usize::MAX, 8).await?;
@@ -115,7 +115,7 @@ async fn ask(
             "max-output-tokens",
             u32::try_from(generate).unwrap_or(u32::MAX),
         );
-    let failed = |e: ClientError| explain(e, plan.bus);
+    let failed = |e: ClientError| explain(e, plan.place);
     let begun = Instant::now();
     let mut answer = client.generate(&messages, &options).await.map_err(failed)?;
     let (mut first, mut usage) = (None, UsageNumbers::default());

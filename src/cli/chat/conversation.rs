@@ -74,7 +74,7 @@ impl Conversation {
     /// The connection, made anew where it failed.
     pub(super) async fn client(&mut self) -> Result<Client, ClientError> {
         if self.client.is_none() {
-            self.client = Some(Client::connect(self.generation.bus.into()).await?);
+            self.client = Some(self.generation.place.connect().await?);
         }
         // Just made, where it was not there.
         self.client

@@ -21,7 +21,7 @@ use self::conversation::{Begun, Conversation};
 use self::editor::{Line, LineEditor, history_file};
 use self::view::{End, Outcome, Reasoning, View, notice, show_thought};
 use super::attachment::{Attachment, with_files};
-use super::daemon::{BusName, block_on, explain};
+use super::daemon::{Place, block_on, explain};
 use super::error::reason;
 use super::generation::GenerationArgs;
 use super::interrupt::Interruptible;
@@ -74,7 +74,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
 /// A conversation and the terminal it is at.
 struct Chat {
     conversation: Conversation,
-    bus: BusName,
+    place: Place,
     model: String,
     reasoning: Reasoning,
     plain: bool,
@@ -99,17 +99,18 @@ impl Chat {
     async fn begin(args: Args) -> Result<Self, CliError> {
         let history = args.history.then(history_file).transpose()?;
         let editor = LineEditor::new(history)?;
-        let bus = args.generation.bus;
+        let place = args.generation.place.clone();
         let show = args.reasoning != Reasoning::Hide;
         let mut conversation =
             Conversation::new(args.generation, args.model, show, args.on_overflow);
-        let (model, window) = conversation.begin().await.map_err(|e| explain(e, bus))?;
+        let begun = conversation.begin().await;
+        let (model, window) = begun.map_err(|e| explain(e, &place))?;
         conversation.prewarm().await;
         let begun = message!("chat-begun", model = &model, window = window);
         notice(&(begun + "\n"));
         Ok(Self {
             conversation,
-            bus,
+            place,
             model,
             reasoning: args.reasoning,
             plain: args.plain,
@@ -257,7 +258,7 @@ impl Chat {
             true => message!("chat-turn-lost"),
             false => message!("chat-turn-lost-rest-kept"),
         };
-        notice(&format!("{}\n{lost}\n", explain(error, self.bus)));
+        notice(&format!("{}\n{lost}\n", explain(error, &self.place)));
     }
 
     async fn command(&mut self, command: Command) -> Next {
@@ -306,7 +307,7 @@ impl Chat {
     }
 
     fn complain(&self, error: ClientError) {
-        notice(&explain(error, self.bus).to_string());
+        notice(&explain(error, &self.place).to_string());
     }
 
     async fn model(&mut self, name: Option<String>) {

@@ -1,33 +1,42 @@
 //! The bus, the daemon on it, and whether it has a network.
 
+use std::path::Path;
+
 use super::{Check, Finding};
 use crate::cli::CliError;
-use crate::cli::daemon::{BusName, block_on, explain};
+use crate::cli::daemon::{BusName, Place, block_on, explain};
 use crate::cli::error::Spoken;
 use crate::cli::messages::message;
 use crate::client::{Client, ClientError};
 
-pub(super) fn look(bus: BusName) -> Result<Vec<Finding>, CliError> {
-    block_on(async { Ok(ask(bus).await) })
+/// Where a system with such namespaces shows the one that we are in.
+const OWN_NAMESPACE: &str = "/proc/self/ns/net";
+
+pub(super) fn look(place: &Place) -> Result<Vec<Finding>, CliError> {
+    block_on(async { Ok(ask(place).await) })
 }
 
-async fn ask(bus: BusName) -> Vec<Finding> {
-    let client = match Client::connect(bus.into()).await {
+async fn ask(place: &Place) -> Vec<Finding> {
+    let client = match place.connect().await {
         Ok(client) => client,
         Err(error) => {
-            let advice = match bus {
-                BusName::System => message!("doctor-bus-start"),
-                BusName::Session => message!("doctor-bus-log-in"),
+            let advice = match place {
+                Place::Bus(BusName::System) => message!("doctor-bus-start"),
+                Place::Bus(BusName::Session) => message!("doctor-bus-log-in"),
+                Place::Socket(path) => {
+                    message!("doctor-socket-start", path = %path.display())
+                }
             };
-            return vec![Finding::wrong(Check::Bus, error.spoken(), advice)];
+            return vec![Finding::wrong(check(place), error.spoken(), advice)];
         }
     };
-    let mut findings = vec![Finding::good(Check::Bus, message!("doctor-bus-answers"))];
+    let answers = Finding::good(check(place), message!("doctor-bus-answers"));
+    let mut findings = vec![answers];
     match state(&client).await {
         Ok(found) => findings.push(Finding::good(Check::Daemon, found)),
         Err(error) => {
             let refused = matches!(error, ClientError::Refused { .. });
-            let error = explain(error, bus).to_string();
+            let error = explain(error, place).to_string();
             let advice = match refused {
                 true => message!("doctor-daemon-refuses"),
                 false => message!("doctor-daemon-silent"),
@@ -36,10 +45,21 @@ async fn ask(bus: BusName) -> Vec<Finding> {
             return findings;
         }
     }
-    if let Ok(process) = client.daemon_process().await {
-        findings.push(network(process, bus));
+    // Other systems than Linux have no such namespaces.
+    if Path::new(OWN_NAMESPACE).exists()
+        && let Ok(process) = client.daemon_process().await
+    {
+        findings.push(network(process, place));
     }
     findings
+}
+
+/// What stands between us and the daemon.
+fn check(place: &Place) -> Check {
+    match place {
+        Place::Bus(_) => Check::Bus,
+        Place::Socket(_) => Check::Socket,
+    }
 }
 
 async fn state(client: &Client) -> Result<String, ClientError> {
@@ -50,13 +70,16 @@ async fn state(client: &Client) -> Result<String, ClientError> {
 }
 
 /// The machine's daemon has a network namespace of its own, with nothing in it.
-fn network(process: u32, bus: BusName) -> Finding {
-    let namespace = |of: String| std::fs::read_link(format!("/proc/{of}/ns/net"));
-    match (namespace("self".into()), namespace(process.to_string())) {
+fn network(process: u32, place: &Place) -> Finding {
+    let theirs = format!("/proc/{process}/ns/net");
+    match (
+        std::fs::read_link(OWN_NAMESPACE),
+        std::fs::read_link(theirs),
+    ) {
         (Ok(ours), Ok(theirs)) if ours != theirs => {
             Finding::good(Check::Network, message!("doctor-network-none"))
         }
-        (Ok(_), Ok(_)) if matches!(bus, BusName::Session) => {
+        (Ok(_), Ok(_)) if !place.is_system() => {
             Finding::good(Check::Network, message!("doctor-network-own"))
         }
         (Ok(_), Ok(_)) => Finding::wrong(

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Check, Finding};
-use crate::cli::daemon::BusName;
+use crate::cli::daemon::Place;
 use crate::cli::error::Spoken;
 use crate::cli::install::open_stores;
 use crate::cli::messages::{message, size};
@@ -40,18 +40,18 @@ fn system_files() -> [(&'static str, String); 5] {
     ]
 }
 
-pub(super) fn look(global: &Global, bus: BusName) -> Vec<Finding> {
-    let mut findings = stores(global, bus);
-    findings.extend(runtime(global, &bus.quarantine().read_only()));
-    findings.push(settings(bus));
+pub(super) fn look(global: &Global, place: &Place) -> Vec<Finding> {
+    let mut findings = stores(global, place);
+    findings.extend(runtime(global, &place.quarantine().read_only()));
+    findings.push(settings(place));
     findings.push(catalog(global));
-    if matches!(bus, BusName::System) {
+    if place.is_system() {
         findings.push(files());
     }
     findings
 }
 
-fn stores(global: &Global, bus: BusName) -> Vec<Finding> {
+fn stores(global: &Global, place: &Place) -> Vec<Finding> {
     let stores = match open_stores(global) {
         Ok(stores) => stores,
         Err(error) => {
@@ -84,7 +84,7 @@ fn stores(global: &Global, bus: BusName) -> Vec<Finding> {
     let daemons = [stores.own(), stores.system().unwrap_or(stores.own())]
         .into_iter()
         .find(|store| store.root() == Store::system_root());
-    if matches!(bus, BusName::System)
+    if place.is_system()
         && let Some(closed) = daemons.and_then(closed_to_others)
     {
         findings.push(Finding::wrong(
@@ -212,10 +212,10 @@ fn is_idle_gpu(provider: Provider) -> bool {
         && !compiled.iter().any(|name| name == provider.onnx_name())
 }
 
-fn settings(bus: BusName) -> Finding {
-    let scope = match bus {
-        BusName::System => Scope::System,
-        BusName::Session => Scope::User,
+fn settings(place: &Place) -> Finding {
+    let scope = match place.is_system() {
+        true => Scope::System,
+        false => Scope::User,
     };
     let read = config::files(scope, None).and_then(|files| Config::load(&files).map(|_| files));
     match read {

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 pub(super) use machine::missing_cuda_libraries;
 
-use super::daemon::BusName;
+use super::daemon::Place;
 use super::messages::message;
 use super::progress::Ui;
 use super::{CliError, ExitStatus, Global};
@@ -17,9 +17,8 @@ use super::{CliError, ExitStatus, Global};
 /// Arguments of `gptoss-ctl doctor`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The bus the daemon is on.
-    #[arg(long, value_enum, default_value = "system", env = "GPTOSS_BUS")]
-    bus: BusName,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// What is looked at.
@@ -36,12 +35,13 @@ enum Check {
     Catalog,
     Units,
     Bus,
+    Socket,
     Daemon,
     Network,
 }
 
 impl Check {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 13] = [
         Self::Processor,
         Self::Memory,
         Self::Gpu,
@@ -52,6 +52,7 @@ impl Check {
         Self::Catalog,
         Self::Units,
         Self::Bus,
+        Self::Socket,
         Self::Daemon,
         Self::Network,
     ];
@@ -69,6 +70,7 @@ impl Check {
             Self::Catalog => message!("doctor-catalog"),
             Self::Units => message!("doctor-units"),
             Self::Bus => message!("doctor-bus"),
+            Self::Socket => message!("doctor-socket"),
             Self::Daemon => message!("doctor-daemon"),
             Self::Network => message!("doctor-network"),
         }
@@ -148,10 +150,10 @@ struct Report {
 pub fn run(global: &Global, args: Args) -> Result<(), CliError> {
     let ui = Ui::new(global.json);
     // ONNX Runtime first: CUDA's libraries may come with it.
-    let installation = installation::look(global, args.bus);
+    let installation = installation::look(global, &args.place);
     let mut findings = machine::look();
     findings.extend(installation);
-    findings.extend(daemon::look(args.bus)?);
+    findings.extend(daemon::look(&args.place)?);
     let wrong = findings
         .iter()
         .filter(|f| f.verdict == Verdict::Wrong)

@@ -1,6 +1,7 @@
 ## What the commands that talk to the daemon share
 
 daemon-unreachable = gptossd does not answer ({ $why }); start it with `systemctl start gptossd`, or one of your own with `gptossd --bus session` and use `--bus session`
+daemon-unreachable-socket = gptossd does not answer ({ $why }); start it with `gptossd --socket { $path }`. It answers its own user and root alone
 daemon-unreachable-own = gptossd does not answer ({ $why }); start it with `gptossd --bus session`
 
 ## gptoss-ctl status, load

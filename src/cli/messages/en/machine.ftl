@@ -67,6 +67,7 @@ doctor-settings = settings
 doctor-catalog = catalog
 doctor-units = units
 doctor-bus = bus
+doctor-socket = socket
 doctor-daemon = daemon
 doctor-network = network
 
@@ -130,6 +131,7 @@ doctor-units-reinstall = reinstall the package gptoss
 
 doctor-bus-answers = it answers
 doctor-bus-start = start dbus: `systemctl start dbus`
+doctor-socket-start = start a daemon there: `gptossd --socket { $path }`
 doctor-bus-log-in = log in to a session, or use `dbus-run-session`
 doctor-daemon-refuses = `adduser NAME gptoss` lets someone in who is not at the screen
 doctor-daemon-silent = `journalctl -u gptossd` has its words

@@ -1,6 +1,7 @@
 ## What the commands that talk to the daemon share
 
 daemon-unreachable = gptossd ne répond pas ({ $why }) ; démarrez-le avec « systemctl start gptossd », ou un démon à vous avec « gptossd --bus session » et utilisez « --bus session »
+daemon-unreachable-socket = gptossd ne répond pas ({ $why }) ; démarrez-le avec « gptossd --socket { $path } ». Il ne répond qu’à son propre utilisateur et à root
 daemon-unreachable-own = gptossd ne répond pas ({ $why }) ; démarrez-le avec « gptossd --bus session »
 
 ## gptoss-ctl status, load

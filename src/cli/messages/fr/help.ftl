@@ -25,6 +25,7 @@ help--json = Écrire du JSON, pour les programmes
 help--bus = Le bus sur lequel se trouve le démon
 help--bus--system = Le démon de la machine
 help--bus--session = Celui de l’utilisateur
+help--socket = Le socket du démon, à la place d’un bus
 help--catalog = Un catalogue à vous : un fichier TOML qui fixe révisions et empreintes
 help--target = Pour quoi exporter, séparé par des virgules : cpu, portable, cuda, cuda-int4
 help--key = Une clé publique de minisign dont la signature compte aussi
@@ -192,10 +193,11 @@ help-man--command = La page de cette commande, par exemple « bundle create »
 
 help-gptossd = Le démon d’inférence pour les modèles gpt-oss d’OpenAI
 
-    Il répond aux applications locales sur D-Bus, sous le nom org.gptoss.Daemon1. Il n’a pas de réseau à lui ; « gptoss-ctl » récupère les modèles.
-help-gptossd--bus = Le bus à servir
+    Il répond aux applications locales sur D-Bus, sous le nom org.gptoss.Daemon1, et sans bus sur un socket à lui. Il n’a pas de réseau ; « gptoss-ctl » récupère les modèles.
+help-gptossd--bus = Le bus à servir [par défaut : system, ou aucun avec --socket]
 help-gptossd--bus--system = Un démon pour la machine
 help-gptossd--bus--session = Un démon à l’utilisateur
+help-gptossd--socket = Servir ici sur un socket Unix, pour cet utilisateur et root seuls. Aucun bus n’est nécessaire
 help-gptossd--config = Lire ce fichier de réglages au lieu de ceux qui sont installés
 help-gptossd--store = Dossier du dépôt de modèles [par défaut : celui de l’utilisateur, puis celui de la machine]
 help-gptossd--simulate = Répondre d’après un script, sans aucun modèle

@@ -67,6 +67,7 @@ doctor-settings = réglages
 doctor-catalog = catalogue
 doctor-units = unités
 doctor-bus = bus
+doctor-socket = socket
 doctor-daemon = démon
 doctor-network = réseau
 
@@ -133,6 +134,7 @@ doctor-units-reinstall = réinstallez le paquet gptoss
 
 doctor-bus-answers = il répond
 doctor-bus-start = démarrez dbus : « systemctl start dbus »
+doctor-socket-start = démarrez-y un démon : « gptossd --socket { $path } »
 doctor-bus-log-in = ouvrez une session, ou utilisez « dbus-run-session »
 doctor-daemon-refuses = « adduser NOM gptoss » laisse entrer quelqu’un qui n’est pas devant l’écran
 doctor-daemon-silent = « journalctl -u gptossd » dit pourquoi
