@@ -12,9 +12,9 @@ LARGE := $(BUILD)/120b
 COMPARE := python3 tests/perf/compare --work $(BUILD)/compare
 
 .DEFAULT_GOAL := help
-.PHONY: help build runtime notices sbom demo test test-rust test-python test-sbom test-isolation lint install package deb rpm \
+.PHONY: help build runtime notices sbom demo test test-rust test-python test-sbom test-launchd test-isolation lint install package deb rpm \
 	runtime-cuda install-cuda package-cuda deb-cuda rpm-cuda \
-	clean test-fullsize test-120b test-faults test-fresh test-boot test-aarch64 test-soak test-fuzz test-fuzz-bytes test-streaming perf compare
+	clean test-fullsize test-120b test-faults test-fresh test-boot test-aarch64 test-macos test-soak test-fuzz test-fuzz-bytes test-streaming perf compare
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 26
@@ -29,7 +29,7 @@ runtime: ## fetch the pinned ONNX Runtime into build/runtime
 demo: build runtime ## ask the embedded model nano a question through a private daemon
 	packaging/demo
 
-test: lint runtime test-rust test-python test-sbom test-isolation ## every test but the heavy targets
+test: lint runtime test-rust test-python test-sbom test-launchd test-isolation ## every test but the heavy targets
 
 lint:
 	$(CARGO) fmt --all -- --check
@@ -51,6 +51,9 @@ test-python: runtime $(VENV)/.done ## the portable graph and those for CUDA in P
 test-sbom: runtime $(VENV)/.done ## the bill of materials by CycloneDX's schema, and against cargo
 	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd
 	ORT_DYLIB_PATH=$(LIBRARY) GPTOSSD=$${CARGO_TARGET_DIR:-target}/debug/gptossd $(VENV)/bin/python tests/package/sbom.py
+
+test-launchd: ## the LaunchAgent for macOS
+	python3 tests/package/launchd.py
 
 test-isolation: ## prove that gptossd holds no HTTP or TLS client
 	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd
@@ -89,6 +92,9 @@ test-boot: deb ## the package in a booted Debian 12; needs root, debootstrap and
 
 test-aarch64: ## the kernels' tests on emulated AArch64; needs a cross compiler and QEMU
 	tests/aarch64/run
+
+test-macos: ## compile for macOS as far as that goes without a Mac; needs root and debootstrap
+	tests/macos/check $(BUILD)/debian-sid
 
 test-soak: ## 64 clients of four users for half an hour; needs root
 	CARGO_PROFILE_DEV_OPT_LEVEL=3 $(CARGO) test --locked --test bus soak -- --ignored --nocapture

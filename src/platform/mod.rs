@@ -2,7 +2,8 @@
 //! nothing else in the library asks which system it is on, but for one attribute of the
 //! linker (`src/runtime/library.rs`).
 //!
-//! The file for macOS has been compiled and not been run: `README.md`, "macOS".
+//! `make test-macos` compiles the file for macOS, as far as types and borrows go. It has
+//! not been run.
 
 #[cfg(any(target_os = "macos", test))]
 mod beneath;
