@@ -87,9 +87,9 @@ fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std:
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let quarantine = match arguments.bus {
-        BusName::System => Quarantine::of_machine(),
-        BusName::Session => Quarantine::of_user(),
+    let quarantine = match (arguments.bus, &arguments.socket) {
+        (Some(BusName::System), _) | (None, None) => Quarantine::of_machine(),
+        (Some(BusName::Session), _) | (None, Some(_)) => Quarantine::of_user(),
     };
     let loader = loader(&arguments, &config, quarantine.clone())?;
     let engine = EngineSettings {

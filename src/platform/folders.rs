@@ -6,10 +6,11 @@
 //! machine's models       /var/lib/gptoss              /Library/Application Support/gptoss
 //! a user's settings      ~/.config/gptoss             ~/Library/Application Support/gptoss
 //! a user's models        ~/.local/share/gptoss        ~/Library/Application Support/gptoss
+//! what can be made anew  ~/.cache/gptoss             ~/Library/Caches/gptoss
 //! socket, unless named   none: there is a bus         ~/Library/Application Support/gptoss/socket
 //! ```
 //!
-//! `XDG_CONFIG_HOME` and `XDG_DATA_HOME` count on both.
+//! `XDG_CONFIG_HOME`, `XDG_DATA_HOME` and `XDG_CACHE_HOME` count on both.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -46,6 +47,17 @@ pub fn user_settings_folder(variable: Variable<'_>) -> Option<PathBuf> {
 pub fn user_data_folder(variable: Variable<'_>) -> Option<PathBuf> {
     let path = |name: &str| variable(name).map(PathBuf::from);
     Some(base(&path, "XDG_DATA_HOME", IS_MACOS, ".local/share")?.join("gptoss"))
+}
+
+/// What this user's programs keep and can make anew; `None` without a home.
+pub fn user_cache_folder(variable: Variable<'_>) -> Option<PathBuf> {
+    let below = match IS_MACOS {
+        true => "Library/Caches",
+        false => ".cache",
+    };
+    let path = |name: &str| variable(name).map(PathBuf::from);
+    let base = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(below)));
+    Some(base?.join("gptoss"))
 }
 
 /// Where a daemon is that nobody said the place of, where there is no bus.

@@ -14,7 +14,8 @@ mod linux;
 mod macos;
 
 pub use folders::{
-    MACHINE_SETTINGS, MACHINE_STORE, default_socket, user_data_folder, user_settings_folder,
+    MACHINE_SETTINGS, MACHINE_STORE, default_socket, user_cache_folder, user_data_folder,
+    user_settings_folder,
 };
 #[cfg(not(target_os = "macos"))]
 pub use linux::*;

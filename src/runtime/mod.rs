@@ -9,6 +9,7 @@ pub mod bandwidth;
 mod blocks;
 mod cancel;
 pub mod carried;
+mod coreml;
 pub mod cuda;
 mod device_cache;
 pub mod driver;

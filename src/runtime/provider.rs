@@ -5,6 +5,7 @@
 //! run the embedded model and matched its golden logits.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use gptoss_onnx::export::Target;
@@ -12,6 +13,7 @@ use ort::ep::{self, ExecutionProvider};
 use ort::memory::AllocationDevice;
 use ort::session::builder::SessionBuilder;
 
+use super::coreml;
 use super::error::RuntimeError;
 use super::proof::{self, Distance, NotProven};
 use super::quarantine::Quarantine;
@@ -41,8 +43,13 @@ impl Provider {
             .find(|provider| provider.to_string() == name)
     }
 
-    /// Adds the provider to a session's options; the CPU is always there.
-    pub(super) fn register(self, builder: &mut SessionBuilder) -> Result<(), String> {
+    /// Adds the provider to a session's options; the CPU is always there. What it compiles
+    /// may be kept in `cache`.
+    pub(super) fn register(
+        self,
+        builder: &mut SessionBuilder,
+        cache: Option<&Path>,
+    ) -> Result<(), String> {
         if let Some(played) = fault_injection::register(self) {
             return played;
         }
@@ -50,7 +57,7 @@ impl Provider {
             Self::Cuda => ep::CUDA::default()
                 .register(builder)
                 .map_err(|e| e.to_string()),
-            Self::CoreMl => ep::CoreML::default()
+            Self::CoreMl => coreml::options(cache)
                 .register(builder)
                 .map_err(|e| e.to_string()),
             Self::Cpu => Ok(()),

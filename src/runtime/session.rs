@@ -7,6 +7,7 @@ use ort::operator::OperatorDomain;
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 
+use super::coreml;
 use super::error::RuntimeError;
 use super::library;
 use super::provider::Provider;
@@ -32,9 +33,13 @@ pub(super) struct Settings<'a> {
 pub(super) fn open(model: &[u8], settings: Settings<'_>) -> Result<Session, RuntimeError> {
     let provider = settings.provider;
     let _opening = gptoss_onnx::operators::opening();
+    let cache = match provider {
+        Provider::CoreMl => coreml::cache(model, settings.external_root),
+        Provider::Cuda | Provider::Cpu => None,
+    };
     let mut builder = options(settings)?;
     provider
-        .register(&mut builder)
+        .register(&mut builder, cache.as_deref())
         .map_err(|reason| RuntimeError::ProviderUnusable { provider, reason })?;
     let session = builder.commit_from_memory(model)?;
     if provider != Provider::Cpu {
