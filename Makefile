@@ -47,6 +47,7 @@ test-python: runtime $(VENV)/.done ## the portable graph and those for CUDA in P
 	$(CARGO) build --locked --bin gptoss-ctl
 	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/portable_in_python.py
 	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/cuda_in_python.py
+	ORT_DYLIB_PATH=$(LIBRARY) CTL=$${CARGO_TARGET_DIR:-target}/debug/gptoss-ctl $(VENV)/bin/python tests/parity/coreml_in_python.py
 
 test-sbom: runtime $(VENV)/.done ## the bill of materials by CycloneDX's schema, and against cargo
 	$(CARGO) build --locked --no-default-features --features daemon --bin gptossd

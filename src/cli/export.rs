@@ -12,7 +12,7 @@ use super::{CliError, Global, interrupt};
 pub struct Args {
     /// An installed model: NAME or NAME@REVISION.
     model: String,
-    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4.
+    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4, coreml.
     #[arg(long, value_delimiter = ',', required = true)]
     target: Vec<Target>,
     /// Export again what is exported already.

@@ -30,7 +30,7 @@ pub struct Args {
     /// Name in the store [default: the published model's, else the folder's].
     #[arg(long)]
     name: Option<String>,
-    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4.
+    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4, coreml.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
 }

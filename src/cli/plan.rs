@@ -33,8 +33,8 @@ pub struct Args {
     /// A catalog of your own: a TOML file that pins revisions and digests.
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
-    /// Exports to plan for, separated by commas: cpu, portable, cuda, cuda-int4; memory is that of the
-    /// first.
+    /// Exports to plan for, separated by commas: cpu, portable, cuda, cuda-int4, coreml;
+    /// memory is that of the first.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
     /// Context windows, separated by commas [default: the daemon's and some more].

@@ -110,12 +110,12 @@ struct Stored {
 impl Stored {
     fn of(target: &str) -> Self {
         let (float, block) = match target {
-            "cpu" | "portable" => (4, 64),
+            "cpu" | "coreml" | "portable" => (4, 64),
             _ => (2, 32),
         };
         let (expert_block, expert_scale) = match target {
             // MXFP4.
-            "cpu" | "cuda" => (32, 1),
+            "cpu" | "coreml" | "cuda" => (32, 1),
             // int4, as in the next.
             "portable" => (32, 4),
             _ => (64, 2),
@@ -150,18 +150,30 @@ impl Dimensions {
         let query = self.num_attention_heads.saturating_mul(self.head_dim);
         let kv = self.num_key_value_heads.saturating_mul(self.head_dim);
         let qkv = kv.saturating_mul(2).saturating_add(query);
-        // Two norms, the biases of the projections, sinks.
+        // Attention's projections and their biases: in float16 for CoreML, but for the
+        // last layer's second.
+        let ours = |rows: u64, columns: u64| {
+            int8(rows, columns).saturating_add(rows.saturating_mul(float))
+        };
+        let half = |rows: u64, columns: u64| {
+            rows.saturating_mul(columns.saturating_add(1))
+                .saturating_mul(2)
+        };
+        let (first, second) = match target {
+            "coreml" => (half(qkv, hidden), half(hidden, query)),
+            _ => (ours(qkv, hidden), ours(hidden, query)),
+        };
+        // Two norms, sinks.
         let floats = hidden
-            .saturating_mul(3)
-            .saturating_add(qkv)
+            .saturating_mul(2)
             .saturating_add(self.num_attention_heads);
         // With its bias, and in float32 everywhere.
         let router = self
             .num_local_experts
             .saturating_mul(hidden.saturating_add(1))
             .saturating_mul(4);
-        let per_layer = int8(qkv, hidden)
-            .saturating_add(int8(hidden, query))
+        let per_layer = first
+            .saturating_add(second)
             .saturating_add(floats.saturating_mul(float))
             .saturating_add(router);
         // The embedding's blocks are of 32 weights and not filled up.
@@ -170,6 +182,8 @@ impl Dimensions {
         let norms = hidden.saturating_mul(4);
         per_layer
             .saturating_mul(self.num_hidden_layers)
+            .saturating_sub(second)
+            .saturating_add(ours(hidden, query))
             .saturating_add(self.vocab_size.saturating_mul(embedding))
             .saturating_add(int8(self.vocab_size, hidden))
             .saturating_add(norms)
@@ -244,7 +258,7 @@ impl Dimensions {
     /// experts, whatever they were.
     pub fn export_bytes(&self, target: &str, float_layers: u64) -> u64 {
         let written = match target {
-            "cpu" => float_layers,
+            "cpu" | "coreml" => float_layers,
             _ => self.num_hidden_layers,
         };
         // The graph itself, and the gaps before tensors, which begin at pages.

@@ -87,7 +87,13 @@ impl Provider {
         match self {
             _ if fault_injection::plays(self) => Self::Cpu.targets(),
             Self::Cuda => &[Target::Cuda, Target::CudaInt4],
-            Self::CoreMl | Self::Cpu => &[Target::Cpu, Target::Portable, Target::CudaInt4],
+            Self::CoreMl => &[Target::Coreml, Target::Cpu, Target::Portable],
+            Self::Cpu => &[
+                Target::Cpu,
+                Target::Coreml,
+                Target::Portable,
+                Target::CudaInt4,
+            ],
         }
     }
 
@@ -95,6 +101,7 @@ impl Provider {
     pub fn of_target(target: Target) -> Self {
         match target {
             Target::Cuda | Target::CudaInt4 => Self::Cuda,
+            Target::Coreml => Self::CoreMl,
             Target::Cpu | Target::Portable => Self::Cpu,
         }
     }

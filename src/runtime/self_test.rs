@@ -58,12 +58,12 @@ fn reason(error: RuntimeError) -> String {
 
 /// The exports that prove a provider, each where it refuses the one before: the CUDA
 /// provider may have been built without MXFP4. The operators of target `cpu` run on the
-/// processor only.
+/// processor only; the provider of CoreML takes some of the nodes between them.
 fn targets_for(provider: Provider) -> &'static [Target] {
     match provider {
         _ if fault_injection::plays(provider) => &[Target::Cpu],
         Provider::Cuda => provider.targets(),
         Provider::Cpu => &[Target::Cpu],
-        Provider::CoreMl => &[Target::Portable],
+        Provider::CoreMl => &[Target::Coreml],
     }
 }

@@ -42,7 +42,7 @@ impl Tally {
         (layers > 0).then(|| ExpertsQuantized {
             from: from.join(", "),
             to: match target {
-                Target::Cpu | Target::Cuda => "MXFP4",
+                Target::Cpu | Target::Coreml | Target::Cuda => "MXFP4",
                 Target::Portable | Target::CudaInt4 => "int4",
             },
             layers,

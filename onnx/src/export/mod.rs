@@ -10,6 +10,7 @@
 //!                             then its scales u8 [E, N, K/32], as published ones lie
 //!   portable/model.onnx       external data in weights.bin
 //!   portable/weights.bin      everything, experts as int4
+//!   coreml/                   as cpu/, its projections of attention in float16
 //!   cuda/, cuda-int4/         likewise: everything, in float16, experts as MXFP4 or
 //!                             int4 in the layouts of the CUDA provider
 //! ```
@@ -200,7 +201,7 @@ pub fn in_memory_of(
 /// The file that holds a target's derived weights.
 pub fn weights_name(target: Target) -> &'static str {
     match target {
-        Target::Cpu => "dense.bin",
+        Target::Cpu | Target::Coreml => "dense.bin",
         Target::Portable | Target::Cuda | Target::CudaInt4 => "weights.bin",
     }
 }
@@ -243,7 +244,7 @@ fn finish_model(
         version: Some(version),
     };
     let mut opset_import = vec![opset("", OPSET), opset(graph::MICROSOFT, 1)];
-    if target == Target::Cpu {
+    if target.has_our_operators() {
         opset_import.push(opset(graph::GPTOSS, 1));
     }
     Ok(ModelProto {
@@ -259,7 +260,7 @@ fn finish_model(
 /// All a runtime needs to know of the model.
 fn properties(config: &Config, target: Target) -> Vec<StringStringEntryProto> {
     let root = match target {
-        Target::Cpu => "..",
+        Target::Cpu | Target::Coreml => "..",
         Target::Portable | Target::Cuda | Target::CudaInt4 => ".",
     };
     [
@@ -298,7 +299,7 @@ fn attach(tensor: &mut TensorProto, of: &Initializer, places: &sink::Places, tar
         }) => {
             let name = file_name(target, *file);
             let location = match target {
-                Target::Cpu => format!("{target}/{name}"),
+                Target::Cpu | Target::Coreml => format!("{target}/{name}"),
                 Target::Portable | Target::Cuda | Target::CudaInt4 => name.to_owned(),
             };
             (location, *offset, *length)

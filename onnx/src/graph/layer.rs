@@ -22,7 +22,7 @@ impl Builder<'_> {
                 .map(|part| format!("{prefix}.{part}.{what}"))
                 .to_vec()
         };
-        let qkv = self.linear(
+        let qkv = self.projection(
             &format!("{prefix}.qkv_proj"),
             input,
             parts("weight"),
@@ -30,7 +30,7 @@ impl Builder<'_> {
                 config.query_width() + 2 * config.kv_width(),
                 config.hidden_size,
             ),
-            Some(parts("bias")),
+            parts("bias"),
         );
         let sinks = format!("{prefix}.sinks");
         self.constant(&sinks, vec![sinks.clone()], &[config.heads]);
@@ -97,13 +97,14 @@ impl Builder<'_> {
     pub(super) fn attention_output(&mut self, layer: usize, input: &str) -> String {
         let config = self.config;
         let prefix = format!("model.layers.{layer}.self_attn");
-        self.linear(
-            &format!("{prefix}.o_proj"),
-            input,
-            vec![format!("{prefix}.o_proj.weight")],
-            (config.hidden_size, config.query_width()),
-            Some(vec![format!("{prefix}.o_proj.bias")]),
-        )
+        let name = format!("{prefix}.o_proj");
+        let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
+        let shape = (config.hidden_size, config.query_width());
+        // The last layer's may have no position to compute.
+        match layer + 1 == config.layers {
+            true => self.linear(&name, input, vec![weight], shape, Some(vec![bias])),
+            false => self.projection(&name, input, vec![weight], shape, vec![bias]),
+        }
     }
 
     /// Scores of the experts, computed in float32 throughout: `[1, S, E]`.

@@ -26,6 +26,7 @@
 //! however long it is. [`crate::kernels::attention`] says what the blocks hold.
 //! From the last layer's attention on, only the P wanted positions are computed.
 
+mod coreml;
 mod cuda;
 mod layer;
 mod plan;
@@ -40,6 +41,7 @@ use crate::quantize::int8;
 pub use plan::{Content, Initializer, Job, Plan};
 pub use target::{Target, UnknownTarget};
 
+use coreml::Projections;
 use plan::Dim;
 
 /// Domain of ONNX Runtime's own operators.
@@ -54,6 +56,7 @@ const STANDARD: &str = "";
 pub fn build(config: &Config, experts: &[ExpertFormat], target: Target) -> Plan {
     match target {
         Target::Cpu => cpu(config, experts),
+        Target::Coreml => coreml(config, experts),
         Target::Portable => portable(config, experts),
         Target::Cuda => cuda(config, experts, Floats::Half, CudaExperts::Mxfp4),
         Target::CudaInt4 => cuda(config, experts, Floats::Half, CudaExperts::Int4),
@@ -64,6 +67,13 @@ pub fn build(config: &Config, experts: &[ExpertFormat], target: Target) -> Plan 
 /// matrices.
 pub fn cpu(config: &Config, experts: &[ExpertFormat]) -> Plan {
     Builder::new(config, experts, Operators::Ours, Floats::Single).model(layer::mxfp4_experts)
+}
+
+/// Target `coreml`: target `cpu`, with the projections of attention in float16.
+pub fn coreml(config: &Config, experts: &[ExpertFormat]) -> Plan {
+    let mut builder = Builder::new(config, experts, Operators::Ours, Floats::Single);
+    builder.projections = Projections::Half;
+    builder.model(layer::mxfp4_experts)
 }
 
 /// Target `portable`: `QMoE` over int4 experts.
@@ -125,6 +135,7 @@ struct Builder<'a> {
     experts: &'a [ExpertFormat],
     operators: Operators,
     floats: Floats,
+    projections: Projections,
     plan: Plan,
 }
 
@@ -156,6 +167,7 @@ impl<'a> Builder<'a> {
             experts,
             operators,
             floats,
+            projections: Projections::Same,
             plan,
         }
     }

@@ -19,15 +19,19 @@ pub enum Target {
     /// The same with experts as int4, for providers that were built without MXFP4. The
     /// processor runs it too, slowly.
     CudaInt4,
+    /// ONNX Runtime's CoreML provider: [`Target::Cpu`] with the projections of attention in
+    /// float16, which is what the provider takes.
+    Coreml,
 }
 
 impl Target {
     /// All targets.
-    pub const ALL: [Target; 4] = [
+    pub const ALL: [Target; 5] = [
         Target::Cpu,
         Target::Portable,
         Target::Cuda,
         Target::CudaInt4,
+        Target::Coreml,
     ];
 
     /// Name, also of its folder.
@@ -37,16 +41,23 @@ impl Target {
             Target::Portable => "portable",
             Target::Cuda => "cuda",
             Target::CudaInt4 => "cuda-int4",
+            Target::Coreml => "coreml",
         }
     }
 
     /// What the key/value cache is made of; none where that can be chosen.
     pub fn fixed_cache(self) -> Option<Precision> {
         match self {
-            Target::Cpu => None,
+            Target::Cpu | Target::Coreml => None,
             Target::Portable => Some(Precision::F32),
             Target::Cuda | Target::CudaInt4 => Some(Precision::F16),
         }
+    }
+
+    /// Whether our operators compute it, over experts that are read in place where the
+    /// checkpoint holds them in MXFP4.
+    pub fn has_our_operators(self) -> bool {
+        matches!(self, Target::Cpu | Target::Coreml)
     }
 
     /// Whether the processor has kernels for all of its operators.
@@ -63,7 +74,7 @@ impl fmt::Display for Target {
 
 /// A target of that name does not exist.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown target {0:?}: there are cpu, portable, cuda and cuda-int4")]
+#[error("unknown target {0:?}: there are cpu, portable, cuda, cuda-int4 and coreml")]
 pub struct UnknownTarget(String);
 
 impl FromStr for Target {

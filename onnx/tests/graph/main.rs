@@ -1,6 +1,7 @@
 //! Exported graphs, run by ONNX Runtime, against reference logits and against
 //! an independent float64 implementation.
 
+mod coreml;
 mod cuda;
 mod files;
 mod finetune;

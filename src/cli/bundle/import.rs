@@ -30,7 +30,7 @@ pub struct Args {
     /// The model, where the bundle holds several.
     #[arg(long)]
     pub model: Option<String>,
-    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4.
+    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4, coreml.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     pub target: Vec<Target>,
     /// A public key of minisign's whose signature counts, too.

@@ -40,7 +40,7 @@ pub struct Args {
     /// A catalog of your own: a TOML file that pins revisions and digests.
     #[arg(long, value_name = "FILE")]
     catalog: Option<PathBuf>,
-    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4.
+    /// What to export for, separated by commas: cpu, portable, cuda, cuda-int4, coreml.
     #[arg(long, value_delimiter = ',', default_value = "cpu")]
     target: Vec<Target>,
     #[arg(skip)]

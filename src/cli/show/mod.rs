@@ -129,7 +129,7 @@ fn experts(manifest: &Manifest) -> impl Iterator<Item = String> {
         let quantized = record.and_then(|record| record.quantized.as_ref());
         let what = match (quantized, target.as_str()) {
             (Some(quantized), _) => describe_quantized(quantized),
-            (None, "cpu") => message!("show-experts-published"),
+            (None, "cpu" | "coreml") => message!("show-experts-published"),
             (None, "cuda") => message!("show-experts-columns"),
             (None, _) => message!("show-experts-int4"),
         };

@@ -27,7 +27,7 @@ help--bus--system = Le démon de la machine
 help--bus--session = Celui de l’utilisateur
 help--socket = Le socket du démon, à la place d’un bus
 help--catalog = Un catalogue à vous : un fichier TOML qui fixe révisions et empreintes
-help--target = Pour quoi exporter, séparé par des virgules : cpu, portable, cuda, cuda-int4
+help--target = Pour quoi exporter, séparé par des virgules : cpu, portable, cuda, cuda-int4, coreml
 help--key = Une clé publique de minisign dont la signature compte aussi
 help--model = Un modèle installé : NOM ou NOM@RÉVISION
 help--effort = Combien de temps le modèle peut réfléchir : low, medium ou high
@@ -60,7 +60,7 @@ help-pull--stall-timeout = Secondes après lesquelles une connexion silencieuse 
 
 help-plan = Dire ce qu’un modèle prend de disque et de mémoire, avant qu’il ne soit là
 help-plan--model = Un modèle installé, le dossier d’un point de contrôle, ou 20b, 120b, nano ou un autre nom du catalogue
-help-plan--target = Exports à prévoir, séparés par des virgules : cpu, portable, cuda, cuda-int4 ; la mémoire est celle du premier
+help-plan--target = Exports à prévoir, séparés par des virgules : cpu, portable, cuda, cuda-int4, coreml ; la mémoire est celle du premier
 help-plan--context = Tailles de contexte, séparées par des virgules [par défaut : celle du démon et quelques autres]
 help-plan--kv-cache = De quoi est fait le cache clé-valeur, f16 ou int8 [par défaut : comme le démon]
 help-plan--parallel = Requêtes calculées ensemble [par défaut : comme le démon]
