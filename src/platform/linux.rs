@@ -30,6 +30,12 @@ pub const POPULATE: rustix::mm::Advice = rustix::mm::Advice::LinuxPopulateRead;
 /// Whether there is CoreML.
 pub const HAS_COREML: bool = false;
 
+/// Bytes of the machine's memory.
+pub fn total_memory() -> Option<u64> {
+    let table = std::fs::read_to_string("/proc/meminfo").ok()?;
+    field(&table, "MemTotal")
+}
+
 /// Bytes that can be used without pushing anything else out of memory.
 pub fn available_memory() -> Option<u64> {
     let table = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -52,6 +58,22 @@ fn field(table: &str, name: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     kib.checked_mul(1024)
+}
+
+/// This program, by the link that the kernel keeps: the same one even where an upgrade
+/// has put another in its place.
+///
+/// # Errors
+/// None here.
+pub fn this_program() -> io::Result<PathBuf> {
+    Ok("/proc/self/exe".into())
+}
+
+/// If memory runs out, this process is the one to go. Gives it a name: what lists
+/// processes would show that of the link it was started by.
+pub fn dies_first(name: &CStr) {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+    let _ = rustix::thread::set_name(name);
 }
 
 /// Physical cores, where the system tells.

@@ -28,6 +28,11 @@ pub const POPULATE: rustix::mm::Advice = rustix::mm::Advice::WillNeed;
 /// Whether there is CoreML.
 pub const HAS_COREML: bool = true;
 
+/// Bytes of the machine's memory.
+pub fn total_memory() -> Option<u64> {
+    number(c"hw.memsize")
+}
+
 /// Bytes that can be used without pushing anything else out of memory: free pages, and
 /// those that cost nothing to give back, of files and purgeable ones. (Pages that were
 /// read ahead are among those of files.)
@@ -65,6 +70,17 @@ pub fn resident_memory() -> Option<Resident> {
         file: usage.ri_resident_size.saturating_sub(own),
     })
 }
+
+/// This program.
+///
+/// # Errors
+/// The system does not tell.
+pub fn this_program() -> io::Result<PathBuf> {
+    std::env::current_exe()
+}
+
+/// The system chooses by itself who goes if memory runs out.
+pub fn dies_first(_name: &CStr) {}
 
 /// Physical cores, the fast ones where there are two kinds.
 pub fn physical_cores() -> Option<usize> {

@@ -29,7 +29,6 @@ pub const PROVIDERS: [&str; 2] = [
     "libonnxruntime_providers_cuda.so",
 ];
 
-
 /// Beside a private copy, where the package `gptoss-cuda` puts the build for CUDA. It
 /// has the same CPU provider, and is as good without a GPU.
 const CUDA_FOLDER: &str = "cuda";

@@ -19,7 +19,7 @@ pub fn available() -> Option<u64> {
 /// Bytes of the machine's memory, whatever the control group's limit; `None` where the
 /// system does not tell.
 pub fn total() -> Option<u64> {
-    field(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemTotal")
+    platform::total_memory()
 }
 
 /// Resident memory of this process, `None` where the system does not tell.

@@ -77,7 +77,7 @@ impl MemoryPlan {
             weight_bytes: dimensions.weight_bytes(options.target.name()),
             step_weights: StepWeights::default(),
             experts: match options.target {
-                Target::Cpu => experts_of(dimensions),
+                Target::Cpu | Target::Coreml => experts_of(dimensions),
                 _ => Experts::default(),
             },
             cache: fixed.or(options.kv_cache).unwrap_or_default(),

@@ -96,7 +96,9 @@ fn a_published_model_is_planned_as_its_graph_is_built() {
                 "{name} {target}"
             );
             let written = match target {
-                Target::Cpu => sum(|content| matches!(content, Content::Derived { .. })),
+                Target::Cpu | Target::Coreml => {
+                    sum(|content| matches!(content, Content::Derived { .. }))
+                }
                 // Files of their own: what is published is copied.
                 _ => held,
             };

@@ -111,7 +111,7 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Option<(Provider, Lib
 fn run(arguments: impl Iterator<Item = OsString>) -> io::Result<()> {
     let mut out = private_output()?;
     end_with_parent()?;
-    die_first();
+    crate::platform::dies_first(c"gptoss-proof");
     let answer = match parse(arguments) {
         None => Answer::Unavailable(format!("{ARGUMENT} was given arguments that are none")),
         Some((provider, library)) => prove(provider, &library),
@@ -149,16 +149,6 @@ fn end_with_parent() -> io::Result<()> {
     };
     let thread = std::thread::Builder::new().name("parent".into());
     thread.spawn(watch).map(drop)
-}
-
-/// If memory runs out, this process is the one to go, and not the daemon.
-fn die_first() {
-    #[cfg(target_os = "linux")]
-    {
-        let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
-        // What lists processes would show the name of the link it was started by.
-        let _ = rustix::thread::set_name(c"gptoss-proof");
-    }
 }
 
 #[cfg(test)]

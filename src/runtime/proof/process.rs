@@ -3,7 +3,6 @@
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::Duration;
@@ -47,14 +46,9 @@ pub(super) fn ask(
     running.answer(limit)
 }
 
-/// This program again. By the link that the kernel keeps, it is the same one even where
-/// an upgrade has put another in its place.
+/// This program again.
 fn command(provider: Provider, library: &Library) -> io::Result<Command> {
-    let program = match cfg!(target_os = "linux") {
-        true => PathBuf::from("/proc/self/exe"),
-        false => std::env::current_exe()?,
-    };
-    let mut command = Command::new(program);
+    let mut command = Command::new(crate::platform::this_program()?);
     command
         .args(child::arguments(provider, library))
         // Whom it serves is no matter of the service manager's.
