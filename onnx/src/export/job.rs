@@ -153,7 +153,9 @@ impl<'a> Runner<'a> {
                 runner.write(&bytes)
             }),
             Job::Int8 { tensors, layout } => self.int8(tensors, *layout, outputs),
-            Job::Int4 { blocks, scales } => self.int4(blocks, scales, outputs),
+            Job::Int4 { blocks, scales } => {
+                self.int4([blocks, scales], outputs, int4::BLOCK, int4::quantize)
+            }
             Job::Int4OfFloats(name) => self.experts(
                 name,
                 outputs,
@@ -161,7 +163,17 @@ impl<'a> Runner<'a> {
                 int4::quantize_floats,
                 single_bytes,
             ),
-            Job::WideInt4 { blocks, scales } => self.wide_int4(blocks, scales, outputs),
+            Job::WideInt4 { blocks, scales } => {
+                let quantize = |_: &int4::Tables,
+                                row_blocks,
+                                rows: &[u8],
+                                exponents: &[u8],
+                                weights: &mut [u8],
+                                scales: &mut [f32]| {
+                    int4_wide::quantize(row_blocks * int4::BLOCK, rows, exponents, weights, scales);
+                };
+                self.int4([blocks, scales], outputs, int4_wide::BLOCK, quantize)
+            }
             Job::WideInt4OfFloats(name) => {
                 let [_, scales] = pair(outputs)?;
                 let bytes = |values: &[f32]| float_bytes(values, scales.dtype);
@@ -237,16 +249,21 @@ impl<'a> Runner<'a> {
         Ok(vec![weights, scales])
     }
 
+    /// MXFP4 rows as int4 rows, with a scale for each `block` weights.
+    /// `quantize(tables, row_blocks, blocks, exponents, weights, scales)` does some rows.
     fn int4(
         &mut self,
-        blocks: &str,
-        scales: &str,
+        [blocks, scales]: [&str; 2],
         outputs: &[Initializer],
+        block: usize,
+        quantize: impl Fn(&int4::Tables, usize, &[u8], &[u8], &mut [u8], &mut [f32]),
     ) -> Result<Vec<Place>, JobError> {
         let (blocks, exponents) = (self.tensor(blocks)?, self.tensor(scales)?);
         let [weights, scales] = pair(outputs)?;
         let row_blocks = exponents.shape.last().copied().unwrap_or(1);
+        let row_scales = (row_blocks * int4::BLOCK).div_ceil(block);
         let rows = (SLICE / (row_blocks * int4::BLOCK_BYTES)).max(1);
+        let to = scales.dtype;
         let mut all_scales = Vec::with_capacity(exponents.bytes.len());
         let weights = self.placed(weights, |runner| {
             let slices = blocks
@@ -255,49 +272,9 @@ impl<'a> Runner<'a> {
                 .zip(exponents.bytes.chunks(rows * row_blocks));
             for (blocks, exponents) in slices {
                 let mut bytes = vec![0; blocks.len()];
-                let mut scales = vec![0.0; exponents.len()];
-                let tables = &runner.tables;
-                int4::quantize(
-                    tables,
-                    row_blocks,
-                    blocks,
-                    exponents,
-                    &mut bytes,
-                    &mut scales,
-                );
-                runner.write(&bytes)?;
-                all_scales.extend_from_slice(&scales);
-            }
-            Ok(())
-        })?;
-        let to = DataType::Float;
-        let scales = self.placed(scales, |runner| runner.write_floats(&all_scales, to))?;
-        Ok(vec![weights, scales])
-    }
-
-    /// MXFP4 rows as int4 in blocks of 64, an expert at a time.
-    fn wide_int4(
-        &mut self,
-        blocks: &str,
-        scales: &str,
-        outputs: &[Initializer],
-    ) -> Result<Vec<Place>, JobError> {
-        let (blocks, exponents) = (self.tensor(blocks)?, self.tensor(scales)?);
-        let [weights, scales] = pair(outputs)?;
-        let &[_, rows, row_blocks] = exponents.shape else {
-            return Err(incomplete(outputs));
-        };
-        let (inputs, to) = (row_blocks * int4::BLOCK, scales.dtype);
-        let mut all_scales = Vec::new();
-        let weights = self.placed(weights, |runner| {
-            let experts = blocks
-                .bytes
-                .chunks_exact(rows * inputs / 2)
-                .zip(exponents.bytes.chunks_exact(rows * row_blocks));
-            for (blocks, exponents) in experts {
-                let mut bytes = vec![0; blocks.len()];
-                let mut scales = vec![0.0; rows * inputs.div_ceil(int4_wide::BLOCK)];
-                int4_wide::quantize(inputs, blocks, exponents, &mut bytes, &mut scales);
+                let mut scales = vec![0.0; exponents.len() / row_blocks * row_scales];
+                let (weights, tables) = (bytes.as_mut_slice(), &runner.tables);
+                quantize(tables, row_blocks, blocks, exponents, weights, &mut scales);
                 runner.write(&bytes)?;
                 all_scales.extend_from_slice(&scales);
             }

@@ -153,10 +153,7 @@ fn quantize_float_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f3
     } else {
         least = 0.0;
     }
-    for (weight, pair) in weights.iter_mut().zip(levels.as_chunks::<2>().0) {
-        let nibble = |level: f32| (level as i8 + 8) as u8;
-        *weight = nibble(pair[0]) | nibble(pair[1]) << 4;
-    }
+    pack(&levels, weights);
     let unit = power_of_four(exponent);
     Some((
         best * power(exponent),
@@ -168,21 +165,38 @@ fn quantize_float_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f3
 }
 
 /// The nearest levels at a step, and their squared error.
-fn levels_of(values: &[f32; BLOCK], step: f32, largest: f32) -> ([f32; BLOCK], f32) {
+pub(super) fn levels_of<const N: usize>(
+    values: &[f32; N],
+    step: f32,
+    largest: f32,
+) -> ([f32; N], f32) {
     /// Adding 1.5 · 2^23 leaves an integer, ties to even, on every CPU.
     const MAGIC: f32 = 12_582_912.0;
     // Rounding noise of an exact level must not count.
     let noise = 1e-6 * largest;
-    let mut levels = [0.0; BLOCK];
-    let mut squares = [0.0; BLOCK];
-    for i in 0..BLOCK {
+    let mut levels = [0.0; N];
+    let mut squares = [0.0; N];
+    for i in 0..N {
         let level = (values[i] / step + MAGIC) - MAGIC;
         levels[i] = level.clamp(-8.0, 7.0);
         let error = levels[i] * step - values[i];
         let error = if error.abs() < noise { 0.0 } else { error };
         squares[i] = error * error;
     }
-    (levels, sum(&squares))
+    (levels, sum_of_blocks(&squares))
+}
+
+/// Sums blocks of 32 one after the other, each as [`sum`] does.
+pub(super) fn sum_of_blocks(values: &[f32]) -> f32 {
+    values.as_chunks().0.iter().map(sum).sum()
+}
+
+/// Writes levels, two a byte, the even one low, as many as there is room for.
+pub(super) fn pack(levels: &[f32], weights: &mut [u8]) {
+    let nibble = |level: f32| (level as i8 + 8) as u8;
+    for (weight, pair) in weights.iter_mut().zip(levels.as_chunks::<2>().0) {
+        *weight = nibble(pair[0]) | nibble(pair[1]) << 4;
+    }
 }
 
 fn quantize_block(tables: &Tables, block: &[u8], exponent: u8, weights: &mut [u8]) -> f32 {

@@ -15,10 +15,10 @@ use std::convert::Infallible;
 
 use half::f16;
 
-use super::int4::{CODES, RATIOS};
+use super::int4::{CODES, RATIOS, levels_of, pack, sum_of_blocks};
 use super::{
     NonFinite, SquaredError, Transposed, all_cores, floor_log2, for_rows, largest_magnitude, power,
-    power_of_four, quantize_blocks, sum,
+    power_of_four, quantize_blocks,
 };
 use crate::kernels::mxfp4::{self, scale_value};
 
@@ -108,7 +108,7 @@ fn quantize_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f32, Squ
     let values = values.map(|v| v * power(-exponent));
     let true_largest = f32::from_bits(largest);
     let largest = true_largest * power(-exponent);
-    let total = squared(&values.map(|v| v * v));
+    let total = sum_of_blocks(&values.map(|v| v * v));
     // What nothing but zeros costs.
     let (mut best, mut levels, mut least) = (0.0, [0.0; BLOCK], total);
     for ratio in RATIOS {
@@ -121,10 +121,7 @@ fn quantize_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f32, Squ
             (best, levels, least) = (scale, tried, error);
         }
     }
-    for (weight, pair) in weights.iter_mut().zip(levels.as_chunks::<2>().0) {
-        let nibble = |level: f32| (level as i8 + 8) as u8;
-        *weight = nibble(pair[0]) | nibble(pair[1]) << 4;
-    }
+    pack(&levels, weights);
     let unit = power_of_four(exponent);
     Some((
         best,
@@ -133,33 +130,6 @@ fn quantize_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f32, Squ
             total: f64::from(total) * unit,
         },
     ))
-}
-
-/// The nearest levels at a step, and their squared error.
-fn levels_of(values: &[f32; BLOCK], step: f32, largest: f32) -> ([f32; BLOCK], f32) {
-    /// Adding 1.5 · 2^23 leaves an integer, ties to even, on every CPU.
-    const MAGIC: f32 = 12_582_912.0;
-    // Rounding noise of an exact level must not count.
-    let noise = 1e-6 * largest;
-    let mut levels = [0.0; BLOCK];
-    let mut squares = [0.0; BLOCK];
-    for i in 0..BLOCK {
-        let level = (values[i] / step + MAGIC) - MAGIC;
-        levels[i] = level.clamp(-8.0, 7.0);
-        let error = levels[i] * step - values[i];
-        let error = if error.abs() < noise { 0.0 } else { error };
-        squares[i] = error * error;
-    }
-    (levels, squared(&squares))
-}
-
-/// Sums eight at a time, as vectors do.
-fn squared(values: &[f32; BLOCK]) -> f32 {
-    let (low, high) = values.split_at(BLOCK / 2);
-    match (low.try_into(), high.try_into()) {
-        (Ok(low), Ok(high)) => sum(low) + sum(high),
-        _ => f32::NAN,
-    }
 }
 
 #[cfg(test)]
