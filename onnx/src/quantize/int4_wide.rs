@@ -211,9 +211,9 @@ mod tests {
             }
         }
 
-        /// No scale a float16 could have is much better than the one taken.
+        /// No other of the scales that are tried has a smaller error.
         #[test]
-        fn the_error_is_near_the_least(
+        fn the_error_is_the_least_of_those_tried(
             codes in prop::collection::vec(0u8..16, 64),
             exponents in prop::collection::vec(116u8..120, 2),
         ) {
@@ -221,17 +221,16 @@ mod tests {
             let values = values(&codes, &exponents);
             let largest = values.iter().fold(0f32, |m, v| m.max(v.abs()));
             prop_assume!(largest > 0.0);
-            let found: f64 = back.iter().zip(&values).map(|(b, v)| f64::from(b - v).powi(2)).sum();
-            let error_at = |step: f64| -> f64 {
-                let error = |v: &f32| {
-                    let v = f64::from(*v);
-                    ((v / step).round_ties_even().clamp(-8.0, 7.0) * step - v).powi(2)
-                };
-                values.iter().map(error).sum()
-            };
-            let steps = (300..1000).map(|i| f64::from(largest) / (f64::from(i) / 100.0));
-            let least = steps.flat_map(|s| [error_at(s), error_at(-s)]).fold(f64::MAX, f64::min);
-            prop_assert!(found <= 1.35 * least + 1e-12, "{found} {least}");
+            let squared = |a: f64, b: f32| (a - f64::from(b)).powi(2);
+            let found: f64 = back.iter().zip(&values).map(|(b, v)| squared(f64::from(*b), *v)).sum();
+            for ratio in RATIOS {
+                let step = f64::from(f16::from_f32(largest / ratio).to_f32());
+                let level = |v: f32| (f64::from(v) / step).round_ties_even().clamp(-8.0, 7.0);
+                let error: f64 = values.iter().map(|v| squared(level(*v) * step, *v)).sum();
+                // The quantizer sums in float32, and takes tiny errors for none.
+                let noise = 64.0 * (2e-6 * f64::from(largest)).powi(2);
+                prop_assert!(found <= error * (1.0 + 1e-5) + noise, "{ratio}: {found} {error}");
+            }
         }
 
         /// A float matrix gives what its rows give by themselves.
