@@ -40,8 +40,10 @@ fn a_pull_and_what_it_brought() {
                 "récupération de {label}\u{a0}: {} fichiers, ",
                 world.files.len()
             ),
-            "\u{a0}ko, vérifié (1 fichier sur ",
-            "fichiers sur ",
+            "\u{a0}ko, vérifié (",
+            "\u{a0}o, vérifié (",
+            ", vérifié (1 fichier sur ",
+            ", vérifié (2 fichiers sur ",
             "son exécution demande ",
             " de mémoire avec un contexte de 4096\u{a0}; mémoire disponible\u{a0}: ",
             "export pour cpu",
