@@ -3,7 +3,7 @@
 //!
 //! Weights stay where they are, in mapped files: a row is widened while it is used.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::f64::consts::PI;
 use std::fs;
 use std::ops::Range;
@@ -29,7 +29,8 @@ struct Tensor {
 
 /// What the routers have chosen so far.
 struct Routed {
-    narrowest: f64,
+    /// Of each token the closest choice of any layer.
+    closest: BTreeMap<usize, f64>,
     /// Layer and expert.
     experts: BTreeSet<(usize, usize)>,
 }
@@ -61,7 +62,7 @@ impl Oracle {
             tensors,
             int8: false,
             routed: Mutex::new(Routed {
-                narrowest: f64::INFINITY,
+                closest: BTreeMap::new(),
                 experts: BTreeSet::new(),
             }),
         }
@@ -79,7 +80,15 @@ impl Oracle {
     /// so far. Who computes in float32 may well choose the other one where this
     /// is as small as its own rounding.
     pub fn narrowest_choice(&self) -> f64 {
-        self.routed.lock().expect("no panic").narrowest
+        let routed = self.routed.lock().expect("no panic");
+        let closest = routed.closest.values().copied();
+        closest.fold(f64::INFINITY, f64::min)
+    }
+
+    /// The same of the token at one position.
+    pub fn closest_choice_at(&self, position: usize) -> f64 {
+        let routed = self.routed.lock().expect("no panic");
+        routed.closest[&position]
     }
 
     /// How many experts of a layer some token went to so far.
@@ -255,7 +264,7 @@ impl Oracle {
             let input = self.rms_norm(&x[token], &norm);
             let scores = matvec(&router, &input, &router_bias);
             let mut update = vec![0.0; input.len()];
-            for (expert, weight) in self.route(layer, &scores) {
+            for (expert, weight) in self.route(layer, token, &scores) {
                 let inner = self.activate(&gate_up.apply(expert, &input));
                 for (sum, y) in update.iter_mut().zip(down.apply(expert, &inner)) {
                     *sum += weight * y;
@@ -267,14 +276,15 @@ impl Oracle {
     }
 
     /// The experts that a token goes to, and the weight of each.
-    fn route(&self, layer: usize, scores: &[f64]) -> Vec<(usize, f64)> {
+    fn route(&self, layer: usize, token: usize, scores: &[f64]) -> Vec<(usize, f64)> {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let top = self.int("num_experts_per_tok");
         let mut routed = self.routed.lock().expect("no panic");
         if let (Some(last), Some(next)) = (order.get(top - 1), order.get(top)) {
             let margin = scores[*last] - scores[*next];
-            routed.narrowest = routed.narrowest.min(margin);
+            let closest = routed.closest.entry(token).or_insert(f64::INFINITY);
+            *closest = closest.min(margin);
         }
         order.truncate(top);
         routed.experts.extend(order.iter().map(|e| (layer, *e)));
