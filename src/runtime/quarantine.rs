@@ -12,19 +12,18 @@
 //!       "since": "2026-01-31T12:00:00Z",
 //!       "reason": "the process that proves it crashed with SIGSEGV",
 //!       "driver": "570.86.15",                     null: there was none, or it does not say
+//!       "devices": ["NVIDIA H200"],
 //!       "onnxruntime": "1.31.1",
-//!       "library": "/usr/lib/gptoss/cuda/libonnxruntime.so.1.31.1 21962872 1767225600.000000000, …"
+//!       "library": "/usr/lib/gptoss/cuda/libonnxruntime.so.1.31.1 21962872 1767225600.000000000, …",
+//!       "gptoss": "0.1.0"
 //!     }
 //!   ]
 //! }
 //! ```
 //!
-//! `loading.json` beside it has the same form. It is there while the daemon loads a model
-//! on a provider, and afterwards if the daemon did not survive that: the next one then
-//! puts the provider into quarantine.
-//!
-//! A record counts while driver, version and library are what they were: the library by
-//! its path and, for each of its files, size and time of change. The file is replaced by
+//! A record counts while all from `driver` on is what it was: the library by its path and,
+//! for each of its files, size and time of change; and this program, whose graph it is
+//! that was computed wrongly, and may have been the wrong one. The file is replaced by
 //! a rename. All that it can do is to have a provider passed over; one that is damaged,
 //! or not ours, is told of and does nothing.
 
@@ -46,6 +45,8 @@ const SCHEMA: u32 = 1;
 const FILE: &str = "quarantine.json";
 
 const LOADING: &str = "loading.json";
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Largest file that is read, in bytes.
 const LARGEST: u64 = 64 << 10;
@@ -70,10 +71,16 @@ pub struct Record {
     pub reason: String,
     /// Version of the driver it did so with.
     pub driver: Option<String>,
+    /// Models of the devices that driver had.
+    #[serde(default)]
+    pub devices: Vec<String>,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
     /// Which library that was.
     pub library: String,
+    /// Version of this program.
+    #[serde(default)]
+    pub gptoss: String,
 }
 
 impl Record {
@@ -85,8 +92,10 @@ impl Record {
             since: now_rfc3339(),
             reason: one_line(reason),
             driver: now.driver,
+            devices: now.devices,
             onnxruntime: now.onnxruntime,
             library: now.library,
+            gptoss: VERSION.to_owned(),
         }
     }
 }
@@ -101,6 +110,7 @@ struct Document {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Circumstances {
     driver: Option<String>,
+    devices: Vec<String>,
     onnxruntime: String,
     library: String,
 }
@@ -113,6 +123,7 @@ impl Circumstances {
             used.map_or_else(Default::default, |u| (u.version, u.identity));
         Self {
             driver: driver::version(provider),
+            devices: driver::devices(provider),
             onnxruntime,
             library,
         }
@@ -120,6 +131,8 @@ impl Circumstances {
 
     fn are_those_of(&self, record: &Record) -> bool {
         self.driver == record.driver
+            && self.devices == record.devices
+            && record.gptoss == VERSION
             && self.onnxruntime == record.onnxruntime
             && self.library == record.library
     }
@@ -389,6 +402,7 @@ pub(super) fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -431,11 +445,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_driver_or_library_is_another_matter() {
-        for key in ["driver", "onnxruntime", "library"] {
+    fn another_driver_device_or_program_is_another_matter() {
+        for (key, another) in [
+            ("driver", json!("another")),
+            ("devices", json!(["another"])),
+            ("onnxruntime", json!("another")),
+            ("library", json!("another")),
+            ("gptoss", json!("another")),
+            // Of a version that did not say.
+            ("gptoss", json!("")),
+        ] {
             let (_folder, quarantine) = altered(|text| {
                 let mut document: serde_json::Value = serde_json::from_str(text).unwrap();
-                document["providers"][0][key] = "another".into();
+                document["providers"][0][key] = another.clone();
                 document.to_string()
             });
             assert_eq!(quarantine.holds(Provider::Cuda), None, "{key}");

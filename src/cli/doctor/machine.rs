@@ -72,7 +72,7 @@ fn graphics() -> Vec<Finding> {
             message!("doctor-gpu-load-driver"),
         )];
     };
-    let devices = match driver::devices() {
+    let devices = match driver::devices(Provider::Cuda) {
         none if none.is_empty() => "?".to_owned(),
         devices => devices.join(", "),
     };

@@ -57,8 +57,8 @@ pub enum NotProven {
     Broken(String),
     /// It did one of the last two before, and nothing has changed since.
     #[error(
-        "quarantined since {}: {}; a new driver or ONNX Runtime, or `gptoss-ctl selftest \
-         --retry`, has it tried again",
+        "quarantined since {}: {}; another driver, device, ONNX Runtime or gptoss, or \
+         `gptoss-ctl selftest --retry`, has it tried again",
         .0.since,
         .0.reason
     )]
