@@ -118,7 +118,6 @@ impl StoreLoader {
         {
             return Ok(report.clone());
         }
-        // Ours is the bus' name: no other daemon loads a model now.
         self.quarantine.convict();
         let failed = self.failed().clone();
         let report = runtime::choose(self.provider, &self.quarantine, &failed);

@@ -27,13 +27,16 @@
 //! a rename. All that it can do is to have a provider passed over; one that is damaged,
 //! or not ours, is told of and does nothing.
 
-use std::fs::{self, OpenOptions};
+mod loading;
+
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
 use super::provider::Provider;
 use super::{driver, library};
@@ -43,8 +46,6 @@ use crate::model::{FILE_MODE, create_directory, now_rfc3339};
 const SCHEMA: u32 = 1;
 
 const FILE: &str = "quarantine.json";
-
-const LOADING: &str = "loading.json";
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -85,7 +86,7 @@ pub struct Record {
 
 impl Record {
     /// Of this moment.
-    fn now(provider: Provider, reason: &str) -> Self {
+    pub(super) fn now(provider: Provider, reason: &str) -> Self {
         let now = Circumstances::of(provider);
         Self {
             provider: provider.to_string(),
@@ -104,6 +105,15 @@ impl Record {
 struct Document {
     schema: u32,
     providers: Vec<Record>,
+}
+
+impl Document {
+    fn of(providers: Vec<Record>) -> Self {
+        Self {
+            schema: SCHEMA,
+            providers,
+        }
+    }
 }
 
 /// What must change for a provider to be another one.
@@ -142,7 +152,7 @@ impl Circumstances {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Quarantine {
     file: Option<PathBuf>,
-    /// Whether it may be changed.
+    /// Whether it may not be changed.
     fixed: bool,
 }
 
@@ -206,12 +216,12 @@ impl Quarantine {
         let Some(file) = self.file() else {
             return Ok(Vec::new());
         };
-        let bytes = match read_bounded(file) {
-            Ok(bytes) => bytes,
+        let opened = match open_trusted(file) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(format!("{} is ignored: {error}", file.display())),
         };
-        parse(&bytes).map_err(|why| format!("{} is ignored: {why}", file.display()))
+        read_records(opened).map_err(|why| format!("{} is ignored: {why}", file.display()))
     }
 
     /// What is in the file; why nothing counts goes to the log.
@@ -242,7 +252,7 @@ impl Quarantine {
         self.add(Record::now(provider, reason));
     }
 
-    fn add(&self, record: Record) {
+    pub(super) fn add(&self, record: Record) {
         let (provider, reason) = (&record.provider, &record.reason);
         tracing::warn!(provider, reason, "execution provider quarantined");
         let mut records = self.records();
@@ -250,50 +260,6 @@ impl Quarantine {
         records.truncate(MOST - 1);
         records.push(record);
         self.keep(records);
-    }
-
-    /// To be held while a provider loads a model in this process. Should the process end
-    /// with it, the next one [finds out](Self::convict).
-    pub fn loading(&self, provider: Provider, model: &str) -> Loading<'_> {
-        if provider != Provider::Cpu
-            && !self.fixed
-            && let Some(file) = self.beside()
-        {
-            let reason = format!("the daemon ended while it loaded {model} on it");
-            let document = Document {
-                schema: SCHEMA,
-                providers: vec![Record::now(provider, &reason)],
-            };
-            if let Err(error) = replace(&file, &document) {
-                tracing::warn!("{} cannot be written: {error}", file.display());
-            }
-        }
-        Loading(self)
-    }
-
-    /// Puts into quarantine what an earlier daemon did not survive. To be called where no
-    /// other one loads a model now.
-    pub fn convict(&self) {
-        let Some(file) = self.beside() else { return };
-        let left = read_bounded(&file).map_err(|error| error.to_string());
-        let left = left.and_then(|bytes| parse(&bytes));
-        left.into_iter()
-            .flatten()
-            .for_each(|record| self.add(record));
-        self.forget_load();
-    }
-
-    /// The daemon ends, and in good order: what it loads meanwhile is no reason.
-    pub fn forget_load(&self) {
-        if let Some(file) = self.beside() {
-            // Most often there is none.
-            let _ = fs::remove_file(file);
-        }
-    }
-
-    /// What is there while a model is loaded.
-    fn beside(&self) -> Option<PathBuf> {
-        Some(self.file()?.with_file_name(LOADING))
     }
 
     /// Lets a provider be tried again, since it works.
@@ -310,30 +276,18 @@ impl Quarantine {
     /// Replaces the file. Where that may not be, what was learnt is forgotten.
     fn keep(&self, providers: Vec<Record>) {
         let Some(file) = self.file() else { return };
-        let document = Document {
-            schema: SCHEMA,
-            providers,
-        };
-        if let Err(error) = replace(file, &document) {
+        let document = Document::of(providers);
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        let replaced = written(folder, &document).and_then(|next| Ok(next.persist(file)?));
+        if let Err(error) = replaced {
             tracing::warn!("{} cannot be written: {error}", file.display());
         }
     }
 }
 
-/// A provider loads a model as long as this is held.
-#[must_use]
-#[derive(Debug)]
-pub struct Loading<'a>(&'a Quarantine);
-
-impl Drop for Loading<'_> {
-    fn drop(&mut self) {
-        self.0.forget_load();
-    }
-}
-
-/// The file's bytes, if it is a file, of a length that it can have, and of somebody who
-/// may say what we do.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// Opens a file, if it is one, of a length that it can have, and of somebody who may say
+/// what we do.
+fn open_trusted(path: &Path) -> io::Result<File> {
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = OpenOptions::new()
@@ -351,9 +305,15 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     if !trusted.contains(&Some(metadata.uid())) {
         return refused("it belongs to another user");
     }
+    Ok(file)
+}
+
+/// The records in a file that was opened so.
+fn read_records(file: File) -> Result<Vec<Record>, String> {
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let read = file.take(LARGEST).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    parse(&bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Record>, String> {
@@ -374,18 +334,17 @@ fn parse(bytes: &[u8]) -> Result<Vec<Record>, String> {
     Ok(document.providers.into_iter().map(clean).collect())
 }
 
-fn replace(file: &Path, document: &Document) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
+/// The document in a new file, complete and synced, which is not yet where it belongs.
+fn written(folder: &Path, document: &Document) -> io::Result<NamedTempFile> {
     create_directory(folder).map_err(|error| io::Error::other(error.to_string()))?;
-    let mut next = tempfile::NamedTempFile::new_in(folder)?;
+    let mut next = NamedTempFile::new_in(folder)?;
     serde_json::to_writer_pretty(&mut next, document)?;
     next.write_all(b"\n")?;
     // Whoever asks `gptoss-ctl doctor` may read it.
     let mode = fs::Permissions::from_mode(FILE_MODE);
     next.as_file().set_permissions(mode)?;
     next.as_file().sync_all()?;
-    next.persist(file)?;
-    Ok(())
+    Ok(next)
 }
 
 /// Text from outside as one line of a bounded length, which no terminal obeys.
@@ -516,27 +475,6 @@ mod tests {
         // Nor is it an error where there is no place for it.
         Quarantine::default().put(Provider::Cuda, "x");
         Quarantine::in_folder(Path::new("/proc/nowhere")).put(Provider::Cuda, "x");
-    }
-
-    #[test]
-    fn a_daemon_that_does_not_survive_a_load_leaves_a_word() {
-        let (_folder, quarantine) = quarantine();
-        let file = quarantine.beside().unwrap();
-        let loading = quarantine.loading(Provider::Cuda, "20b");
-        assert!(file.exists());
-        drop(loading);
-        assert!(!file.exists());
-        quarantine.convict();
-        assert_eq!(quarantine.holds(Provider::Cuda), None);
-        // It crashes: nothing is dropped.
-        std::mem::forget(quarantine.loading(Provider::Cuda, "20b"));
-        quarantine.convict();
-        let record = quarantine.holds(Provider::Cuda).unwrap();
-        assert!(record.reason.contains("loaded 20b"), "{record:?}");
-        assert!(!file.exists());
-        drop(quarantine.loading(Provider::Cpu, "20b"));
-        std::mem::forget(quarantine.loading(Provider::Cpu, "20b"));
-        assert!(!file.exists());
     }
 
     proptest! {
