@@ -41,7 +41,7 @@ impl Drop for Loading {
 impl Quarantine {
     /// To be held while a provider loads a model in this process. Should the process end
     /// with it, the next one [finds out](Self::convict).
-    pub fn loading(&self, provider: Provider, model: &str) -> Loading {
+    pub(in crate::runtime) fn loading(&self, provider: Provider, model: &str) -> Loading {
         let file = self.marker().filter(|_| !self.fixed);
         let marker = file.filter(|_| provider != Provider::Cpu).and_then(|path| {
             let reason = format!("the daemon ended while it loaded {model} on it");
