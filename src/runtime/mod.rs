@@ -39,6 +39,7 @@ mod self_test;
 mod session;
 pub mod simulated;
 pub mod streaming;
+pub mod system_libraries;
 pub mod threads;
 pub mod wheels;
 

@@ -21,11 +21,11 @@
 //! }
 //! ```
 //!
-//! A record counts while all from `driver` on is what it was: the library by its path and,
-//! for each of its files, size and time of change; and this program, whose graph it is
-//! that was computed wrongly, and may have been the wrong one. The file is replaced by
-//! a rename. All that it can do is to have a provider passed over; one that is damaged,
-//! or not ours, is told of and does nothing.
+//! A record counts while all from `driver` on is what it was: the library, and what the
+//! system has of CUDA's, by path, size and time of change of each file; and this program,
+//! whose graph it is that was computed wrongly, and may have been the wrong one. The file
+//! is replaced by a rename. All that it can do is to have a provider passed over; one that
+//! is damaged, or not ours, is told of and does nothing.
 
 mod loading;
 
@@ -38,8 +38,9 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
+use super::library::Library;
 use super::provider::Provider;
-use super::{driver, library};
+use super::{driver, library, system_libraries};
 use crate::model::{FILE_MODE, create_directory, now_rfc3339};
 
 /// Version of the file's form.
@@ -77,7 +78,7 @@ pub struct Record {
     pub devices: Vec<String>,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
-    /// Which library that was.
+    /// Which library that was, and which it has of the system's.
     pub library: String,
     /// Version of this program.
     #[serde(default)]
@@ -128,14 +129,19 @@ struct Circumstances {
 impl Circumstances {
     /// As they are now; without a library there are none.
     fn of(provider: Provider) -> Self {
-        let used = library::in_use().ok();
-        let (onnxruntime, library) =
-            used.map_or_else(Default::default, |u| (u.version, u.identity));
+        let (mut onnxruntime, mut libraries) = (String::new(), Vec::new());
+        if let Ok(used) = library::in_use() {
+            (onnxruntime, libraries) = (used.version, vec![used.identity]);
+            // What a store has for CUDA has CUDA with it.
+            if provider == Provider::Cuda && !matches!(used.library, Library::Cuda { .. }) {
+                libraries.extend(system_libraries::identity());
+            }
+        }
         Self {
             driver: driver::version(provider),
             devices: driver::devices(provider),
             onnxruntime,
-            library,
+            library: libraries.join(", "),
         }
     }
 
