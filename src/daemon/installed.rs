@@ -118,7 +118,6 @@ impl StoreLoader {
         {
             return Ok(report.clone());
         }
-        // Ours is the bus' name: no other daemon loads a model now.
         self.quarantine.convict();
         let failed = self.failed().clone();
         let report = runtime::choose(self.provider, &self.quarantine, &failed);
@@ -135,6 +134,12 @@ impl StoreLoader {
         self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has a provider passed over from now on, by this daemon.
+    fn pass_over(&self, provider: Provider, reason: String) {
+        self.failed().push((provider, reason));
+        *self.chosen() = None;
+    }
+
     /// Whether another provider may take this one's place.
     fn is_replaceable(&self, provider: Provider) -> bool {
         self.provider == ProviderChoice::Auto && provider != Provider::Cpu
@@ -144,6 +149,17 @@ impl StoreLoader {
 /// Whether a load failed by what the provider is, has or does: on another one it may
 /// not. What is wrong with the model or the library is wrong there, too.
 fn may_be_the_providers(error: &RuntimeError) -> bool {
+    is_a_refusal(error) || hangs(error)
+}
+
+/// Whether the provider did not end a load. Whatever it is asked then would end no sooner,
+/// and leave another thread behind.
+fn hangs(error: &RuntimeError) -> bool {
+    matches!(error, RuntimeError::LoadHangs { .. })
+}
+
+/// Whether the provider refused an export, and may take another one.
+fn is_a_refusal(error: &RuntimeError) -> bool {
     matches!(
         error,
         RuntimeError::ProviderUnusable { .. }
@@ -158,6 +174,16 @@ fn may_be_the_providers(error: &RuntimeError) -> bool {
 fn exports(model: &Installed, provider: Provider) -> impl Iterator<Item = Target> {
     let made = |target: &Target| model.manifest.targets.contains_key(target.name());
     provider.targets().iter().copied().filter(made)
+}
+
+/// Bytes of the files that an export is loaded from.
+fn weight_bytes(model: &Installed, target: Target) -> u64 {
+    let manifest = &model.manifest;
+    let published = manifest.files.iter();
+    let published = published.filter(|_| target.has_our_operators());
+    let exported = manifest.targets.get(target.name()).into_iter().flatten();
+    let sizes = published.chain(exported).map(|file| file.size);
+    sizes.fold(0, u64::saturating_add)
 }
 
 /// The best export of a model, whoever runs it.
@@ -278,9 +304,7 @@ impl Loader for StoreLoader {
 
     fn set_aside(&self, provider: &str, reason: &str) {
         if let Some(provider) = Provider::named(provider) {
-            let reason = format!("it failed while it computed: {reason}");
-            self.failed().push((provider, reason));
-            *self.chosen() = None;
+            self.pass_over(provider, format!("it failed while it computed: {reason}"));
         }
     }
 
@@ -307,14 +331,20 @@ impl StoreLoader {
             let provider = report.provider;
             match self.load_on(provider, &installed, model) {
                 Ok(backend) => break backend,
-                // Not remembered: at the next load its memory may be free.
-                Err(error) if self.is_replaceable(provider) && may_be_the_providers(&error) => {
-                    tracing::warn!(%provider, model, "it cannot load the model: {error}");
-                    failed.push((provider, format!("it cannot load {model}: {error}")));
+                Err(error) => {
+                    let why = format!("it cannot load {model}: {error}");
+                    // Nothing else is remembered: at the next load its memory may be free.
+                    if hangs(&error) {
+                        self.pass_over(provider, why.clone());
+                    }
+                    if !self.is_replaceable(provider) || !may_be_the_providers(&error) {
+                        return Err(unavailable(error));
+                    }
+                    tracing::warn!(%provider, model, "{why}");
+                    failed.push((provider, why));
                     let next = runtime::choose(self.provider, &self.quarantine, &failed);
                     report = next.map_err(unavailable)?;
                 }
-                Err(error) => return Err(unavailable(error)),
             }
         };
         progress(1.0);
@@ -341,12 +371,12 @@ impl StoreLoader {
         installed: &Installed,
         model: &str,
     ) -> Result<OrtBackend, RuntimeError> {
-        let _loading = self.quarantine.loading(provider, model);
         let mut refused = None;
         for target in exports(installed, provider) {
             let options = self.options(model, target, provider);
-            match OrtBackend::load(&installed.dir, options) {
-                Err(error) if provider != Provider::Cpu && may_be_the_providers(&error) => {
+            let bytes = weight_bytes(installed, target);
+            match runtime::load(&installed.dir, options, bytes, &self.quarantine) {
+                Err(error) if provider != Provider::Cpu && is_a_refusal(&error) => {
                     tracing::warn!(%provider, %target, model, "export refused: {error}");
                     refused.get_or_insert(error);
                 }

@@ -24,7 +24,7 @@ use self::installed::StoreLoader;
 use self::logging::Logging;
 use self::metrics::TextFile;
 use self::simulated::SimulatedLoader;
-use crate::config::{self, Config, Load, OnPressure};
+use crate::config::{self, Config, Load, OnPressure, Scope};
 use crate::dbus::{Bus, NAME, Parts, Service, SocketSettings};
 use crate::engine::EngineSettings;
 use crate::model::Stores;
@@ -87,9 +87,9 @@ fn run(arguments: Arguments, log: Arc<Logging>) -> Result<ExitCode, Box<dyn std:
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let quarantine = match (arguments.bus, &arguments.socket) {
-        (Some(BusName::System), _) | (None, None) => Quarantine::of_machine(),
-        (Some(BusName::Session), _) | (None, Some(_)) => Quarantine::of_user(),
+    let quarantine = match arguments.scope() {
+        Scope::System => Quarantine::of_machine(),
+        Scope::User => Quarantine::of_user(),
     };
     let loader = loader(&arguments, &config, quarantine.clone())?;
     let engine = EngineSettings {

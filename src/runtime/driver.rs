@@ -1,7 +1,8 @@
 //! The driver of a provider's device, and the devices it has.
 //!
 //! Read from what the kernel shows. NVIDIA's own library would tell more, and would be
-//! loaded into this process for it: code of the driver whose faults are to stay outside.
+//! loaded into this process for it: code of the driver whose faults are to stay outside
+//! until it has proven itself. What memory a GPU has (`gpu`) is asked of it afterwards.
 
 use std::io::Read;
 use std::path::Path;
@@ -25,8 +26,15 @@ pub fn version(provider: Provider) -> Option<String> {
     }
 }
 
-/// Models of the NVIDIA GPUs that the kernel's driver has.
-pub fn devices() -> Vec<String> {
+/// Models of the devices that the provider's driver has, as far as it shows them.
+pub fn devices(provider: Provider) -> Vec<String> {
+    match provider {
+        Provider::Cuda => nvidia_devices(),
+        Provider::CoreMl | Provider::Cpu => Vec::new(),
+    }
+}
+
+fn nvidia_devices() -> Vec<String> {
     let gpus = std::fs::read_dir(Path::new(NVIDIA).join("gpus"));
     let mut folders: Vec<_> = gpus.into_iter().flatten().flatten().collect();
     folders.sort_by_key(std::fs::DirEntry::file_name);
@@ -94,5 +102,6 @@ mod tests {
     #[test]
     fn the_processor_has_no_driver() {
         assert_eq!(version(Provider::Cpu), None);
+        assert!(devices(Provider::Cpu).is_empty());
     }
 }

@@ -145,6 +145,16 @@ pub enum RuntimeError {
         /// The export that it runs best.
         target: Target,
     },
+    /// A provider has not loaded a model in all the time that it had.
+    #[error("{provider} did not load {model} within {seconds} s, and is left alone")]
+    LoadHangs {
+        /// The provider.
+        provider: Provider,
+        /// The model.
+        model: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// The exported model cannot be read or is not one of ours.
     #[error("{0}")]
     Model(String),

@@ -43,12 +43,13 @@ enum Fault {
     Killed,
     Hang,
     CrashAtLoad,
+    HangAtLoad,
     OutOfMemoryAtLoad,
     OutOfMemoryAtRun,
 }
 
 /// Names of the faults in the variable.
-const FAULTS: [(&str, Fault); 13] = [
+const FAULTS: [(&str, Fault); 14] = [
     ("none", Fault::None),
     ("missing-library", Fault::MissingLibrary),
     ("no-device", Fault::NoDevice),
@@ -60,6 +61,7 @@ const FAULTS: [(&str, Fault); 13] = [
     ("killed", Fault::Killed),
     ("hang", Fault::Hang),
     ("crash-at-load", Fault::CrashAtLoad),
+    ("hang-at-load", Fault::HangAtLoad),
     ("out-of-memory-at-load", Fault::OutOfMemoryAtLoad),
     ("out-of-memory-at-run", Fault::OutOfMemoryAtRun),
 ];
@@ -90,6 +92,7 @@ pub fn register(provider: Provider) -> Option<Result<(), String>> {
             Err("CUDA failure 100: no CUDA-capable device is detected ; GPU=-1".into())
         }
         Fault::CrashAtLoad if !proves => die(Signal::SEGV),
+        Fault::HangAtLoad if !proves => hang(),
         Fault::OutOfMemoryAtLoad if !proves => {
             Err("Failed to allocate memory for requested buffer of size 13186891776".into())
         }
@@ -107,10 +110,14 @@ pub fn strike(provider: Provider) {
         }
         Some(Fault::Exit) => std::process::exit(3),
         Some(Fault::Killed) => die(Signal::KILL),
-        Some(Fault::Hang) => loop {
-            std::thread::park();
-        },
+        Some(Fault::Hang) => hang(),
         _ => {}
+    }
+}
+
+fn hang() -> ! {
+    loop {
+        std::thread::park();
     }
 }
 
@@ -126,6 +133,11 @@ fn die(signal: Signal) -> ! {
 /// How long its proof may take, where that is no usual time.
 pub fn limit(provider: Provider) -> Option<Duration> {
     (fault(provider)? == Fault::Hang).then_some(HANG_LIMIT)
+}
+
+/// How long its load may take, likewise.
+pub fn load_limit(provider: Provider) -> Option<Duration> {
+    (fault(provider)? == Fault::HangAtLoad).then_some(HANG_LIMIT)
 }
 
 /// A row of logits as the provider gives it.

@@ -331,15 +331,6 @@ pub(super) fn identity(library: &Library) -> String {
         Library::Cuda { .. } => return format!("{FILE_NAME}, as pinned for CUDA"),
     };
     let providers = PROVIDERS.map(|name| path.with_file_name(name));
-    let stamp = |path: &Path| {
-        let metadata = path.metadata().ok()?;
-        let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
-        let size = metadata.len();
-        Some(format!(
-            "{} {size} {seconds}.{nanoseconds:09}",
-            path.display()
-        ))
-    };
     let files = std::iter::once(path).chain(&providers);
     let stamps: Vec<_> = files.filter_map(|path| stamp(path)).collect();
     match stamps.is_empty() {
@@ -347,6 +338,17 @@ pub(super) fn identity(library: &Library) -> String {
         true => path.display().to_string(),
         false => stamps.join(", "),
     }
+}
+
+/// A file's place, size and time of change; none where there is none.
+pub(super) fn stamp(path: &Path) -> Option<String> {
+    let metadata = path.metadata().ok()?;
+    let (seconds, nanoseconds) = (metadata.mtime(), metadata.mtime_nsec());
+    let size = metadata.len();
+    Some(format!(
+        "{} {size} {seconds}.{nanoseconds:09}",
+        path.display()
+    ))
 }
 
 /// The environment sessions are made in.

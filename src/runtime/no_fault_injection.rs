@@ -24,6 +24,11 @@ pub const fn limit(_: Provider) -> Option<Duration> {
     None
 }
 
+/// The usual time.
+pub const fn load_limit(_: Provider) -> Option<Duration> {
+    None
+}
+
 /// The row as it is.
 pub const fn logits(_: Provider, row: &[f32]) -> Cow<'_, [f32]> {
     Cow::Borrowed(row)

@@ -12,32 +12,35 @@
 //!       "since": "2026-01-31T12:00:00Z",
 //!       "reason": "the process that proves it crashed with SIGSEGV",
 //!       "driver": "570.86.15",                     null: there was none, or it does not say
+//!       "devices": ["NVIDIA H200"],
 //!       "onnxruntime": "1.31.1",
-//!       "library": "/usr/lib/gptoss/cuda/libonnxruntime.so.1.31.1 21962872 1767225600.000000000, …"
+//!       "library": "/usr/lib/gptoss/cuda/libonnxruntime.so.1.31.1 21962872 1767225600.000000000, …",
+//!       "gptoss": "0.1.0"
 //!     }
 //!   ]
 //! }
 //! ```
 //!
-//! `loading.json` beside it has the same form. It is there while the daemon loads a model
-//! on a provider, and afterwards if the daemon did not survive that: the next one then
-//! puts the provider into quarantine.
-//!
-//! A record counts while driver, version and library are what they were: the library by
-//! its path and, for each of its files, size and time of change. The file is replaced by
-//! a rename. All that it can do is to have a provider passed over; one that is damaged,
-//! or not ours, is told of and does nothing.
+//! A record counts while all from `driver` on is what it was: the library, and what the
+//! system has of CUDA's, by path, size and time of change of each file; and this program,
+//! whose graph it is that was computed wrongly, and may have been the wrong one. The file
+//! is replaced by a rename. All that it can do is to have a provider passed over; one that
+//! is damaged, or not ours, is told of and does nothing.
 
-use std::fs::{self, OpenOptions};
+mod loading;
+
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
 
+use super::library::Library;
 use super::provider::Provider;
-use super::{driver, library};
+use super::{driver, library, system_libraries};
 use crate::model::{FILE_MODE, create_directory, now_rfc3339};
 
 /// Version of the file's form.
@@ -45,7 +48,7 @@ const SCHEMA: u32 = 1;
 
 const FILE: &str = "quarantine.json";
 
-const LOADING: &str = "loading.json";
+const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Largest file that is read, in bytes.
 const LARGEST: u64 = 64 << 10;
@@ -70,23 +73,31 @@ pub struct Record {
     pub reason: String,
     /// Version of the driver it did so with.
     pub driver: Option<String>,
+    /// Models of the devices that driver had.
+    #[serde(default)]
+    pub devices: Vec<String>,
     /// Version of ONNX Runtime.
     pub onnxruntime: String,
-    /// Which library that was.
+    /// Which library that was, and which it has of the system's.
     pub library: String,
+    /// Version of this program.
+    #[serde(default)]
+    pub gptoss: String,
 }
 
 impl Record {
     /// Of this moment.
-    fn now(provider: Provider, reason: &str) -> Self {
+    pub(super) fn now(provider: Provider, reason: &str) -> Self {
         let now = Circumstances::of(provider);
         Self {
             provider: provider.to_string(),
             since: now_rfc3339(),
             reason: one_line(reason),
             driver: now.driver,
+            devices: now.devices,
             onnxruntime: now.onnxruntime,
             library: now.library,
+            gptoss: VERSION.to_owned(),
         }
     }
 }
@@ -97,10 +108,20 @@ struct Document {
     providers: Vec<Record>,
 }
 
+impl Document {
+    fn of(providers: Vec<Record>) -> Self {
+        Self {
+            schema: SCHEMA,
+            providers,
+        }
+    }
+}
+
 /// What must change for a provider to be another one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Circumstances {
     driver: Option<String>,
+    devices: Vec<String>,
     onnxruntime: String,
     library: String,
 }
@@ -108,18 +129,26 @@ struct Circumstances {
 impl Circumstances {
     /// As they are now; without a library there are none.
     fn of(provider: Provider) -> Self {
-        let used = library::in_use().ok();
-        let (onnxruntime, library) =
-            used.map_or_else(Default::default, |u| (u.version, u.identity));
+        let (mut onnxruntime, mut libraries) = (String::new(), Vec::new());
+        if let Ok(used) = library::in_use() {
+            (onnxruntime, libraries) = (used.version, vec![used.identity]);
+            // What a store has for CUDA has CUDA with it.
+            if provider == Provider::Cuda && !matches!(used.library, Library::Cuda { .. }) {
+                libraries.extend(system_libraries::identity());
+            }
+        }
         Self {
             driver: driver::version(provider),
+            devices: driver::devices(provider),
             onnxruntime,
-            library,
+            library: libraries.join(", "),
         }
     }
 
     fn are_those_of(&self, record: &Record) -> bool {
         self.driver == record.driver
+            && self.devices == record.devices
+            && record.gptoss == VERSION
             && self.onnxruntime == record.onnxruntime
             && self.library == record.library
     }
@@ -129,7 +158,7 @@ impl Circumstances {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Quarantine {
     file: Option<PathBuf>,
-    /// Whether it may be changed.
+    /// Whether it may not be changed.
     fixed: bool,
 }
 
@@ -193,12 +222,12 @@ impl Quarantine {
         let Some(file) = self.file() else {
             return Ok(Vec::new());
         };
-        let bytes = match read_bounded(file) {
-            Ok(bytes) => bytes,
+        let opened = match open_trusted(file) {
+            Ok(opened) => opened,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(format!("{} is ignored: {error}", file.display())),
         };
-        parse(&bytes).map_err(|why| format!("{} is ignored: {why}", file.display()))
+        read_records(opened).map_err(|why| format!("{} is ignored: {why}", file.display()))
     }
 
     /// What is in the file; why nothing counts goes to the log.
@@ -229,7 +258,7 @@ impl Quarantine {
         self.add(Record::now(provider, reason));
     }
 
-    fn add(&self, record: Record) {
+    pub(super) fn add(&self, record: Record) {
         let (provider, reason) = (&record.provider, &record.reason);
         tracing::warn!(provider, reason, "execution provider quarantined");
         let mut records = self.records();
@@ -237,50 +266,6 @@ impl Quarantine {
         records.truncate(MOST - 1);
         records.push(record);
         self.keep(records);
-    }
-
-    /// To be held while a provider loads a model in this process. Should the process end
-    /// with it, the next one [finds out](Self::convict).
-    pub fn loading(&self, provider: Provider, model: &str) -> Loading<'_> {
-        if provider != Provider::Cpu
-            && !self.fixed
-            && let Some(file) = self.beside()
-        {
-            let reason = format!("the daemon ended while it loaded {model} on it");
-            let document = Document {
-                schema: SCHEMA,
-                providers: vec![Record::now(provider, &reason)],
-            };
-            if let Err(error) = replace(&file, &document) {
-                tracing::warn!("{} cannot be written: {error}", file.display());
-            }
-        }
-        Loading(self)
-    }
-
-    /// Puts into quarantine what an earlier daemon did not survive. To be called where no
-    /// other one loads a model now.
-    pub fn convict(&self) {
-        let Some(file) = self.beside() else { return };
-        let left = read_bounded(&file).map_err(|error| error.to_string());
-        let left = left.and_then(|bytes| parse(&bytes));
-        left.into_iter()
-            .flatten()
-            .for_each(|record| self.add(record));
-        self.forget_load();
-    }
-
-    /// The daemon ends, and in good order: what it loads meanwhile is no reason.
-    pub fn forget_load(&self) {
-        if let Some(file) = self.beside() {
-            // Most often there is none.
-            let _ = fs::remove_file(file);
-        }
-    }
-
-    /// What is there while a model is loaded.
-    fn beside(&self) -> Option<PathBuf> {
-        Some(self.file()?.with_file_name(LOADING))
     }
 
     /// Lets a provider be tried again, since it works.
@@ -297,30 +282,18 @@ impl Quarantine {
     /// Replaces the file. Where that may not be, what was learnt is forgotten.
     fn keep(&self, providers: Vec<Record>) {
         let Some(file) = self.file() else { return };
-        let document = Document {
-            schema: SCHEMA,
-            providers,
-        };
-        if let Err(error) = replace(file, &document) {
+        let document = Document::of(providers);
+        let folder = file.parent().unwrap_or(Path::new("/"));
+        let replaced = written(folder, &document).and_then(|next| Ok(next.persist(file)?));
+        if let Err(error) = replaced {
             tracing::warn!("{} cannot be written: {error}", file.display());
         }
     }
 }
 
-/// A provider loads a model as long as this is held.
-#[must_use]
-#[derive(Debug)]
-pub struct Loading<'a>(&'a Quarantine);
-
-impl Drop for Loading<'_> {
-    fn drop(&mut self) {
-        self.0.forget_load();
-    }
-}
-
-/// The file's bytes, if it is a file, of a length that it can have, and of somebody who
-/// may say what we do.
-fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+/// Opens a file, if it is one, of a length that it can have, and of somebody who may say
+/// what we do.
+fn open_trusted(path: &Path) -> io::Result<File> {
     let refused = |why: &str| Err(io::Error::new(io::ErrorKind::InvalidData, why));
     let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
     let file = OpenOptions::new()
@@ -338,9 +311,15 @@ fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     if !trusted.contains(&Some(metadata.uid())) {
         return refused("it belongs to another user");
     }
+    Ok(file)
+}
+
+/// The records in a file that was opened so.
+fn read_records(file: File) -> Result<Vec<Record>, String> {
     let mut bytes = Vec::new();
-    file.take(LARGEST).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    let read = file.take(LARGEST).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    parse(&bytes)
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Record>, String> {
@@ -361,18 +340,17 @@ fn parse(bytes: &[u8]) -> Result<Vec<Record>, String> {
     Ok(document.providers.into_iter().map(clean).collect())
 }
 
-fn replace(file: &Path, document: &Document) -> io::Result<()> {
-    let folder = file.parent().unwrap_or(Path::new("/"));
+/// The document in a new file, complete and synced, which is not yet where it belongs.
+fn written(folder: &Path, document: &Document) -> io::Result<NamedTempFile> {
     create_directory(folder).map_err(|error| io::Error::other(error.to_string()))?;
-    let mut next = tempfile::NamedTempFile::new_in(folder)?;
+    let mut next = NamedTempFile::new_in(folder)?;
     serde_json::to_writer_pretty(&mut next, document)?;
     next.write_all(b"\n")?;
     // Whoever asks `gptoss-ctl doctor` may read it.
     let mode = fs::Permissions::from_mode(FILE_MODE);
     next.as_file().set_permissions(mode)?;
     next.as_file().sync_all()?;
-    next.persist(file)?;
-    Ok(())
+    Ok(next)
 }
 
 /// Text from outside as one line of a bounded length, which no terminal obeys.
@@ -389,6 +367,7 @@ pub(super) fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
@@ -431,11 +410,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_driver_or_library_is_another_matter() {
-        for key in ["driver", "onnxruntime", "library"] {
+    fn another_driver_device_or_program_is_another_matter() {
+        for (key, another) in [
+            ("driver", json!("another")),
+            ("devices", json!(["another"])),
+            ("onnxruntime", json!("another")),
+            ("library", json!("another")),
+            ("gptoss", json!("another")),
+            // Of a version that did not say.
+            ("gptoss", json!("")),
+        ] {
             let (_folder, quarantine) = altered(|text| {
                 let mut document: serde_json::Value = serde_json::from_str(text).unwrap();
-                document["providers"][0][key] = "another".into();
+                document["providers"][0][key] = another.clone();
                 document.to_string()
             });
             assert_eq!(quarantine.holds(Provider::Cuda), None, "{key}");
@@ -494,27 +481,6 @@ mod tests {
         // Nor is it an error where there is no place for it.
         Quarantine::default().put(Provider::Cuda, "x");
         Quarantine::in_folder(Path::new("/proc/nowhere")).put(Provider::Cuda, "x");
-    }
-
-    #[test]
-    fn a_daemon_that_does_not_survive_a_load_leaves_a_word() {
-        let (_folder, quarantine) = quarantine();
-        let file = quarantine.beside().unwrap();
-        let loading = quarantine.loading(Provider::Cuda, "20b");
-        assert!(file.exists());
-        drop(loading);
-        assert!(!file.exists());
-        quarantine.convict();
-        assert_eq!(quarantine.holds(Provider::Cuda), None);
-        // It crashes: nothing is dropped.
-        std::mem::forget(quarantine.loading(Provider::Cuda, "20b"));
-        quarantine.convict();
-        let record = quarantine.holds(Provider::Cuda).unwrap();
-        assert!(record.reason.contains("loaded 20b"), "{record:?}");
-        assert!(!file.exists());
-        drop(quarantine.loading(Provider::Cpu, "20b"));
-        std::mem::forget(quarantine.loading(Provider::Cpu, "20b"));
-        assert!(!file.exists());
     }
 
     proptest! {

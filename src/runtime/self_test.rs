@@ -32,6 +32,7 @@ fn run_target(provider: Provider, target: Target) -> Result<f64, String> {
     let model = export::in_memory(&checkpoint, target).map_err(|e| e.to_string())?;
     let options = Options {
         model: "nano".into(),
+        target,
         context: golden.ids.len(),
         provider,
         ..Options::default()

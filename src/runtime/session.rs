@@ -32,7 +32,6 @@ pub(super) struct Settings<'a> {
 /// Opens the model.
 pub(super) fn open(model: &[u8], settings: Settings<'_>) -> Result<Session, RuntimeError> {
     let provider = settings.provider;
-    let _opening = gptoss_onnx::operators::opening();
     let cache = match provider {
         Provider::CoreMl => coreml::cache(model, settings.external_root),
         Provider::Cuda | Provider::Cpu => None,
@@ -41,7 +40,12 @@ pub(super) fn open(model: &[u8], settings: Settings<'_>) -> Result<Session, Runt
     provider
         .register(&mut builder, cache.as_deref())
         .map_err(|reason| RuntimeError::ProviderUnusable { provider, reason })?;
+    // A driver that hangs would keep it, and whoever opens a session afterwards wait for
+    // ever. Nobody opens one at the same time: loads take turns, and a proof has a process
+    // of its own.
+    let opening = (provider == Provider::Cpu).then(gptoss_onnx::operators::opening);
     let session = builder.commit_from_memory(model)?;
+    drop(opening);
     if provider != Provider::Cpu {
         check_assignment(&session, provider)?;
     }

@@ -292,6 +292,38 @@ async fn a_daemon_that_a_load_ends_does_not_try_it_again() {
     assert_eq!(machine.quarantined().len(), 1);
 }
 
+/// Nor may one that never ends: the next provider takes over in the same daemon, and it
+/// is not tried again.
+#[tokio::test]
+async fn a_load_that_hangs_is_left_behind() {
+    let machine = Machine::new();
+    let told = "cuda did not load nano within 2 s";
+    assert_passed_over(&machine, "hang-at-load", told, true).await;
+    let daemon = machine.daemon("hang-at-load", "");
+    assert_answers(&daemon).await;
+    let (_, why) = provider(&daemon).await;
+    assert!(
+        why.contains("quarantined since 2") && why.contains(told),
+        "{why}"
+    );
+
+    // Asked for by name, and with nowhere to keep what it learns.
+    machine.forget();
+    std::fs::write(machine.folder.path().join("state"), "no folder").unwrap();
+    let mut daemon = machine.daemon("hang-at-load", "[runtime]\nprovider = \"cuda\"");
+    let client = daemon.client().await;
+    let first = all(&mut ask(&client, "x", greedy()).await).await;
+    assert!(failure(&first).1.contains(told), "{first:?}");
+    let begun = Instant::now();
+    let second = all(&mut ask(&client, "x", greedy()).await).await;
+    assert!(failure(&second).1.contains(told), "{second:?}");
+    assert!(
+        begun.elapsed() < Duration::from_secs(2),
+        "it is not tried again"
+    );
+    assert!(daemon.child.try_wait().unwrap().is_none());
+}
+
 /// Faults that a daemon meets as it meets a crash.
 #[tokio::test]
 async fn the_self_test_tells_each_fault() {

@@ -253,12 +253,12 @@ impl<'a> Runner<'a> {
     /// `quantize(tables, row_blocks, blocks, exponents, weights, scales)` does some rows.
     fn int4(
         &mut self,
-        [blocks, scales]: [&str; 2],
+        [name, scales]: [&str; 2],
         outputs: &[Initializer],
         block: usize,
         quantize: impl Fn(&int4::Tables, usize, &[u8], &[u8], &mut [u8], &mut [f32]),
     ) -> Result<Vec<Place>, JobError> {
-        let (blocks, exponents) = (self.tensor(blocks)?, self.tensor(scales)?);
+        let (blocks, exponents) = (self.tensor(name)?, self.tensor(scales)?);
         let [weights, scales] = pair(outputs)?;
         let row_blocks = exponents.shape.last().copied().unwrap_or(1);
         let row_scales = (row_blocks * int4::BLOCK).div_ceil(block);
@@ -270,11 +270,16 @@ impl<'a> Runner<'a> {
                 .bytes
                 .chunks(rows * row_blocks * int4::BLOCK_BYTES)
                 .zip(exponents.bytes.chunks(rows * row_blocks));
-            for (blocks, exponents) in slices {
+            for (i, (blocks, exponents)) in slices.enumerate() {
                 let mut bytes = vec![0; blocks.len()];
                 let mut scales = vec![0.0; exponents.len() / row_blocks * row_scales];
                 let (weights, tables) = (bytes.as_mut_slice(), &runner.tables);
                 quantize(tables, row_blocks, blocks, exponents, weights, &mut scales);
+                if let Some(at) = scales.iter().position(|scale| !scale.is_finite()) {
+                    let row = (i * rows + at / row_scales) * row_blocks * int4::BLOCK;
+                    let index = at % row_scales * block;
+                    return Err(not_finite(name, row, NonFinite { index }));
+                }
                 runner.write(&bytes)?;
                 all_scales.extend_from_slice(&scales);
             }

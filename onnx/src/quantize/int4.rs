@@ -137,7 +137,7 @@ fn quantize_floats_on(
 /// Writes a block's nibbles; its scale and error, none where a value is not finite.
 fn quantize_float_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f32, SquaredError)> {
     let largest = largest_magnitude(values)?;
-    // All below 2 in this unit, so that squares neither overflow nor vanish.
+    // All below 4 in this unit, so that squares neither overflow nor vanish.
     let exponent = floor_log2(largest).clamp(-126, 126);
     let values = values.map(|v| v * power(-exponent));
     let largest = f32::from_bits(largest) * power(-exponent);

@@ -18,7 +18,7 @@ use half::f16;
 use super::int4::{CODES, RATIOS, levels_of, pack, sum_of_blocks};
 use super::{
     NonFinite, SquaredError, Transposed, all_cores, floor_log2, for_rows, largest_magnitude, power,
-    power_of_four, quantize_blocks,
+    power_of_four, quantize_blocks, widen,
 };
 use crate::kernels::mxfp4::{self, scale_value};
 
@@ -28,7 +28,8 @@ pub const BLOCK: usize = 64;
 /// Quantizes rows of `inputs` MXFP4 weights into int4 rows, on all cores.
 ///
 /// `blocks` u8 `[rows, inputs/32, 16]` and `exponents` `[rows, inputs/32]`; `weights` u8
-/// `[rows, inputs/2]` and `scales` `[rows, ceil(inputs/64)]`.
+/// `[rows, inputs/2]` and `scales` `[rows, ceil(inputs/64)]`, NaN where a weight is beyond
+/// float16.
 pub fn quantize(
     inputs: usize,
     blocks: &[u8],
@@ -57,7 +58,7 @@ pub fn quantize(
                     .zip(exponents.chunks(BLOCK / mxfp4::BLOCK));
                 for (((weights, scale), blocks), exponents) in each {
                     let values = values_of(blocks, exponents);
-                    // A NaN as scale is refused where experts are opened.
+                    // Whoever writes the scales refuses a NaN.
                     *scale = quantize_block(&values, weights).map_or(f32::NAN, |(scale, _)| scale);
                 }
             }
@@ -90,30 +91,51 @@ fn values_of(blocks: &[u8], exponents: &[u8]) -> [f32; BLOCK] {
 /// `weights` u8 `[outputs, inputs/2]`, `scales` `[outputs, ceil(inputs/64)]`.
 ///
 /// # Errors
-/// At an infinity or NaN, with its index.
+/// At an infinity, a NaN or what is infinite in float16, with its index.
 pub fn quantize_floats(
     matrix: Transposed<'_>,
     weights: &mut [u8],
     scales: &mut [f32],
 ) -> Result<SquaredError, NonFinite> {
-    quantize_blocks(all_cores(), matrix, weights, scales, quantize_block)
+    let done = quantize_blocks(all_cores(), matrix, weights, scales, quantize_block);
+    done.map_err(|_| first_beyond(matrix))
+}
+
+fn first_beyond(matrix: Transposed<'_>) -> NonFinite {
+    let beyond = |values: Vec<f32>| values.iter().position(|v| !is_held(*v));
+    match widen(matrix.float, matrix.bytes) {
+        Ok(values) => NonFinite {
+            index: beyond(values).unwrap_or(0),
+        },
+        Err(error) => error,
+    }
+}
+
+/// Whether float16 has a finite number for it. The provider's kernels multiply levels and
+/// scales in that, and a scale for larger ones need not be one.
+fn is_held(value: f32) -> bool {
+    f16::from_f32(value).is_finite()
 }
 
 /// Writes a block's nibbles, as many as there is room for; its scale and error, none
-/// where a value is not finite.
+/// where a value is not finite in float16.
 fn quantize_block(values: &[f32; BLOCK], weights: &mut [u8]) -> Option<(f32, SquaredError)> {
     let largest = largest_magnitude(values)?;
+    let true_largest = f32::from_bits(largest);
+    if !is_held(true_largest) {
+        return None;
+    }
     // All below 2 in this unit, so that squares neither overflow nor vanish.
     let exponent = floor_log2(largest).clamp(-126, 126);
     let values = values.map(|v| v * power(-exponent));
-    let true_largest = f32::from_bits(largest);
     let largest = true_largest * power(-exponent);
     let total = sum_of_blocks(&values.map(|v| v * v));
     // What nothing but zeros costs.
     let (mut best, mut levels, mut least) = (0.0, [0.0; BLOCK], total);
     for ratio in RATIOS {
         let scale = f16::from_f32(true_largest / ratio).to_f32();
-        if scale == 0.0 || scale.is_infinite() {
+        // Of the tiniest weights float16 has none: they become zero.
+        if scale == 0.0 {
             continue;
         }
         let (tried, error) = levels_of(&values, scale * power(-exponent), largest);
@@ -168,7 +190,8 @@ mod tests {
 
     #[test]
     fn infinities_and_nan_are_found() {
-        for bad in [f32::NAN, f32::INFINITY] {
+        // The last is halfway to what would be the next float16.
+        for bad in [f32::NAN, f32::INFINITY, -1e30, 65520.0] {
             let mut values = vec![0.5f32; 96 * 3];
             values[3 * 70 + 2] = bad;
             let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
@@ -181,6 +204,38 @@ mod tests {
             let error = quantize_floats(matrix, &mut [0; 144], &mut [0.0; 6]);
             assert_eq!(error, Err(NonFinite { index: 212 }));
         }
+    }
+
+    #[test]
+    fn the_largest_and_the_smallest_float16_have_a_scale() {
+        let one = |value: f32| {
+            let mut weights = [0; BLOCK / 2];
+            let mut values = [0.0; BLOCK];
+            (values[0], values[1]) = (value, -value / 2.0);
+            let (scale, error) = quantize_block(&values, &mut weights).expect("finite");
+            let level = f32::from(weights[0] & 15) - 8.0;
+            (level * scale, error.relative_rms())
+        };
+        assert_eq!(one(65504.0), (65504.0, 0.0));
+        assert_eq!(one(2f32.powi(-22)), (2f32.powi(-22), 0.0));
+        let (back, error) = one(2f32.powi(-40));
+        assert_eq!((back, error), (0.0, 1.0));
+    }
+
+    #[test]
+    fn codes_beyond_float16_have_no_scale() {
+        let exponent = 127 + 14;
+        let (mut codes, mut weights, mut scales) = ([0; 128], vec![0; 64], vec![0.0; 2]);
+        // 4 times 2^14 is 65536, 3 times is held.
+        (codes[3], codes[70]) = (5, 6);
+        quantize(
+            128,
+            &pack(&codes),
+            &[exponent; 4],
+            &mut weights,
+            &mut scales,
+        );
+        assert!(scales[0].is_finite() && scales[1].is_nan(), "{scales:?}");
     }
 
     proptest! {

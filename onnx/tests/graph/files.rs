@@ -319,6 +319,34 @@ fn nan_scales_and_infinite_weights_are_refused() {
     }
 }
 
+/// int4 for CUDA is multiplied in float16, which must have a number for each weight.
+#[test]
+fn codes_beyond_float16_are_refused_where_it_computes() {
+    let dir = checkpoint_of(&Shape::default());
+    let path = dir.path().join("model.safetensors");
+    let mut file = fs::read(&path).expect("a shard");
+    let checkpoint = Checkpoint::open(dir.path()).expect("sound");
+    let (name, at) = ("model.layers.1.mlp.experts.down_proj", 3);
+    let scales = checkpoint
+        .tensor(&format!("{name}_scales"))
+        .expect("scales");
+    let row = scales.shape.last().copied().expect("dimensions");
+    // Any code but zero is 2^16 and more.
+    file[scales.offset as usize + at] = 127 + 17;
+    fs::write(dir.path().join("x"), &file).expect("a file");
+    fs::rename(dir.path().join("x"), &path).expect("replaced");
+    let large = Checkpoint::open(dir.path()).expect("sound");
+    let exported = |target: Target| {
+        let out = dir.path().join(target.name());
+        export(&large, target, &out, &mut |_, _| ()).map_err(|error| error.to_string())
+    };
+    let text = exported(Target::CudaInt4).expect_err("beyond float16");
+    let element = at / row * row * 32 + at % row / 2 * 64;
+    let told = format!("{name}_blocks is not finite at element {element}:");
+    assert!(text.contains(&told), "{text}");
+    assert!(exported(Target::Portable).is_ok());
+}
+
 #[test]
 fn other_configurations_are_refused_with_a_reason() {
     type Edit = fn(&mut Value);

@@ -6,22 +6,11 @@ use gptoss_onnx::kernels::{Isa, best_kernel};
 
 use super::{Check, Finding};
 use crate::cli::messages::{message, size};
+use crate::runtime::system_libraries::{CUDA, CUDNN};
 use crate::runtime::{Provider, driver, library, memory, threads};
 
 /// NVIDIA's driver, as the CUDA provider of ONNX Runtime 1.31 loads it.
 const DRIVER_LIBRARY: &str = "libcuda.so.1";
-
-/// What it is linked to of CUDA 13, and which package has it. cuFFT it opens for Fourier
-/// transforms alone, which no graph of ours has.
-const CUDA_LIBRARIES: [(&str, &str); 4] = [
-    ("libcudart.so.13", "cuda-cudart-13-0"),
-    ("libcublas.so.13", "libcublas-13-0"),
-    ("libcublasLt.so.13", "libcublas-13-0"),
-    ("libcurand.so.10", "libcurand-13-0"),
-];
-
-/// What it opens when it begins to compute, and which package has it.
-const CUDNN: (&str, &str) = ("libcudnn.so.9", "libcudnn9-cuda-13");
 
 /// Least memory for 20b: its weights, a context of 8192 and what works on them.
 const MEMORY_OF_20B: u64 = 13_000_000_000;
@@ -72,7 +61,7 @@ fn graphics() -> Vec<Finding> {
             message!("doctor-gpu-load-driver"),
         )];
     };
-    let devices = match driver::devices() {
+    let devices = match driver::devices(Provider::Cuda) {
         none if none.is_empty() => "?".to_owned(),
         devices => devices.join(", "),
     };
@@ -89,7 +78,7 @@ fn graphics() -> Vec<Finding> {
 /// The libraries that ONNX Runtime's CUDA provider needs and the system's loader does not
 /// find. The provider's file has no search path of its own: beside it is no place.
 pub(in crate::cli) fn missing_cuda_libraries() -> Vec<&'static str> {
-    let cuda = CUDA_LIBRARIES.iter().map(|(name, _)| *name);
+    let cuda = CUDA.iter().map(|(name, _)| *name);
     let all = [DRIVER_LIBRARY].into_iter().chain(cuda).chain([CUDNN.0]);
     all.filter(|name| !library::opens(Path::new(name)))
         .collect()
@@ -97,7 +86,7 @@ pub(in crate::cli) fn missing_cuda_libraries() -> Vec<&'static str> {
 
 /// Which package brings a library.
 fn advice(library: &str) -> String {
-    let cuda = CUDA_LIBRARIES.iter().find(|(name, _)| *name == library);
+    let cuda = CUDA.iter().find(|(name, _)| *name == library);
     match cuda {
         _ if library == DRIVER_LIBRARY => message!("doctor-gpu-install-driver"),
         Some((_, package)) => message!("doctor-gpu-install-cuda", package = *package),

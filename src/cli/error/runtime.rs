@@ -100,8 +100,8 @@ impl Spoken for RuntimeError {
                 rate = decimal(forecast.tokens_per_second.unwrap_or(0.0), 1),
                 disk = decimal(forecast.disk_bytes_per_second.unwrap_or(0.0) / 1e9, 2)
             ),
-            // Free text as a whole; the library's own words.
-            Self::Model(_) | Self::Ort(_) => self.to_string(),
+            // Free text as a whole; the library's own words; what the daemon alone meets.
+            Self::Model(_) | Self::Ort(_) | Self::LoadHangs { .. } => self.to_string(),
         }
     }
 }

@@ -181,8 +181,10 @@ mod tests {
             since: "2026-01-31T12:00:00Z".into(),
             reason: "it crashed".into(),
             driver: None,
+            devices: Vec::new(),
             onnxruntime: String::new(),
             library: String::new(),
+            gptoss: String::new(),
         };
         let rows = [
             row(Provider::Cpu, Ok(near), 120),

@@ -29,11 +29,10 @@ impl Private {
             .to_string_lossy()
             .into_owned();
         let short = host.split('.').next().unwrap_or_default().to_owned();
-        let last = home.rsplit('/').next().unwrap_or_default().to_owned();
-        let users = ["USER", "LOGNAME", "SUDO_USER"].map(variable);
+        let users = ["USER", "LOGNAME", "SUDO_USER", "DOAS_USER"].map(variable);
         Self::of(
             [home].into_iter().chain(real),
-            users.into_iter().chain([last, host, short]),
+            users.into_iter().chain([host, short]),
         )
     }
 
@@ -42,8 +41,14 @@ impl Private {
         names: impl IntoIterator<Item = String>,
     ) -> Self {
         let told = |name: &String| name.len() > 1 && !EVERYBODYS.contains(&name.as_str());
-        let mut homes: Vec<_> = homes.into_iter().filter(|home| home.len() > 1).collect();
-        let mut names: Vec<_> = names.into_iter().filter(told).collect();
+        let homes = homes
+            .into_iter()
+            .map(|h| h.trim_end_matches('/').to_owned());
+        let mut homes: Vec<String> = homes.filter(|home| home.len() > 1).collect();
+        // A home is mostly called what its user is.
+        let called = homes.iter().filter_map(|home| home.rsplit('/').next());
+        let called: Vec<_> = called.map(str::to_owned).collect();
+        let mut names: Vec<_> = names.into_iter().chain(called).filter(told).collect();
         // What holds another comes before it.
         homes.sort_by_key(|home| std::cmp::Reverse(home.len()));
         names.sort_by_key(|name| std::cmp::Reverse(name.len()));
@@ -73,9 +78,9 @@ impl Private {
     }
 }
 
-/// Replaces `name` where it is a word of its own.
+/// Replaces `name` where it is a word of its own, or one of several joined by `_`.
 fn replaced(text: &str, name: &str, by: &str) -> String {
-    let inside = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
+    let inside = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
     let (mut out, mut rest) = (String::with_capacity(text.len()), text);
     while let Some(at) = rest.find(name) {
         let (before, after) = (&rest[..at], &rest[at + name.len()..]);
@@ -113,6 +118,7 @@ mod tests {
             ("/home/alice2/x", "/home/alice2/x"),
             ("/data/alice/model of alice", "/data/…/model of …"),
             ("alice-20b, malice", "…-20b, malice"),
+            ("tuned_by_alice_2", "tuned_by_…_2"),
             ("box.example.org said no to al", "… said no to …"),
             ("boxes of all", "boxes of all"),
             ("/root is everybody's root", "/root is everybody's root"),
@@ -120,6 +126,15 @@ mod tests {
         ] {
             assert_eq!(private().without(text), told);
         }
+    }
+
+    #[test]
+    fn a_home_alone_tells_its_users_name() {
+        let private = Private::of(["/home/alice/".to_owned()], []);
+        assert_eq!(private.without("/home/alice/lib"), "~/lib");
+        assert_eq!(private.without("of alice"), "of …");
+        let root = Private::of(["/root".to_owned()], []);
+        assert_eq!(root.without("/root/x of root"), "~/x of root");
     }
 
     #[test]

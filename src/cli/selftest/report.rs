@@ -118,7 +118,7 @@ fn gpu() -> Option<Value> {
     let driver = driver::version(Provider::Cuda)?;
     Some(json!({
         "driver": driver,
-        "devices": driver::devices(),
+        "devices": driver::devices(Provider::Cuda),
         "missing": doctor::missing_cuda_libraries(),
     }))
 }
@@ -150,7 +150,9 @@ fn in_quarantine(quarantine: &Quarantine) -> Value {
                 "since": record.since,
                 "reason": record.reason,
                 "driver": record.driver,
+                "devices": record.devices,
                 "onnxruntime": record.onnxruntime,
+                "gptoss": record.gptoss,
                 "counts": counts.as_ref() == Some(record),
             })
         })

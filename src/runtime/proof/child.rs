@@ -193,10 +193,4 @@ mod tests {
             assert_eq!(serde_json::from_str::<Answer>(line).unwrap(), answer);
         }
     }
-
-    /// A test harness would take the argument for one of its own.
-    #[test]
-    fn a_program_that_does_not_serve_is_not_started_again() {
-        assert!(!is_served());
-    }
 }

@@ -9,11 +9,11 @@
 mod child;
 mod process;
 
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use gptoss_onnx::nano::Golden;
 
+use super::bounded::{self, NoResult};
 use super::error::RuntimeError;
 use super::fault_injection;
 use super::library;
@@ -57,8 +57,8 @@ pub enum NotProven {
     Broken(String),
     /// It did one of the last two before, and nothing has changed since.
     #[error(
-        "quarantined since {}: {}; a new driver or ONNX Runtime, or `gptoss-ctl selftest \
-         --retry`, has it tried again",
+        "quarantined since {}: {}; another driver, device, ONNX Runtime or gptoss, or \
+         `gptoss-ctl selftest --retry`, has it tried again",
         .0.since,
         .0.reason
     )]
@@ -75,7 +75,7 @@ impl NotProven {
 /// Has a provider prove itself with the embedded model, whatever is known of it.
 pub(super) fn gather(provider: Provider) -> Result<Distance, NotProven> {
     let found = match provider {
-        Provider::Cpu => within(LIMIT, move || self_test::run(Provider::Cpu))?,
+        Provider::Cpu => inside(LIMIT, || self_test::run(Provider::Cpu))?,
         _ => outside(provider)?,
     };
     judge(Distance {
@@ -121,29 +121,17 @@ fn judge(distance: Distance) -> Result<Distance, NotProven> {
     }
 }
 
-/// Runs a self-test on a thread of its own: what hangs must not hang this program. Such
-/// a thread cannot be ended and is left behind.
-fn within(
+/// Runs a self-test in this process.
+fn inside(
     limit: Duration,
     test: impl FnOnce() -> Result<f64, String> + Send + 'static,
 ) -> Result<f64, NotProven> {
-    let (send, receive) = channel();
-    std::thread::Builder::new()
-        .name("self-test".into())
-        .spawn(move || {
-            // The receiver may have given up; then nobody wants the answer.
-            let _ = send.send(test());
-        })
-        .map_err(|error| NotProven::Unavailable(format!("no thread for its self-test: {error}")))?;
-    match receive.recv_timeout(limit) {
+    match bounded::within(limit, "self-test", test) {
         Ok(answer) => answer.map_err(|reason| NotProven::Unavailable(one_line(&reason))),
-        Err(RecvTimeoutError::Timeout) => Err(NotProven::Broken(format!(
-            "its self-test did not end within {} s",
-            limit.as_secs()
-        ))),
-        Err(RecvTimeoutError::Disconnected) => {
-            Err(NotProven::Broken("its self-test panicked".into()))
+        Err(none @ NoResult::NoThread(_)) => {
+            Err(NotProven::Unavailable(format!("its self-test {none}")))
         }
+        Err(none) => Err(NotProven::Broken(format!("its self-test {none}"))),
     }
 }
 
@@ -168,19 +156,19 @@ mod tests {
 
     #[test]
     fn a_test_in_this_process_is_bounded() {
-        let limit = Duration::from_millis(50);
-        let (release, hold) = channel::<()>();
-        let hangs = within(limit, move || {
+        let (release, hold) = std::sync::mpsc::channel::<()>();
+        let hangs = inside(Duration::from_millis(50), move || {
             let _ = hold.recv();
             Ok(0.0)
         });
-        assert!(hangs.unwrap_err().to_string().contains("did not end"));
+        let hangs = hangs.unwrap_err();
+        assert!(hangs.to_string().contains("did not end") && hangs.lasts());
         drop(release);
-        let panics = within(LIMIT, || panic!("a test panics"));
-        assert!(panics.unwrap_err().lasts());
-        assert_eq!(within(LIMIT, || Ok(0.5)), Ok(0.5));
+        let panics = inside(LIMIT, || panic!("a test panics")).unwrap_err();
+        assert!(panics.to_string().contains("panicked") && panics.lasts());
+        assert_eq!(inside(LIMIT, || Ok(0.5)), Ok(0.5));
         // What it refuses itself may work another time.
-        let refuses = within(LIMIT, || Err("no\ndevice".into())).unwrap_err();
+        let refuses = inside(LIMIT, || Err("no\ndevice".into())).unwrap_err();
         assert_eq!(refuses, NotProven::Unavailable("no device".into()));
         assert!(!refuses.lasts());
     }

@@ -151,9 +151,14 @@ fn unanswered(status: Option<ExitStatus>, words: &[u8]) -> NotProven {
     let last = last.map_or_else(String::new, |line| format!("; its last words: {line}"));
     let signal = status.and_then(|status| status.signal());
     match (signal, status.and_then(|status| status.code())) {
-        // Of itself it does not do so: another time there may be memory.
+        // It does not do so of itself: another time there may be memory.
         (Some(number), _) if number == Signal::KILL.as_raw() => NotProven::Unavailable(format!(
             "the process that proves it was killed, perhaps since memory ran out{last}"
+        )),
+        // Nor does it that. A service manager that stops us tells the whole control group.
+        (Some(number), _) if is_a_request(number) => NotProven::Unavailable(format!(
+            "the process that proves it was told to end by {}",
+            signal_name(number)
         )),
         (Some(number), _) => NotProven::Broken(format!(
             "the process that proves it crashed with {}{last}",
@@ -169,8 +174,18 @@ fn unanswered(status: Option<ExitStatus>, words: &[u8]) -> NotProven {
     }
 }
 
+/// Whether somebody else asks for the end of a process by this signal.
+fn is_a_request(number: i32) -> bool {
+    let requests = [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT];
+    requests.iter().any(|signal| signal.as_raw() == number)
+}
+
 fn signal_name(number: i32) -> String {
     let known = [
+        (Signal::TERM, "SIGTERM"),
+        (Signal::INT, "SIGINT"),
+        (Signal::HUP, "SIGHUP"),
+        (Signal::QUIT, "SIGQUIT"),
         (Signal::SEGV, "SIGSEGV"),
         (Signal::ABORT, "SIGABRT"),
         (Signal::BUS, "SIGBUS"),
@@ -275,6 +290,8 @@ mod tests {
             ("exit 3", true, "exit code 3"),
             ("exit 0", true, "without an answer"),
             ("kill -KILL $$", false, "memory"),
+            ("kill -TERM $$", false, "told to end by SIGTERM"),
+            ("kill -HUP $$", false, "told to end by SIGHUP"),
             ("printf '{\"distance\":0.25}'", true, "without an answer"),
             ("echo nonsense", true, "can be read"),
             ("head -c 100000 /dev/zero; sleep 60", true, "can be read"),
@@ -287,14 +304,42 @@ mod tests {
 
     #[test]
     fn a_hang_ends_with_all_it_has_started() {
-        // What it has started holds the pipes as well.
-        let script = "echo talk >&2; sleep 60 & echo $! >&2; wait";
-        let running = running(script);
+        // It obeys no request, and what it has started holds the pipes as well.
+        let script = "trap '' TERM; echo talk >&2; sleep 60 & wait; sleep 60";
+        let Running { child, line, words } = running(script);
+        let (_, nothing) = channel();
+        let running = Running {
+            child,
+            line,
+            words: nothing,
+        };
         let limit = Duration::from_millis(300);
         let begun = Instant::now();
         let error = running.answer(limit).unwrap_err();
         assert!(begun.elapsed() < Duration::from_secs(5), "{error}");
         assert!(error.lasts() && error.to_string().contains("did not end within"));
+        // The pipe's end is that of the last process that held it.
+        let said = words.recv_timeout(Duration::from_secs(20));
+        assert_eq!(said.as_deref(), Ok(&b"talk\n"[..]));
+    }
+
+    /// One that has left the process group is out of reach, and nobody waits for it.
+    #[test]
+    fn what_got_away_is_not_waited_for() {
+        let away = r#"setsid sleep 20 & echo '{"distance":0.25}'"#;
+        let begun = Instant::now();
+        assert_eq!(answer(away), Ok(0.25));
+        let error = answer("setsid sleep 20 >/dev/null & exit 3").unwrap_err();
+        assert!(error.to_string().contains("exit code 3"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+
+    /// A test harness would take the argument for one of its own.
+    #[test]
+    fn a_program_that_does_not_serve_is_not_started_again() {
+        let library = Library::Installed("/nowhere/libonnxruntime.so".into());
+        let error = ask(Provider::Cuda, &library, Duration::from_secs(20)).unwrap_err();
+        assert!(!error.lasts() && error.to_string().contains("not tried in this one"));
     }
 
     #[test]
