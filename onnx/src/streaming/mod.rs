@@ -15,6 +15,14 @@
 //! not a signal, and neither the kernel's page cache nor its read-ahead has a say in
 //! what stays. Reads go past the page cache where the file system lets them, so
 //! nothing is in memory twice.
+//!
+//! Asking the next layer's router ahead, with this layer's input (Eliseev and Mazur, "Fast
+//! Inference of Mixture-of-Experts Language Models with Offloading", 2023), was tried on
+//! random weights and left out. It foresaw 72 % of the absent experts, 31 % of what it
+//! read was not wanted, and decoding became 0 to 5 % faster, less than runs differ:
+//! an expert of 20b takes such a disk 10 ms, computing a layer 6, so a read that is
+//! foreseen by one layer is waited for all the same, and a wrong one delays the right ones.
+//! On a disk of several GB/s, or with experts that are easier to foresee, it may pay.
 
 mod cache;
 mod files;
