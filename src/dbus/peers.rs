@@ -16,6 +16,7 @@ use super::access::{Access, Way};
 use super::admin::{self, Admin};
 use super::callers::Callers;
 use super::clients::{Clients, Peer};
+use super::peer_socket::PeerSocket;
 use super::shared::Shared;
 use super::socket_file::{SocketError, SocketFile};
 use super::{Parts, SocketSettings, announce, introspection, serve_objects};
@@ -151,9 +152,10 @@ impl Door {
             callers: callers.clone(),
             started: self.started,
         });
-        let builder = Builder::unix_stream(stream.into_std()?)
+        let builder = Builder::socket(PeerSocket(stream))
             .server(self.guid.clone())
             .p2p()
+            .user_id(uid)
             .auth_mechanism(AuthMechanism::External);
         let builder = serve_objects(builder, &shared).serve_at(admin::PATH, Admin::new(shared));
         let connection = builder.build().await?;
