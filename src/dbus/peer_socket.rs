@@ -16,7 +16,7 @@ use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg}
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use zbus::Message;
 use zbus::connection::socket::{ReadHalf, Socket, Split, WriteHalf};
 
@@ -35,17 +35,40 @@ const LARGEST: u64 = 32 << 20;
 const HEAD: usize = 16;
 
 /// A peer's socket that bounds what it is owed.
-pub struct PeerSocket(pub UnixStream);
+pub struct PeerSocket {
+    stream: UnixStream,
+    admission: oneshot::Receiver<()>,
+}
+
+/// Lets a peer in. Nothing but its handshake is read before; without, it must go.
+pub struct Admission(oneshot::Sender<()>);
+
+impl Admission {
+    /// Has its calls be read.
+    pub fn grant(self) {
+        // Nobody reads where it has left meanwhile.
+        let _ = self.0.send(());
+    }
+}
+
+impl PeerSocket {
+    /// The socket of a peer that is not let in yet.
+    pub fn new(stream: UnixStream) -> (PeerSocket, Admission) {
+        let (grant, admission) = oneshot::channel();
+        (PeerSocket { stream, admission }, Admission(grant))
+    }
+}
 
 impl Socket for PeerSocket {
     type ReadHalf = Reader;
     type WriteHalf = Writer;
 
     fn split(self) -> Split<Reader, Writer> {
-        let (read, write) = self.0.into_split();
+        let (read, write) = self.stream.into_split();
         let owed = Arc::new(Owed::default());
         let reader = Reader {
             socket: Incoming(read),
+            admission: Some(self.admission),
             owed: Arc::clone(&owed),
         };
         let socket = Outgoing(write);
@@ -57,6 +80,8 @@ impl Socket for PeerSocket {
 #[derive(Debug)]
 pub struct Reader {
     socket: Incoming,
+    /// Until it is granted.
+    admission: Option<oneshot::Receiver<()>>,
     owed: Arc<Owed>,
 }
 
@@ -68,6 +93,11 @@ impl ReadHalf for Reader {
         received: &mut Vec<u8>,
         fds: &mut Vec<OwnedFd>,
     ) -> zbus::Result<Message> {
+        if let Some(admission) = self.admission.take()
+            && admission.await.is_err()
+        {
+            return Err(io::Error::from(ErrorKind::ConnectionRefused).into());
+        }
         self.owed.room().await;
         let Head { length, call } = self.socket.head(received).await?;
         if length > LARGEST {

@@ -16,7 +16,7 @@ use super::access::{Access, Way};
 use super::admin::{self, Admin};
 use super::callers::Callers;
 use super::clients::{Clients, Peer};
-use super::peer_socket::PeerSocket;
+use super::peer_socket::{Admission, PeerSocket};
 use super::shared::Shared;
 use super::socket_file::{SocketError, SocketFile};
 use super::{Parts, SocketSettings, announce, introspection, serve_objects};
@@ -152,7 +152,8 @@ impl Door {
             callers: callers.clone(),
             started: self.started,
         });
-        let builder = Builder::socket(PeerSocket(stream))
+        let (socket, admission) = PeerSocket::new(stream);
+        let builder = Builder::socket(socket)
             .server(self.guid.clone())
             .p2p()
             .user_id(uid)
@@ -160,7 +161,11 @@ impl Door {
         let builder = serve_objects(builder, &shared).serve_at(admin::PATH, Admin::new(shared));
         let connection = builder.build().await?;
         introspection::take_over(&connection, &callers).await?;
-        Ok(Connected { connection, peer })
+        Ok(Connected {
+            connection,
+            peer,
+            admission,
+        })
     }
 }
 
@@ -168,12 +173,14 @@ impl Door {
 struct Connected {
     connection: Connection,
     peer: Peer,
+    admission: Admission,
 }
 
 impl Connected {
     /// Stays until it leaves; then all it has ends.
     async fn serve(self, door: Arc<Door>, place: OwnedSemaphorePermit) {
         let host = Arc::clone(&door.parts.host);
+        self.admission.grant();
         tokio::select! {
             () = self.connection.closed() => {}
             () = announce(self.connection.clone(), host) => self.connection.closed().await,
