@@ -223,7 +223,7 @@ impl Client {
     /// `gptossd --socket PATH`.
     ///
     /// # Errors
-    /// No daemon listens there, or it lets this user in not.
+    /// No daemon listens there, or it does not let this user in.
     pub async fn connect_socket(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let connect = async {
             let stream = UnixStream::connect(path).await?.into_std()?;
