@@ -158,7 +158,7 @@ async fn all_of_the_interface_is_there() {
     );
     assert_eq!(
         client.daemon_process().await.unwrap(),
-        daemon.child.id(),
+        Some(daemon.child.id()),
         "the kernel says who listens"
     );
     let options = Options::default().set("handle-token", "mine");
