@@ -223,7 +223,7 @@ impl Client {
     /// `gptossd --socket PATH`.
     ///
     /// # Errors
-    /// No daemon listens there, or it lets this user in not.
+    /// No daemon listens there, or it does not let this user in.
     pub async fn connect_socket(path: impl AsRef<Path>) -> Result<Self, ClientError> {
         let connect = async {
             let stream = UnixStream::connect(path).await?.into_std()?;
@@ -253,11 +253,12 @@ impl Client {
         &self.manager
     }
 
-    /// The daemon's process, once it runs.
+    /// The daemon's process, once it runs; `None` where the system does not tell, as
+    /// macOS does not of a socket's other end.
     ///
     /// # Errors
     /// It can't be started, or the bus'.
-    pub async fn daemon_process(&self) -> Result<u32, ClientError> {
+    pub async fn daemon_process(&self) -> Result<Option<u32>, ClientError> {
         // Has the bus start it.
         self.manager.version().await?;
         if !self.connection.is_bus() {
@@ -266,12 +267,11 @@ impl Client {
                 .peer_creds()
                 .await
                 .map_err(zbus::Error::from)?;
-            let process = peer.process_id();
-            return process.ok_or_else(|| ClientError::Unreachable("no process".into()));
+            return Ok(peer.process_id());
         }
         let bus = zbus::fdo::DBusProxy::new(&self.connection).await?;
         let name = self.manager.inner().destination().to_owned();
-        Ok(bus.get_connection_unix_process_id(name).await?)
+        Ok(Some(bus.get_connection_unix_process_id(name).await?))
     }
 
     /// The administrator's methods.

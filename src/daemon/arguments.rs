@@ -62,7 +62,7 @@ impl Arguments {
         }
     }
 
-    /// Whose settings files count.
+    /// Whose daemon it is: whose settings files count, and whose quarantine.
     pub fn scope(&self) -> Scope {
         match self.bus() {
             Some(BusName::System) => Scope::System,

@@ -17,7 +17,7 @@
 //!
 //! A socket of the daemon's own (`peers.rs`) needs no bus: whoever connects there
 //! finds all of these objects on that one connection, in the places above. SENDER is
-//! then `peer_N`.
+//! then `peer_N`. What a bus bounds for a caller, `peer_socket.rs` does.
 //!
 //! The answers themselves travel on sockets of their own, not on the bus: `stream.rs`.
 
@@ -30,6 +30,7 @@ mod error;
 mod introspection;
 mod log_control;
 mod manager;
+mod peer_socket;
 mod peers;
 mod request;
 mod session;

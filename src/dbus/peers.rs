@@ -16,6 +16,7 @@ use super::access::{Access, Way};
 use super::admin::{self, Admin};
 use super::callers::Callers;
 use super::clients::{Clients, Peer};
+use super::peer_socket::{Admission, PeerSocket};
 use super::shared::Shared;
 use super::socket_file::{SocketError, SocketFile};
 use super::{Parts, SocketSettings, announce, introspection, serve_objects};
@@ -25,7 +26,7 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Peers that have not said yet who they are. With one more the oldest of them must
 /// go, so that whoever says nothing keeps nobody out.
-const UNKNOWN: usize = 32;
+const MOST_UNKNOWN: usize = 32;
 
 /// How long to wait when the system has nothing left for another connection.
 const EXHAUSTED: Duration = Duration::from_millis(200);
@@ -91,7 +92,7 @@ struct Door {
 
 impl Door {
     async fn accept(self: Arc<Self>, listener: UnixListener) {
-        let mut unknown: VecDeque<AbortHandle> = VecDeque::new();
+        let mut unknown: VecDeque<Unknown> = VecDeque::new();
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -104,14 +105,12 @@ impl Door {
             let Some(uid) = self.admissible(&stream) else {
                 continue;
             };
-            unknown.retain(|peer| !peer.is_finished());
-            if unknown.len() >= UNKNOWN
-                && let Some(oldest) = unknown.pop_front()
-            {
-                oldest.abort();
+            unknown.retain(|peer| !peer.0.is_finished());
+            if unknown.len() >= MOST_UNKNOWN {
+                unknown.pop_front();
             }
             let admitted = tokio::spawn(Arc::clone(&self).admit(stream, uid));
-            unknown.push_back(admitted.abort_handle());
+            unknown.push_back(Unknown(admitted.abort_handle()));
         }
     }
 
@@ -151,14 +150,29 @@ impl Door {
             callers: callers.clone(),
             started: self.started,
         });
-        let builder = Builder::unix_stream(stream.into_std()?)
+        let (socket, admission) = PeerSocket::new(stream);
+        let builder = Builder::socket(socket)
             .server(self.guid.clone())
             .p2p()
+            .user_id(uid)
             .auth_mechanism(AuthMechanism::External);
         let builder = serve_objects(builder, &shared).serve_at(admin::PATH, Admin::new(shared));
         let connection = builder.build().await?;
         introspection::take_over(&connection, &callers).await?;
-        Ok(Connected { connection, peer })
+        Ok(Connected {
+            connection,
+            peer,
+            admission,
+        })
+    }
+}
+
+/// A peer that has not said yet who it is, and must go when this is dropped.
+struct Unknown(AbortHandle);
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -166,16 +180,31 @@ impl Door {
 struct Connected {
     connection: Connection,
     peer: Peer,
+    admission: Admission,
 }
 
 impl Connected {
     /// Stays until it leaves; then all it has ends.
     async fn serve(self, door: Arc<Door>, place: OwnedSemaphorePermit) {
         let host = Arc::clone(&door.parts.host);
+        self.admission.grant();
         tokio::select! {
             () = self.connection.closed() => {}
             () = announce(self.connection.clone(), host) => self.connection.closed().await,
         }
         drop((self.peer, place));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_unknown_goes_with_the_door() {
+        let silent = tokio::spawn(std::future::pending::<()>());
+        drop(Unknown(silent.abort_handle()));
+        let ended = tokio::time::timeout(HANDSHAKE, silent).await;
+        assert!(ended.expect("it stays").unwrap_err().is_cancelled());
     }
 }

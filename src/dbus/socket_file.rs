@@ -164,15 +164,21 @@ fn clear(path: &Path) -> Result<(), SocketError> {
         }
         Ok(_) => {}
     }
-    // Another program's has no lock of ours.
+    // Another program's has no lock of ours. Only what is refused is known to be dead:
+    // one for datagrams, or one that we may not connect to, may well be alive.
     match UnixStream::connect(path) {
         Ok(_) => Err(SocketError::Taken(path.to_owned())),
-        Err(_) => std::fs::remove_file(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(failed)
+        }
+        Err(error) => Err(failed(error)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::net::UnixDatagram;
+
     use super::*;
 
     fn mode(path: &Path) -> u32 {
@@ -211,6 +217,20 @@ mod tests {
         assert!(path.exists());
         let error = SocketFile::listen(&path).unwrap_err();
         assert!(matches!(error, SocketError::NoSocket(_)), "{error}");
+    }
+
+    #[test]
+    fn a_living_programs_socket_of_another_kind_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("notify");
+        let datagrams = UnixDatagram::bind(&path).unwrap();
+        let error = SocketFile::listen(&path).unwrap_err();
+        assert!(matches!(error, SocketError::Io { .. }), "{error}");
+        UnixDatagram::unbound()
+            .unwrap()
+            .send_to(b"x", &path)
+            .unwrap();
+        assert_eq!(datagrams.recv(&mut [0; 8]).unwrap(), 1);
     }
 
     #[test]

@@ -55,10 +55,15 @@ pub fn fsync_directory(path: &Path) -> Result<(), StoreError> {
 
 /// Flushes a file's bytes to the disk and gives it [`FILE_MODE`].
 ///
+/// A symbolic link in its place is not followed: what it leads to has a mode of its own.
+///
 /// # Errors
 /// [`StoreError::Io`].
 pub fn fsync_path(path: &Path) -> Result<(), StoreError> {
-    File::open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .open(path)
         .and_then(|file| {
             file.set_permissions(fs::Permissions::from_mode(FILE_MODE))?;
             file.sync_all()
@@ -146,5 +151,9 @@ mod tests {
         fs::write(&victim, "kept").unwrap();
         std::os::unix::fs::symlink(&victim, dir.path().join("link")).unwrap();
         assert!(create_file(&dir.path().join("link")).is_err());
+        fs::set_permissions(&victim, fs::Permissions::from_mode(0o600)).unwrap();
+        assert!(fsync_path(&dir.path().join("link")).is_err());
+        let mode = victim.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 }

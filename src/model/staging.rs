@@ -1,13 +1,19 @@
 //! A model on its way into the store.
 
 use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, TryLockError};
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, openat, renameat, renameat_with, unlinkat,
+};
+use rustix::io::Errno;
 
 use super::durable::{
     DIRECTORY_MODE, create_directory, create_file, fsync_directory, fsync_path, write_atomically,
@@ -218,9 +224,7 @@ impl Staging {
         self.seal(&manifest)?;
         match renameat_with(CWD, &self.dir, CWD, &old.dir, RenameFlags::EXCHANGE) {
             Ok(()) => {}
-            Err(
-                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
-            ) => {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 return self.replace_in_steps(old, manifest);
             }
             Err(e) => return Err(StoreError::io("replace", &old.dir)(e.into())),
@@ -239,10 +243,8 @@ impl Staging {
     /// # Errors
     /// [`StoreError::Incomplete`], [`StoreError::Io`]. The store is then as it was.
     pub fn commit_folder(self, place: &Path, files: &[FileEntry]) -> Result<(), StoreError> {
-        self.keep_only(files)?;
-        fs::set_permissions(&self.dir, fs::Permissions::from_mode(DIRECTORY_MODE))
-            .map_err(StoreError::io("set the mode of", &self.dir))?;
-        fsync_directory(&self.dir)?;
+        let folder = self.keep_only(files)?;
+        seal_folder(&folder, &self.dir)?;
         let parent = place.parent().unwrap_or(self.store.root());
         create_directory(parent)?;
         match rename_new(&self.dir, place) {
@@ -263,9 +265,7 @@ impl Staging {
         }
         match renameat_with(CWD, &self.dir, CWD, place, RenameFlags::EXCHANGE) {
             Ok(()) => discard_folder(&self.store, &self.dir),
-            Err(
-                rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP,
-            ) => {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
                 discard_folder(&self.store, place)?;
                 rename_new(&self.dir, place).map_err(StoreError::io("install", place))
             }
@@ -291,24 +291,15 @@ impl Staging {
         self.discard()
     }
 
-    /// Removes everything but these files, which must be there; they are flushed.
-    fn keep_only(&self, files: &[FileEntry]) -> Result<(), StoreError> {
-        let read = StoreError::io("read", &self.dir);
-        for entry in fs::read_dir(&self.dir).map_err(read)?.flatten() {
-            let (name, path) = (entry.file_name(), entry.path());
-            if files.iter().any(|file| name == file.path.as_str()) {
-                continue;
-            }
-            let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
-            let removed = match is_dir {
-                true => fs::remove_dir_all(&path),
-                false => fs::remove_file(&path),
-            };
-            removed.map_err(StoreError::io("remove", &path))?;
-        }
+    /// Removes everything but these files, which must be there; they are flushed. The
+    /// folder.
+    fn keep_only(&self, files: &[FileEntry]) -> Result<File, StoreError> {
+        let keeps = |name: &OsStr| files.iter().any(|file| name == file.path.as_str());
+        let folder = remove_others(&self.store, &self.dir, keeps)?;
         files
             .iter()
-            .try_for_each(|file| check_staged(&self.dir, file))
+            .try_for_each(|file| check_staged(&self.dir, file))?;
+        Ok(folder)
     }
 
     /// Removes a folder of the store that holds no model from sight in one step, then
@@ -384,48 +375,34 @@ impl Staging {
         Ok(installed(old.dir.clone(), new))
     }
 
-    /// Writes the manifest, removes what it does not list, checks and flushes
-    /// what it does.
+    /// Removes what the manifest does not list, writes it, checks and flushes what it
+    /// does list.
     fn seal(&self, manifest: &Manifest) -> Result<(), StoreError> {
         manifest.check()?;
+        let folders = self.prune(manifest)?;
         manifest.write(&self.dir)?;
-        self.prune(manifest)?;
         for entry in manifest.all_files() {
             check_staged(&self.dir, entry)?;
         }
-        for folder in manifest::folders(manifest, &self.dir) {
-            fs::set_permissions(&folder, fs::Permissions::from_mode(DIRECTORY_MODE))
-                .map_err(StoreError::io("set the mode of", &folder))?;
-            fsync_directory(&folder)?;
-        }
-        Ok(())
+        folders
+            .iter()
+            .try_for_each(|(path, folder)| seal_folder(folder, path))
     }
 
-    /// Removes everything the manifest does not list.
-    fn prune(&self, manifest: &Manifest) -> Result<(), StoreError> {
+    /// Removes everything the manifest does not list. Its folders.
+    fn prune(&self, manifest: &Manifest) -> Result<Vec<(PathBuf, File)>, StoreError> {
         let mut keep: HashSet<PathBuf> = manifest::folders(manifest, &self.dir)
             .into_iter()
             .chain(manifest.all_files().map(|e| self.dir.join(&e.path)))
             .collect();
         keep.insert(self.dir.join(Manifest::FILE));
-        for folder in manifest::folders(manifest, &self.dir) {
-            let entries = fs::read_dir(&folder).map_err(StoreError::io("read", &folder))?;
-            for entry in entries {
-                let entry = entry.map_err(StoreError::io("read", &folder))?;
-                let path = entry.path();
-                if keep.contains(&path) {
-                    continue;
-                }
-                let is_dir = entry.file_type().is_ok_and(|t| t.is_dir());
-                let removed = if is_dir {
-                    fs::remove_dir_all(&path)
-                } else {
-                    fs::remove_file(&path)
-                };
-                removed.map_err(StoreError::io("remove", &path))?;
-            }
-        }
-        Ok(())
+        let prune = |path: PathBuf| {
+            let keeps = |name: &OsStr| keep.contains(&path.join(name));
+            let folder = remove_others(&self.store, &path, keeps)?;
+            Ok((path, folder))
+        };
+        let folders = manifest::folders(manifest, &self.dir).into_iter();
+        folders.map(prune).collect()
     }
 
     fn flush_folders(&self, parent: &Path) -> Result<(), StoreError> {
@@ -470,11 +447,56 @@ fn check_staged(dir: &Path, entry: &FileEntry) -> Result<(), StoreError> {
     Err(StoreError::Incomplete { path, why })
 }
 
+/// Removes everything from a folder but what is to be kept. Root works in stores that
+/// belong to others, who may put a link in the folder's place at any moment: the folder
+/// is opened, no link, and what is removed is in it.
+fn remove_others(
+    store: &Store,
+    path: &Path,
+    keeps: impl Fn(&OsStr) -> bool,
+) -> Result<File, StoreError> {
+    let read = |error: Errno| StoreError::io("read", path)(error.into());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let folder = openat(CWD, path, flags, Mode::empty()).map_err(read)?;
+    // Listed before anything changes.
+    let entries: Result<Vec<_>, _> = Dir::read_from(&folder).map_err(read)?.collect();
+    for entry in entries.map_err(read)? {
+        let name = OsStr::from_bytes(entry.file_name().to_bytes());
+        if name == "." || name == ".." || keeps(name) {
+            continue;
+        }
+        match unlinkat(&folder, name, AtFlags::empty()) {
+            Ok(()) => {}
+            // A folder; which of the two is the system's choice.
+            Err(Errno::ISDIR | Errno::PERM) => {
+                empty(&to_trash(store, folder.as_fd(), Path::new(name))?)?;
+            }
+            Err(error) => {
+                return Err(StoreError::io("remove", &path.join(name))(error.into()));
+            }
+        }
+    }
+    Ok(File::from(folder))
+}
+
+/// Gives a folder its mode, and flushes its entries to the disk.
+fn seal_folder(folder: &File, path: &Path) -> Result<(), StoreError> {
+    folder
+        .set_permissions(fs::Permissions::from_mode(DIRECTORY_MODE))
+        .map_err(StoreError::io("set the mode of", path))?;
+    folder.sync_all().map_err(StoreError::io("flush", path))
+}
+
 /// Renames to a name that must be free.
 fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+    rename_new_from(CWD, from, to)
+}
+
+/// Renames what has the name `from` in a folder to a name that must be free.
+fn rename_new_from(folder: BorrowedFd<'_>, from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(folder, from, CWD, to, RenameFlags::NOREPLACE) {
         // A plain rename of a folder refuses to replace one that is not empty.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) => fs::rename(from, to),
+        Err(Errno::INVAL | Errno::NOSYS) => Ok(renameat(folder, from, CWD, to)?),
         result => result.map_err(Into::into),
     }
 }
@@ -489,26 +511,35 @@ fn is_taken(error: &io::Error) -> bool {
 
 /// Removes a folder from sight in one step, then deletes it.
 pub(super) fn discard_folder(store: &Store, dir: &Path) -> Result<(), StoreError> {
+    let trash = to_trash(store, CWD, dir)?;
+    if let Some(parent) = dir.parent() {
+        fsync_directory(parent)?;
+    }
+    empty(&trash)
+}
+
+/// Renames what has the name `from` in a folder to where it waits to be deleted.
+fn to_trash(store: &Store, folder: BorrowedFd<'_>, from: &Path) -> Result<PathBuf, StoreError> {
     static COUNTER: AtomicU32 = AtomicU32::new(0);
-    let trash = loop {
+    loop {
         let trash = store.staging_dir().join(format!(
             ".trash-{}-{}",
             std::process::id(),
             COUNTER.fetch_add(1, Ordering::Relaxed)
         ));
-        match rename_new(dir, &trash) {
-            Ok(()) => break trash,
+        match rename_new_from(folder, from, &trash) {
+            Ok(()) => return Ok(trash),
             // A process of the same number left it.
             Err(e) if is_taken(&e) => continue,
-            Err(e) => return Err(StoreError::io("remove", dir)(e)),
+            Err(e) => return Err(StoreError::io("remove", from)(e)),
         }
-    };
-    if let Some(parent) = dir.parent() {
-        fsync_directory(parent)?;
     }
-    match fs::remove_dir_all(&trash) {
+}
+
+fn empty(trash: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(trash) {
         // Another process may be emptying the trash as well.
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &trash)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", trash)(e)),
         _ => Ok(()),
     }
 }

@@ -36,11 +36,8 @@ type Variable<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// The user's settings; `None` without a home. An environment's relative path is none.
 pub fn user_settings_folder(variable: Variable<'_>) -> Option<PathBuf> {
-    let absolute = |name: &str| {
-        let path = PathBuf::from(variable(name)?);
-        path.is_absolute().then_some(path)
-    };
-    Some(base(&absolute, "XDG_CONFIG_HOME", IS_MACOS, ".config")?.join("gptoss"))
+    let path = |name: &str| absolute(variable, name);
+    Some(base(&path, "XDG_CONFIG_HOME", IS_MACOS, ".config")?.join("gptoss"))
 }
 
 /// The user's models; `None` without a home.
@@ -49,13 +46,14 @@ pub fn user_data_folder(variable: Variable<'_>) -> Option<PathBuf> {
     Some(base(&path, "XDG_DATA_HOME", IS_MACOS, ".local/share")?.join("gptoss"))
 }
 
-/// What this user's programs keep and can make anew; `None` without a home.
+/// What this user's programs keep and can make anew; `None` without a home. An
+/// environment's relative path is none.
 pub fn user_cache_folder(variable: Variable<'_>) -> Option<PathBuf> {
     let below = match IS_MACOS {
         true => "Library/Caches",
         false => ".cache",
     };
-    let path = |name: &str| variable(name).map(PathBuf::from);
+    let path = |name: &str| absolute(variable, name);
     let base = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(below)));
     Some(base?.join("gptoss"))
 }
@@ -66,9 +64,14 @@ pub fn default_socket(variable: Variable<'_>) -> Option<PathBuf> {
 }
 
 fn socket(variable: Variable<'_>, macos: bool) -> Option<PathBuf> {
-    let home = PathBuf::from(variable("HOME").filter(|_| macos)?);
-    let folder = home.is_absolute().then(|| home.join(APPLICATION_SUPPORT))?;
-    Some(folder.join("gptoss/socket"))
+    let home = absolute(variable, "HOME").filter(|_| macos)?;
+    Some(home.join(APPLICATION_SUPPORT).join("gptoss/socket"))
+}
+
+/// A folder that the environment names. An empty or relative path is none.
+fn absolute(variable: Variable<'_>, name: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(variable(name)?);
+    path.is_absolute().then_some(path)
 }
 
 fn base(
@@ -123,5 +126,15 @@ mod tests {
         };
         let found = user_settings_folder(&variable).unwrap();
         assert!(found.starts_with("/home/u") && found.ends_with("gptoss"));
+        for nowhere in ["", "relative"] {
+            let variable = |name: &str| match name {
+                "XDG_CACHE_HOME" => Some(OsString::from(nowhere)),
+                "HOME" => Some("/home/u".into()),
+                _ => None,
+            };
+            let found = user_cache_folder(&variable).unwrap();
+            assert!(found.starts_with("/home/u"), "{}", found.display());
+            assert_eq!(user_cache_folder(&|_| Some(nowhere.into())), None);
+        }
     }
 }

@@ -29,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, lstat, openat};
 
 use super::error::RuntimeError;
 use super::wheels::{Build, Kind};
@@ -52,6 +52,11 @@ pub fn folder(store: &Path) -> Option<PathBuf> {
 /// [`RuntimeError::Untrusted`], [`RuntimeError::NotPinned`].
 pub fn verify(folder: &Path, build: &Build) -> Result<(), RuntimeError> {
     Proven::open(folder, build).map(|_| ())
+}
+
+/// Whether nobody but root and this user can change a folder.
+pub fn is_ours(folder: &Path) -> bool {
+    lstat(folder).is_ok_and(|stat| only_ours(&stat, folder).is_ok())
 }
 
 /// A folder whose files were proven and which only root and this user can change.

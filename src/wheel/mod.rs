@@ -73,6 +73,10 @@ pub fn install(
     progress: Arc<dyn Progress>,
 ) -> Result<bool, FetchError> {
     let staging = stage(build, store)?;
+    // Whoever made the folder may change what is proven in it, and it would be refused.
+    if build.kind == Kind::Cuda && !cuda::is_ours(&staging.dir) {
+        staging.clear()?;
+    }
     // Another process may have installed it before the lock was ours.
     if is_there(build, store) {
         staging.discard()?;

@@ -24,6 +24,7 @@ mod refuse;
 mod session;
 mod soak;
 mod socket;
+mod socket_limits;
 mod stress;
 mod structured;
 mod system;

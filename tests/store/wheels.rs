@@ -558,6 +558,26 @@ fn a_full_disk_is_told_and_gone_on_from() {
     assert!(tree(&world.store()).is_empty());
 }
 
+/// The machine's store belongs to the user who fetches models, and root installs there.
+#[test]
+fn what_somebody_else_staged_is_not_gone_on_with() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("not tried: this user gives nothing away");
+        return;
+    }
+    let site = Site::new("cuda");
+    let staged = site.world.store().join(".staging/onnxruntime-cuda@1.0");
+    fs::create_dir_all(&staged).unwrap();
+    let (_, name, bytes) = &site.rows[0][0];
+    fs::write(staged.join(name), bytes).unwrap();
+    for path in [&staged, &staged.join(name)] {
+        std::os::unix::fs::chown(path, Some(4711), None).unwrap();
+    }
+    assert!(site.install().unwrap());
+    cuda::verify(&site.build().folder(&site.world.store()), &site.build()).unwrap();
+    site.assert_installed();
+}
+
 /// What is there when two want the same.
 #[test]
 fn one_at_a_time() {

@@ -153,9 +153,9 @@ fn own_cpu() -> Duration {
 }
 
 /// Processor time of the daemon's bus threads, where `/proc` shows it.
-fn bus_cpu(process: u32) -> Duration {
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
-    let tasks = tasks.into_iter().flatten().flatten();
+fn bus_cpu(process: Option<u32>) -> Duration {
+    let tasks = process.map(|process| std::fs::read_dir(format!("/proc/{process}/task")));
+    let tasks = tasks.into_iter().flatten().flatten().flatten();
     tasks.filter_map(|task| thread_cpu(&task.path())).sum()
 }
 
@@ -271,7 +271,7 @@ mod tests {
             while begun.elapsed() < Duration::from_millis(20) {}
             let _ = wait.recv();
         });
-        while bus_cpu(std::process::id()).is_zero() {
+        while bus_cpu(Some(std::process::id())).is_zero() {
             std::thread::yield_now();
         }
         drop(done);

@@ -47,7 +47,7 @@ async fn ask(place: &Place) -> Vec<Finding> {
     }
     // Other systems than Linux have no such namespaces.
     if Path::new(OWN_NAMESPACE).exists()
-        && let Ok(process) = client.daemon_process().await
+        && let Ok(Some(process)) = client.daemon_process().await
     {
         findings.push(network(process, place));
     }

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use rustix::fs::OFlags;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
 
@@ -84,14 +85,15 @@ impl Checksum {
     }
 }
 
-/// Proves a file that is there; none when it is missing or wrong.
+/// Proves a file that is there; none when it is missing or wrong. No pipe is waited for.
 ///
 /// # Errors
 /// The system's.
 pub fn prove(path: &Path, wanted: &Wanted) -> io::Result<Option<FileEntry>> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let opened = OpenOptions::new()
         .read(true)
-        .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits() as i32)
+        .custom_flags(flags.bits() as i32)
         .open(path);
     let mut file = match opened {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -158,5 +160,18 @@ mod tests {
         assert_eq!(prove(&path, &right).unwrap(), None);
         std::fs::write(&path, "hello\n\n").unwrap();
         assert_eq!(prove(&path, &right).unwrap(), None);
+    }
+
+    #[test]
+    fn a_pipe_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        assert!(made.unwrap().success());
+        let empty = Wanted {
+            size: 0,
+            ..wanted(Expected::Sha256(String::new()))
+        };
+        assert_eq!(prove(&path, &empty).unwrap(), None);
     }
 }

@@ -434,3 +434,50 @@ fn a_note_is_found_until_the_model_is_installed() {
     assert!(store.notes(100).is_empty());
     assert!(!model.dir.join(".note.json").exists());
 }
+
+/// Whoever owns a store that root works in may put a link there.
+#[test]
+fn nothing_is_removed_where_a_link_leads() {
+    let (dir, store) = store();
+    let victim = dir.path().join("victim");
+    fs::create_dir_all(victim.join("folder")).unwrap();
+    fs::write(victim.join("folder/file"), "kept").unwrap();
+    fs::write(victim.join("file"), "kept").unwrap();
+    fs::set_permissions(&victim, fs::Permissions::from_mode(0o700)).unwrap();
+    let swapped = |name: &str| {
+        let staging = store.stage(name, "1").unwrap();
+        fs::rename(&staging.dir, dir.path().join(name)).unwrap();
+        std::os::unix::fs::symlink(&victim, &staging.dir).unwrap();
+        staging
+    };
+    let place = store.root().join("runtime/a-1");
+    let errors = [
+        swapped("a").commit_folder(&place, &[]).unwrap_err(),
+        swapped("b").commit_files(&place, &[]).unwrap_err(),
+        swapped("c")
+            .commit(manifest("c", "1", Vec::new()))
+            .unwrap_err(),
+    ];
+    for error in errors {
+        assert!(matches!(error, StoreError::Io { .. }), "{error}");
+    }
+    assert!(!place.exists());
+    let found = tree(&victim);
+    assert_eq!(found.len(), 2, "{:?}", found.keys());
+    assert!(found.values().all(|bytes| bytes == b"kept"));
+    let mode = victim.metadata().unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+}
+
+#[test]
+fn folders_that_are_not_listed_are_removed_whole() {
+    let (_dir, store) = store();
+    let staging = store.stage("a", "1").unwrap();
+    let files = write(&staging.dir, &[("lib.so", "code")]);
+    write(&staging.dir, &[("other/deep/file", "x"), ("file", "x")]);
+    std::os::unix::fs::symlink("/", staging.dir.join("link")).unwrap();
+    let place = store.root().join("runtime/a-1");
+    staging.commit_folder(&place, &files).unwrap();
+    assert_eq!(tree(&place).len(), 1);
+    assert_eq!(fs::read_dir(store.staging_dir()).unwrap().count(), 0);
+}
