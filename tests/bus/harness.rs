@@ -107,11 +107,7 @@ impl Bus {
     /// are built: a copy beside the bus' socket.
     pub fn ctl_as_another_user<const N: usize>(&self, arguments: [&str; N]) -> Command {
         use std::os::unix::process::CommandExt;
-        let copy = self.folder.path().join("gptoss-ctl");
-        if !copy.exists() {
-            std::fs::copy(env!("CARGO_BIN_EXE_gptoss-ctl"), &copy).unwrap();
-        }
-        let mut command = Command::new(copy);
+        let mut command = Command::new(copied_ctl(self.folder.path()));
         command
             .args(arguments)
             .envs([
@@ -132,6 +128,19 @@ impl Drop for Bus {
         let _ = self.daemon.kill();
         let _ = self.daemon.wait();
     }
+}
+
+/// `gptoss-ctl` in a folder that other users reach. Another process writes it: a child
+/// that another test starts meanwhile would hold this one's file open for writing, and
+/// what is open so cannot be run.
+pub fn copied_ctl(folder: &Path) -> PathBuf {
+    let copy = folder.join("gptoss-ctl");
+    if !copy.exists() {
+        let program = env!("CARGO_BIN_EXE_gptoss-ctl");
+        let copied = Command::new("cp").arg(program).arg(&copy).status();
+        assert!(copied.unwrap().success());
+    }
+    copy
 }
 
 /// Lets other users reach the bus' socket.

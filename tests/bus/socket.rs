@@ -15,8 +15,8 @@ use tempfile::TempDir;
 use zbus::{Connection, OwnedVariant, Variant};
 
 use crate::harness::{
-    Bus, LONG, NAME, Setup, all, ask, command, failure, finish, outcome, refusal, send, text, user,
-    wait_for_start,
+    Bus, LONG, NAME, Setup, all, ask, command, copied_ctl, failure, finish, outcome, refusal, send,
+    text, user, wait_for_start,
 };
 
 const HANGING: &str = "[[answers]]\nwhen = 'wait'\nprefill-delay-ms = 3600000";
@@ -397,8 +397,7 @@ async fn another_user_is_kept_out() {
     let open = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     };
-    let program = daemon.folder.path().join("gptoss-ctl");
-    std::fs::copy(env!("CARGO_BIN_EXE_gptoss-ctl"), &program).unwrap();
+    let program = copied_ctl(daemon.folder.path());
     open(daemon.folder.path(), 0o755);
     let as_another = || {
         let mut command = Command::new(&program);

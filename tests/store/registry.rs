@@ -285,8 +285,13 @@ fn programs_that_keep_passwords_are_asked() {
     let program = programs.join("docker-credential-test");
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     let pull = |script: &str| {
-        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let written = world.path("script");
+        fs::write(&written, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&written, fs::Permissions::from_mode(0o755)).unwrap();
+        // By another process: a child of another test would hold the file open for writing,
+        // and what is open so cannot be run.
+        let copied = Command::new("cp").arg(&written).arg(&program).status();
+        assert!(copied.unwrap().success());
         let variables = [
             ("DOCKER_CONFIG", config.as_path()),
             ("PATH", Path::new(&path)),
