@@ -39,7 +39,7 @@ use crate::model::{FileEntry, sha256_read};
 const THREADS: usize = 8;
 
 /// Bits of a mode that let others than the owner write.
-const OTHERS_WRITE: u32 = 0o022;
+const OTHERS_WRITE: Mode = Mode::WGRP.union(Mode::WOTH);
 
 /// Where a store keeps this machine's; none where no build is pinned for it.
 pub fn folder(store: &Path) -> Option<PathBuf> {
@@ -142,10 +142,10 @@ fn only_ours(stat: &Stat, path: &Path) -> Result<(), RuntimeError> {
         return Err(untrusted(why));
     }
     // With an access control list, the bits of the group are the most it gives.
-    let mode = Mode::from_raw_mode(stat.st_mode).as_raw_mode();
-    match mode & OTHERS_WRITE {
-        0 => Ok(()),
-        _ => Err(untrusted(format!("it has mode {mode:04o}"))),
+    let mode = Mode::from_raw_mode(stat.st_mode);
+    match mode.intersects(OTHERS_WRITE) {
+        false => Ok(()),
+        true => Err(untrusted(format!("it has mode {:04o}", mode.as_raw_mode()))),
     }
 }
 
