@@ -280,7 +280,7 @@ pub(super) fn multiply(
         dequantize(row, &mut weights);
         for first in (0..at.len).step_by(TILE_TOKENS) {
             let data = x.data(at.tile + first / TILE_TOKENS);
-            let mut sums = [0.0f32; TILE_TOKENS];
+            let mut sums = [0.0f64; TILE_TOKENS];
             for (weights, data) in weights
                 .as_chunks::<TILE_BLOCK>()
                 .0
@@ -291,12 +291,12 @@ pub(super) fn multiply(
                     let pair = &data[place / 2 * 2 * TILE_TOKENS..][..2 * TILE_TOKENS];
                     for (token, sum) in sums.iter_mut().enumerate() {
                         let x = bf16::from_bits(pair[2 * token + place % 2]).to_f32();
-                        *sum += weights[usize::from(element)] * x;
+                        *sum += f64::from(weights[usize::from(element)]) * f64::from(x);
                     }
                 }
             }
             for (token, sum) in (first..at.len).zip(sums) {
-                out[token * width + column] = sum;
+                out[token * width + column] = sum as f32;
             }
         }
     }

@@ -8,6 +8,7 @@ use super::{FACTORS, Factors, PANEL, Piece, SIDE};
 use crate::kernels::bf16_tiles::TILE_BLOCK;
 use crate::kernels::dense::{self, Int8Matrix};
 use crate::kernels::mxfp4::{BLOCK_BYTES, Matrix};
+use crate::kernels::tile::prefetch;
 
 /// Factors of a vector.
 const VECTOR: usize = 16;
@@ -309,6 +310,7 @@ impl Weights for Matrix<'_> {
         let mut largest = _mm_setzero_si128();
         for row in 0..PANEL {
             let scales = &self.row_scales(piece.first_row + row)[piece.steps.clone()];
+            prefetch::<2>(scales.as_ptr().wrapping_add(PANEL * self.row_blocks()));
             for (i, scales) in scales.chunks(VECTOR).enumerate() {
                 let mask = !0 >> (VECTOR - scales.len());
                 // SAFETY: the mask keeps the load inside; a row has so many factors.
@@ -415,6 +417,12 @@ impl Weights for Int8Matrix<'_> {
         let blocks = piece.steps.start / STEPS..piece.steps.end.div_ceil(STEPS);
         for row in 0..PANEL {
             let scales = &self.row_scales(piece.first_row + row)[blocks.clone()];
+            prefetch::<2>(
+                scales
+                    .as_ptr()
+                    .wrapping_add(PANEL * self.row_blocks())
+                    .cast(),
+            );
             for i in 0..piece.steps.len().div_ceil(VECTOR) {
                 let scales = &scales[i * VECTOR / STEPS..];
                 let mask = !0 >> (VECTOR - scales.len().min(VECTOR));

@@ -120,11 +120,15 @@ impl Case {
 }
 
 fn assert_close(ours: &[f32], exact: &[(f64, f64)], what: &str) {
+    assert_within(2e-6, ours, exact, what);
+}
+
+fn assert_within(limit: f64, ours: &[f32], exact: &[(f64, f64)], what: &str) {
     assert_eq!(ours.len(), exact.len());
     for (i, (ours, (sum, magnitude))) in ours.iter().zip(exact).enumerate() {
         let error = (f64::from(*ours) - sum).abs();
         assert!(
-            error <= 2e-6 * magnitude + 1e-30,
+            error <= limit * magnitude + 1e-30,
             "{what} at {i}: {ours} for {sum}, off by {error:e} of {magnitude:e}"
         );
     }
@@ -149,7 +153,7 @@ fn compare(case: &Case) {
             .bf16()
             .is_some_and(|bf16| case.tokens >= bf16.dense_from())
         {
-            assert_close(&ours, &case.exact_bf16(), &format!("{name} bf16"));
+            assert_within(2e-5, &ours, &case.exact_bf16(), &format!("{name} bf16"));
         } else {
             assert_close(&ours, &int8, &format!("{name} int8"));
         }
@@ -214,7 +218,8 @@ fn compare_bf16(case: &Case) {
         for out in out.chunks_exact_mut(case.rows) {
             out.iter_mut().zip(&case.bias).for_each(|(y, b)| *y += b);
         }
-        assert_close(&out, &exact, name);
+        // Tiles add the terms one after another.
+        assert_within(2e-5, &out, &exact, name);
     }
 }
 
