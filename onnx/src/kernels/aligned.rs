@@ -17,6 +17,8 @@ pub(super) unsafe trait Number: Copy {}
 // SAFETY: so they are.
 unsafe impl Number for i8 {}
 // SAFETY: so they are.
+unsafe impl Number for u16 {}
+// SAFETY: so they are.
 unsafe impl Number for i32 {}
 // SAFETY: so they are.
 unsafe impl Number for f32 {}

@@ -14,12 +14,13 @@ use std::ops::Range;
 use half::bf16;
 
 use super::activations::{GROUP_BLOCKS, GROUP_BYTES, Int8Block, Int8Rows, Int8Writer};
+use super::bf16_tiles::Bf16Products;
 use super::dense::{self, DenseRows, DenseWriter, Int8Matrix};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, CODE_OFFSET, Matrix, OFFSET_CODES};
 use super::portable::SwiGlu;
 use super::tile::prefetch;
 use super::{Isa, KernelSet, portable, prefetch_level};
-use super::{attention, avx512_dense, avx512_tile};
+use super::{amx_bf16, attention, avx512_dense, avx512_tile};
 
 /// How far ahead of their use weights are fetched, in bytes. Lines are fetched
 /// in address order across the rows computed together.
@@ -34,34 +35,41 @@ const TOKENS: usize = 4;
 /// The kernel, where this processor can run it.
 pub fn detect<const VBMI: bool>() -> Option<&'static dyn KernelSet> {
     match prefetch_level() {
-        2 => Avx512::<VBMI, 2>::detect().map(|kernel| kernel as _),
-        _ => Avx512::<VBMI, 1>::detect().map(|kernel| kernel as _),
+        2 => Avx512::<VBMI, false, 2>::detect().map(|kernel| kernel as _),
+        _ => Avx512::<VBMI, false, 1>::detect().map(|kernel| kernel as _),
     }
 }
 
-/// Runs on processors with AVX-512 F, BW, VL and VNNI; `VBMI` wants that too. Weights
-/// are fetched into the cache of this `LEVEL`: see [`prefetch_level`].
-#[derive(Debug)]
-pub struct Avx512<const VBMI: bool, const LEVEL: usize>(());
+/// The kernel with VBMI and tiles of bf16, where this processor and system let it run.
+pub fn detect_amx() -> Option<&'static dyn KernelSet> {
+    Avx512::<true, true, 2>::detect().map(|kernel| kernel as _)
+}
 
-impl<const VBMI: bool, const LEVEL: usize> Avx512<VBMI, LEVEL> {
+/// Runs on processors with AVX-512 F, BW, VL and VNNI; `VBMI` wants that too, and `AMX`
+/// tiles of bf16, by which it multiplies many tokens. Weights are fetched into the cache
+/// of this `LEVEL`: see [`prefetch_level`].
+#[derive(Debug)]
+pub struct Avx512<const VBMI: bool, const AMX: bool, const LEVEL: usize>(());
+
+impl<const VBMI: bool, const AMX: bool, const LEVEL: usize> Avx512<VBMI, AMX, LEVEL> {
     fn detect() -> Option<&'static Self> {
         let supported = is_x86_feature_detected!("avx512f")
             && is_x86_feature_detected!("avx512bw")
             && is_x86_feature_detected!("avx512vl")
             && is_x86_feature_detected!("avx512vnni")
             && is_x86_feature_detected!("fma")
-            && (!VBMI || is_x86_feature_detected!("avx512vbmi"));
+            && (!VBMI || is_x86_feature_detected!("avx512vbmi"))
+            && (!AMX || amx_bf16::detect().is_some());
         supported.then_some(&Self(()))
     }
 }
 
-impl<const VBMI: bool, const LEVEL: usize> KernelSet for Avx512<VBMI, LEVEL> {
+impl<const VBMI: bool, const AMX: bool, const LEVEL: usize> KernelSet for Avx512<VBMI, AMX, LEVEL> {
     fn isa(&self) -> Isa {
-        if VBMI {
-            Isa::Avx512Vbmi
-        } else {
-            Isa::Avx512Vnni
+        match (AMX, VBMI) {
+            (true, _) => Isa::AmxBf16,
+            (false, true) => Isa::Avx512Vbmi,
+            (false, false) => Isa::Avx512Vnni,
         }
     }
 
@@ -95,6 +103,10 @@ impl<const VBMI: bool, const LEVEL: usize> KernelSet for Avx512<VBMI, LEVEL> {
     ) {
         // SAFETY: `detect` is the only source of `self`.
         unsafe { float32(w, rows, x, tokens, out) }
+    }
+
+    fn bf16(&self) -> Option<&'static dyn Bf16Products> {
+        if AMX { amx_bf16::detect() } else { None }
     }
 
     fn swiglu(&self, gate_up: &[f32], bias: &[bf16], glu: SwiGlu, out: &mut [f32]) {

@@ -1,10 +1,11 @@
 //! AVX-512 with VNNI for many tokens: a tile of weights is unpacked once, into
 //! the first-level cache, and meets all tokens of the expert there.
 //!
-//! Tiles of AMX were tried in its place (Sapphire Rapids, two cores) and gained
+//! Tiles of int8 (AMX) were tried in its place (Sapphire Rapids, two cores) and gained
 //! nothing for the experts at 128 tokens, 0 to 11 % at 512: a block of 32 has its own
 //! scales, so 16 by 16 sums must be stored, converted and scaled after a single
-//! multiplication, and none of that overlaps with the next one.
+//! multiplication, and none of that overlaps with the next one. Tiles of bf16, which
+//! sum over whole rows, gain: see [`super::amx_bf16`].
 
 // Indexes run over registers that several arrays share.
 #![allow(clippy::needless_range_loop)]

@@ -8,8 +8,11 @@
 use std::ops::Range;
 use std::sync::atomic::AtomicBool;
 
+use half::bf16;
+
 use super::activations::{Int8Block, round};
 use super::aligned::{Aligned, with_scratch};
+use super::bf16_tiles::{Bf16Tiles, Order, TILE_TOKENS, TokensAt};
 use super::disjoint::Disjoint;
 use super::experts::Activations;
 use super::parallel::{Parallel, run_parts};
@@ -25,6 +28,9 @@ const RUN_FEW: usize = 128;
 const RUN_MANY: usize = 192;
 /// Tokens of a part: their activations stay in a core's second-level cache.
 const MAX_GROUP: usize = 256;
+/// The same in bf16: twice the bytes.
+const MAX_BF16_GROUP: usize = 128;
+const _: () = assert!(MAX_BF16_GROUP.is_multiple_of(TILE_TOKENS));
 /// Tokens of a part where the work is per token.
 const TOKEN_RUN: usize = 8;
 
@@ -266,6 +272,18 @@ pub(super) fn int8(
     }
 }
 
+/// A row in float32, each weight rounded to bf16.
+pub(super) fn round_row(w: &Int8Matrix<'_>, row: usize, into: &mut [f32]) {
+    let blocks = w.row_weights(row).as_chunks::<BLOCK>().0;
+    let places = into.as_chunks_mut::<BLOCK>().0.iter_mut();
+    for ((into, bytes), scale) in places.zip(blocks).zip(w.row_scales(row)) {
+        for (weight, &byte) in into.iter_mut().zip(bytes) {
+            let exact = (f32::from(byte) - f32::from(ZERO_POINT)) * scale;
+            *weight = bf16::from_f32(exact).to_f32();
+        }
+    }
+}
+
 /// See [`KernelSet::dense_float32`].
 #[inline(always)]
 pub(super) fn float32(
@@ -311,6 +329,7 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 #[derive(Debug, Default)]
 pub struct Workspace {
     x: DenseRows,
+    tiles: Bf16Tiles,
 }
 
 /// `y[t] = w · x[t] + bias` for `x` `[tokens, k]` and `y` `[tokens, w.rows()]`.
@@ -347,8 +366,24 @@ pub fn linear(
             w.row_blocks() * BLOCK
         )));
     }
-    let quantized = &mut workspace.x;
-    if activations == Activations::Int8 {
+    let (quantized, tiles) = (&mut workspace.x, &mut workspace.tiles);
+    let bf16 = match activations {
+        Activations::Int8 => kernel.bf16().filter(|bf16| tokens >= bf16.dense_from()),
+        Activations::Float32 => None,
+    };
+    if let Some(bf16) = bf16 {
+        let count = tokens.div_ceil(TILE_TOKENS);
+        tiles.reset(count, w.row_blocks() * BLOCK, Order::Natural);
+        let blocks = tiles.blocks();
+        let writer = tiles.writer();
+        run_parts(pool, cancel, count, |tile| {
+            let first = tile * TILE_TOKENS * k;
+            let rows = x[first..].chunks_exact(k).take(TILE_TOKENS);
+            let rows: Vec<&[f32]> = rows.collect();
+            // SAFETY: each tile is one part.
+            unsafe { bf16.pack(&rows, &writer, tile, 0..blocks) };
+        })?;
+    } else if activations == Activations::Int8 {
         quantized.reset(tokens, k);
         let writer = quantized.writer();
         run_parts(pool, cancel, tokens.div_ceil(TOKEN_RUN), |part| {
@@ -364,20 +399,32 @@ pub fn linear(
     } else {
         RUN_MANY
     };
-    let groups = tokens.div_ceil(MAX_GROUP);
+    let most = if bf16.is_some() {
+        MAX_BF16_GROUP
+    } else {
+        MAX_GROUP
+    };
+    let groups = tokens.div_ceil(most);
     let y = Disjoint::new(y);
     run_parts(pool, cancel, rows.div_ceil(run) * groups, |part| {
         // All groups of a run follow each other: it is read from memory once.
         let first_row = part / groups * run;
-        let first_token = part % groups * MAX_GROUP;
+        let first_token = part % groups * most;
         let here = first_row..rows.min(first_row + run);
-        let tokens = first_token..tokens.min(first_token + MAX_GROUP);
+        let tokens = first_token..tokens.min(first_token + most);
         with_scratch(here.len() * tokens.len(), |out| {
-            match activations {
-                Activations::Int8 => {
+            match (activations, bf16) {
+                (_, Some(bf16)) => {
+                    let at = TokensAt {
+                        tile: tokens.start / TILE_TOKENS,
+                        len: tokens.len(),
+                    };
+                    bf16.dense(w, here.clone(), tiles, at, out);
+                }
+                (Activations::Int8, _) => {
                     kernel.dense_int8(w, here.clone(), quantized, tokens.clone(), out);
                 }
-                Activations::Float32 => {
+                (Activations::Float32, _) => {
                     kernel.dense_float32(w, here.clone(), x, k, tokens.clone(), out);
                 }
             }

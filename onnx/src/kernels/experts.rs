@@ -11,6 +11,7 @@
 //! computed as their experts come. Every product has its place whatever the order,
 //! so the outcome is the same, bit for bit.
 
+use std::slice::ChunksExact;
 use std::str::FromStr;
 use std::sync::atomic::AtomicBool;
 
@@ -18,6 +19,7 @@ use half::bf16;
 
 use super::activations::{Int8Rows, Int8Writer};
 use super::aligned::{Aligned, with_scratch};
+use super::bf16_tiles::{TILE_BLOCK, TILE_TOKENS};
 use super::disjoint::Disjoint;
 use super::mxfp4::{BLOCK, ExpertMatrices, Matrix};
 use super::parallel::{Parallel, run_parts};
@@ -25,6 +27,7 @@ use super::portable::SwiGlu;
 use super::routing::{Group, Routing};
 use super::supply::{Expert, Supply, Wanted};
 use super::{KernelError, KernelSet};
+use tiled::Tiled;
 
 /// Tokens computed together; longer inputs are cut, which bounds the workspace.
 const MAX_TOKENS: usize = 512;
@@ -187,6 +190,7 @@ pub struct Workspace {
     routing: Routing,
     x: Int8Rows,
     hidden: Int8Rows,
+    tiles: Tiled,
     hidden_float32: Aligned<f32>,
     products: Aligned<f32>,
     parts: Vec<Part>,
@@ -280,46 +284,80 @@ impl Call<'_> {
         run_parts(self.pool, self.cancel, parts, task)
     }
 
-    /// Fills `products` through int8 activations.
+    /// Fills `products` through int8 activations, or bf16 ones where they are faster.
     fn int8(&self, x: &[f32], workspace: &mut Workspace) -> Result<(), KernelError> {
         let Workspace {
             routing,
             x: quantized,
             hidden,
+            tiles,
             products,
             parts,
             ordinals,
             ..
         } = workspace;
         let width = self.layer.hidden();
-        quantized.reset(x.len() / width, width);
-        self.quantize(x, &quantized.writer())?;
-
-        hidden.reset(routing.tokens.len(), self.layer.down.k());
+        let bf16 = self.kernel.bf16();
+        tiles.choose(&routing.groups, bf16, self.layer);
+        if let Some(bf16) = bf16 {
+            tiles.pack(bf16, x, &routing.tokens, |parts, task| {
+                self.run(parts, task)
+            })?;
+        }
+        if tiles.groups.len() < routing.groups.len() {
+            quantized.reset(x.len() / width, width);
+            self.quantize(x, &quantized.writer())?;
+            hidden.reset(routing.tokens.len(), self.layer.down.k());
+        }
+        let Tiled {
+            groups: tiled,
+            x: x_tiles,
+            hidden: hidden_tiles,
+        } = tiles;
+        let by_bf16 = |group: Group| bf16.zip(tiled::find(tiled, group));
         self.make_room(routing, ordinals, products);
         self.as_they_come(routing, |groups, held| {
-            let writer = hidden.writer();
+            let (writer, tile_writer) = (hidden.writer(), hidden_tiles.writer());
             self.gate_up(
                 groups,
                 parts,
                 |part, products| {
                     let rows = part.first_row..part.first_row + part.rows;
                     let w = held.gate_up(part.group.expert);
-                    let tokens = &routing.tokens[part.group.start..][..part.group.len];
-                    self.kernel.int8(&w, rows, quantized, tokens, products);
+                    if let Some((bf16, at)) = by_bf16(part.group) {
+                        bf16.experts(&w, rows, x_tiles, at, products);
+                    } else {
+                        let tokens = &routing.tokens[part.group.start..][..part.group.len];
+                        self.kernel.int8(&w, rows, quantized, tokens, products);
+                    }
                 },
-                |assignment, first, values| {
-                    // SAFETY: parts are disjoint, and runs are whole blocks.
-                    unsafe {
-                        self.kernel
-                            .quantize(values, &writer, assignment, first / BLOCK)
-                    };
+                |part, index, first, activated| {
+                    if let Some((bf16, at)) = by_bf16(part.group) {
+                        let tile = at.tile + index / TILE_TOKENS;
+                        let blocks = first / TILE_BLOCK..(first + part.rows / 2) / TILE_BLOCK;
+                        let rows: Vec<&[f32]> = activated.collect();
+                        // SAFETY: parts are disjoint, and runs are whole blocks.
+                        unsafe { bf16.pack(&rows, &tile_writer, tile, blocks) };
+                    } else {
+                        for (i, values) in activated.enumerate() {
+                            let assignment = part.group.start + index + i;
+                            // SAFETY: as above.
+                            unsafe {
+                                self.kernel
+                                    .quantize(values, &writer, assignment, first / BLOCK)
+                            };
+                        }
+                    }
                 },
             )?;
             self.down(groups, parts, ordinals, products, |part, places, out| {
                 let w = held.down(part.group.expert);
                 let rows = part.first_row..part.first_row + part.rows;
-                self.kernel.int8(&w, rows, hidden, places, out);
+                if let Some((bf16, at)) = by_bf16(part.group) {
+                    bf16.experts(&w, rows, hidden_tiles, at, out);
+                } else {
+                    self.kernel.int8(&w, rows, hidden, places, out);
+                }
             })
         })
     }
@@ -348,11 +386,13 @@ impl Call<'_> {
                     let tokens = &routing.tokens[part.group.start..][..part.group.len];
                     self.kernel.float32(&w, rows, x, tokens, products);
                 },
-                |assignment, first, values| {
-                    let start = assignment * width + first;
-                    // SAFETY: parts are disjoint in assignments or in rows.
-                    let place = unsafe { hidden.slice(start..start + values.len()) };
-                    place.copy_from_slice(values);
+                |part, index, first, activated| {
+                    for (i, values) in activated.enumerate() {
+                        let start = (part.group.start + index + i) * width + first;
+                        // SAFETY: parts are disjoint in assignments or in rows.
+                        let place = unsafe { hidden.slice(start..start + values.len()) };
+                        place.copy_from_slice(values);
+                    }
                 },
             )?;
             let hidden = hidden_float32.as_slice();
@@ -412,14 +452,14 @@ impl Call<'_> {
     }
 
     /// Computes the gate and up projection of these groups by `multiply(part,
-    /// products)`, and hands each assignment's activated run to
-    /// `store(assignment, first element, values)`.
+    /// products)`, and hands the activated runs of 16 of a group's assignments at a time
+    /// to `store(part, the first one's place in the group, first element, runs)`.
     fn gate_up(
         &self,
         groups: &[Group],
         parts: &mut Vec<Part>,
         multiply: impl Fn(&Part, &mut [f32]) + Sync,
-        store: impl Fn(usize, usize, &[f32]) + Sync,
+        store: impl Fn(&Part, usize, usize, ChunksExact<'_, f32>) + Sync,
     ) -> Result<(), KernelError> {
         let all_rows = self.layer.gate_up.rows();
         cut(groups, all_rows, parts);
@@ -429,13 +469,17 @@ impl Call<'_> {
             let bias = &self.layer.gate_up_bias[bias_start..][..part.rows];
             let (first, len) = (part.first_row / 2, part.rows / 2);
             let products_len = part.group.len * part.rows;
-            with_scratch(products_len + len, |scratch| {
+            with_scratch(products_len + TILE_TOKENS * len, |scratch| {
                 let (products, activated) = scratch.split_at_mut(products_len);
                 multiply(part, products);
-                for (i, products) in products.chunks_exact(part.rows).enumerate() {
-                    self.kernel
-                        .swiglu(products, bias, self.options.glu, activated);
-                    store(part.group.start + i, first, activated);
+                for (i, products) in products.chunks(TILE_TOKENS * part.rows).enumerate() {
+                    let activated = &mut activated[..products.len() / 2];
+                    let each = products.chunks_exact(part.rows);
+                    for (products, activated) in each.zip(activated.chunks_exact_mut(len)) {
+                        self.kernel
+                            .swiglu(products, bias, self.options.glu, activated);
+                    }
+                    store(part, i * TILE_TOKENS, first, activated.chunks_exact(len));
                 }
             });
         })
@@ -524,3 +568,4 @@ fn cut(groups: &[Group], rows: usize, parts: &mut Vec<Part>) {
 
 #[cfg(test)]
 mod tests;
+mod tiled;

@@ -11,6 +11,10 @@ use half::bf16;
 
 pub mod activations;
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod amx_bf16;
 pub mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -26,6 +30,7 @@ mod avx512;
 mod avx512_dense;
 #[cfg(target_arch = "x86_64")]
 mod avx512_tile;
+pub mod bf16_tiles;
 pub mod dense;
 mod disjoint;
 pub mod experts;
@@ -52,6 +57,7 @@ mod tests;
 mod tile;
 
 use activations::{Int8Rows, Int8Writer};
+use bf16_tiles::Bf16Products;
 use dense::{DenseRows, DenseWriter, Int8Matrix};
 use mxfp4::Matrix;
 use portable::SwiGlu;
@@ -90,18 +96,21 @@ pub enum Isa {
     Avx512Vnni,
     /// The same with VBMI.
     Avx512Vbmi,
+    /// The same with tiles of bf16, which multiply many tokens.
+    AmxBf16,
     /// AArch64 with dot products of bytes.
     NeonDot,
 }
 
 impl Isa {
     /// All, from the slowest up.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Scalar,
         Self::Avx2,
         Self::AvxVnni,
         Self::Avx512Vnni,
         Self::Avx512Vbmi,
+        Self::AmxBf16,
         Self::NeonDot,
     ];
 
@@ -113,6 +122,7 @@ impl Isa {
             Self::AvxVnni => "avxvnni",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Vbmi => "avx512vbmi",
+            Self::AmxBf16 => "amxbf16",
             Self::NeonDot => "neondot",
         }
     }
@@ -153,6 +163,12 @@ pub trait KernelSet: Send + Sync {
         tokens: &[u32],
         out: &mut [f32],
     );
+
+    /// Products of many tokens through bf16 activations, where they are faster than
+    /// [`int8`](Self::int8).
+    fn bf16(&self) -> Option<&'static dyn Bf16Products> {
+        None
+    }
 
     /// See [`portable::swiglu`].
     fn swiglu(&self, gate_up: &[f32], bias: &[bf16], glu: SwiGlu, out: &mut [f32]) {
@@ -266,6 +282,8 @@ pub fn kernel(isa: Isa) -> Option<&'static dyn KernelSet> {
         Isa::Avx512Vnni => avx512::detect::<false>(),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512Vbmi => avx512::detect::<true>(),
+        #[cfg(target_arch = "x86_64")]
+        Isa::AmxBf16 => avx512::detect_amx(),
         #[cfg(target_arch = "aarch64")]
         Isa::NeonDot => neon::Neon::detect().map(|k| k as _),
         _ => None,

@@ -4,6 +4,7 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::activations::Int8Rows;
+use super::bf16_tiles::{Bf16Products, Bf16Tiles, Order, TILE_TOKENS, TokensAt};
 use super::mxfp4::{BLOCK, BLOCK_BYTES, DOUBLED_CODES, Matrix};
 use super::portable::SwiGlu;
 use super::{Isa, KernelSet, kernel};
@@ -137,6 +138,42 @@ impl Case {
         out
     }
 
+    /// Of each kernel with products of bf16.
+    fn bf16(&self) -> Vec<(&'static str, Vec<f32>)> {
+        let row = |&token: &u32| &self.x[token as usize * self.k..][..self.k];
+        let rows: Vec<&[f32]> = self.tokens.iter().map(row).collect();
+        let product = |(name, kernel): (&'static str, &dyn Bf16Products)| {
+            let mut x = Bf16Tiles::default();
+            // A tile before the ones in question.
+            let tiles = 1 + rows.len().div_ceil(TILE_TOKENS);
+            x.reset(tiles, self.k, Order::Nibbles);
+            let (blocks, writer) = (x.blocks(), x.writer());
+            for (i, rows) in rows.chunks(TILE_TOKENS).enumerate() {
+                // SAFETY: one thread writes.
+                unsafe { kernel.pack(rows, &writer, 1 + i, 0..blocks) };
+            }
+            for (token, row) in rows.iter().enumerate() {
+                for (i, &value) in row.iter().enumerate() {
+                    let packed = x.element(1 + token / TILE_TOKENS, token % TILE_TOKENS, i);
+                    let expected = bf16::from_f32(value).to_f32();
+                    assert!(
+                        packed == expected || packed.is_nan() && value.is_nan(),
+                        "{name}"
+                    );
+                }
+            }
+            // Old content must not shine through.
+            let mut out = vec![f32::NAN; rows.len() * self.range.len()];
+            let at = TokensAt {
+                tile: 1,
+                len: rows.len(),
+            };
+            kernel.experts(&self.matrix(), self.range.clone(), &x, at, &mut out);
+            (name, out)
+        };
+        bf16_kernels().into_iter().map(product).collect()
+    }
+
     /// In float64: each product and the sum of its terms' magnitudes.
     fn exact(&self, activation: impl Fn(usize, usize) -> f64) -> Vec<(f64, f64)> {
         let w = self.matrix();
@@ -249,6 +286,35 @@ fn a_nan_scale_spoils_its_row_alone() {
 }
 
 #[test]
+fn what_tiles_cannot_hold_is_not_lost() {
+    // A scale of NaN, one that leads beyond float32, and an activation of NaN.
+    let mut case = Case::new((100, 9, 37), Exponents::Usual, 3);
+    case.range = 0..100;
+    let place = |row: usize, block: usize| case.skew + row * 9 + block;
+    let (nan, large) = (place(20, 4), place(70, 8));
+    (case.scales[nan], case.scales[large]) = (255, 254);
+    let blocks = case.skew + (70 * 9 + 8) * BLOCK_BYTES;
+    case.blocks[blocks..][..BLOCK_BYTES].fill(0x77);
+    for (i, token) in case.tokens.iter_mut().enumerate() {
+        *token = u32::from(i == 33);
+    }
+    case.x.truncate(case.k);
+    case.x.extend([1.0; 9 * BLOCK]);
+    case.x[0] = f32::NAN;
+    for (name, out) in case.bf16() {
+        for (i, value) in out.iter().enumerate() {
+            let (token, row) = (i / 100, i % 100);
+            let is_finite = token == 33 && row != 20 && row != 70;
+            assert_eq!(value.is_finite(), is_finite, "{name}: {value} at {i}");
+            assert!(
+                value.is_nan() || is_finite || row == 70,
+                "{name}: {value} at {i}"
+            );
+        }
+    }
+}
+
+#[test]
 fn elementwise_loops_agree() {
     let mut random = Random(11);
     for len in [1, 7, 32, 96, 1440] {
@@ -315,5 +381,73 @@ fn quantization_is_the_same_everywhere() {
             assert_eq!(rows.corrections(row), expected.corrections(row));
             assert_eq!(rows.lane_corrections(row), expected.lane_corrections(row));
         }
+    }
+}
+
+/// bf16 tiles, and the reference of their products.
+struct Reference;
+
+impl super::bf16_tiles::Bf16Products for Reference {
+    fn experts_from(&self) -> usize {
+        1
+    }
+
+    fn dense_from(&self) -> usize {
+        1
+    }
+}
+
+/// The kernels with products of bf16, or a word about that there are none.
+pub(super) fn bf16_kernels() -> Vec<(&'static str, &'static dyn Bf16Products)> {
+    let here = Isa::ALL.into_iter().filter_map(kernel);
+    let mut all: Vec<_> = here
+        .filter_map(|kernel| Some((kernel.isa().name(), kernel.bf16()?)))
+        .collect();
+    if all.is_empty() {
+        println!("skipped but for the reference: this processor has no tiles of bf16");
+    }
+    all.push(("reference", &Reference));
+    all
+}
+
+fn compare_bf16(case: &Case) {
+    let rounded = |token: usize, i: usize| bf16::from_f32(case.x[token * case.k + i]).to_f64();
+    let exact = case.exact(rounded);
+    let largest = case.x.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+    let tiny = case.k as f64 * f64::from(largest) * 2f64.powi(-122);
+    for (name, out) in case.bf16() {
+        for (i, (&got, &(exact, magnitude))) in out.iter().zip(&exact).enumerate() {
+            let error = (f64::from(got) - exact).abs();
+            assert!(
+                error <= 2e-5 * magnitude + tiny,
+                "{name} at {i}: {got} instead of {exact} (terms sum to {magnitude})"
+            );
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn bf16_agrees_with_float64(
+        rows in 1usize..120, row_blocks in 1usize..40, tokens in 1usize..70, seed in any::<u64>()
+    ) {
+        compare_bf16(&Case::new((rows, row_blocks, tokens), Exponents::Usual, seed));
+    }
+
+    #[test]
+    fn bf16_of_all_exponents_agrees_with_float64(
+        rows in 1usize..80, row_blocks in 1usize..20, tokens in 1usize..40, seed in any::<u64>()
+    ) {
+        compare_bf16(&Case::new((rows, row_blocks, tokens), Exponents::All, seed));
+    }
+}
+
+#[test]
+fn bf16_of_full_width_agrees() {
+    for (rows, tokens) in [(50, 1), (64, 16), (113, 33), (96, 64), (32, 256)] {
+        compare_bf16(&Case::new((rows, 90, tokens), Exponents::Usual, 7));
+        compare_bf16(&Case::new((rows, 89, tokens), Exponents::All, 8));
     }
 }

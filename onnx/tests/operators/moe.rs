@@ -8,7 +8,7 @@ use gptoss_onnx::kernels::experts::{Activations, Layer, Options, Workspace, mixt
 use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
 use gptoss_onnx::kernels::parallel::Serial;
 use gptoss_onnx::kernels::portable::SwiGlu;
-use gptoss_onnx::kernels::{Isa, kernel};
+use gptoss_onnx::kernels::{Isa, best_kernel, kernel};
 use gptoss_onnx::operators::Control;
 use half::bf16;
 use ort::session::Session;
@@ -116,9 +116,12 @@ impl Inputs {
             glu,
             activations,
         };
+        // Where the operator rounds to bf16, int8 would be other numbers.
+        let scalar = kernel(Isa::Scalar).unwrap();
+        let kernel = Some(best_kernel()).filter(|best| best.bf16().is_some());
         let mut y = vec![0.0; self.x.len()];
         mixture(
-            kernel(Isa::Scalar).unwrap(),
+            kernel.unwrap_or(scalar),
             &layer,
             &options,
             &self.x,

@@ -4,8 +4,9 @@ use std::sync::atomic::AtomicBool;
 
 use proptest::prelude::*;
 
+use super::super::Isa;
 use super::super::parallel::{Serial, Threads};
-use super::super::tests::{Random, kernels};
+use super::super::tests::{Random, bf16_kernels, kernels};
 use super::*;
 
 /// A product and what it is exactly.
@@ -81,6 +82,23 @@ impl Case {
 
     /// Sums and, for their rounding, sums of magnitudes, with `x` as `value` gives it.
     fn exact(&self, value: impl Fn(usize, usize) -> f64) -> Vec<(f64, f64)> {
+        self.sums(|weight| weight, value)
+    }
+
+    /// The same with weights and `x` rounded to bf16.
+    fn exact_bf16(&self) -> Vec<(f64, f64)> {
+        let round = |value: f32| bf16::from_f32(value).to_f64();
+        self.sums(
+            |weight| round(weight as f32),
+            |token, i| round(self.x[token * self.k + i]),
+        )
+    }
+
+    fn sums(
+        &self,
+        round: impl Fn(f64) -> f64,
+        value: impl Fn(usize, usize) -> f64,
+    ) -> Vec<(f64, f64)> {
         let w = self.matrix();
         let mut sums = Vec::new();
         for token in 0..self.tokens {
@@ -90,6 +108,7 @@ impl Case {
                 for i in 0..self.k {
                     let weight = f64::from(i32::from(w.row_weights(row)[i]) - 128)
                         * f64::from(w.row_scales(row)[i / BLOCK]);
+                    let weight = round(weight);
                     sum += weight * value(token, i);
                     magnitude += (weight * value(token, i)).abs();
                 }
@@ -101,11 +120,15 @@ impl Case {
 }
 
 fn assert_close(ours: &[f32], exact: &[(f64, f64)], what: &str) {
+    assert_within(2e-6, ours, exact, what);
+}
+
+fn assert_within(limit: f64, ours: &[f32], exact: &[(f64, f64)], what: &str) {
     assert_eq!(ours.len(), exact.len());
     for (i, (ours, (sum, magnitude))) in ours.iter().zip(exact).enumerate() {
         let error = (f64::from(*ours) - sum).abs();
         assert!(
-            error <= 2e-6 * magnitude + 1e-30,
+            error <= limit * magnitude + 1e-30,
             "{what} at {i}: {ours} for {sum}, off by {error:e} of {magnitude:e}"
         );
     }
@@ -126,7 +149,14 @@ fn compare(case: &Case) {
     for kernel in kernels() {
         let name = kernel.isa().name();
         let ours = case.linear(kernel, Activations::Int8);
-        assert_close(&ours, &int8, &format!("{name} int8"));
+        if kernel
+            .bf16()
+            .is_some_and(|bf16| case.tokens >= bf16.dense_from())
+        {
+            assert_within(2e-5, &ours, &case.exact_bf16(), &format!("{name} bf16"));
+        } else {
+            assert_close(&ours, &int8, &format!("{name} int8"));
+        }
         let ours = case.linear(kernel, Activations::Float32);
         assert_close(&ours, &float32, &format!("{name} float32"));
     }
@@ -167,6 +197,62 @@ proptest! {
     }
 }
 
+fn compare_bf16(case: &Case) {
+    let rows: Vec<&[f32]> = case.x.chunks_exact(case.k).collect();
+    let exact = case.exact_bf16();
+    for (name, kernel) in bf16_kernels() {
+        let mut x = Bf16Tiles::default();
+        let k = case.k.next_multiple_of(BLOCK);
+        x.reset(rows.len().div_ceil(TILE_TOKENS), k, Order::Natural);
+        let (blocks, writer) = (x.blocks(), x.writer());
+        for (tile, rows) in rows.chunks(TILE_TOKENS).enumerate() {
+            // SAFETY: one thread writes.
+            unsafe { kernel.pack(rows, &writer, tile, 0..blocks) };
+        }
+        let mut out = vec![f32::NAN; rows.len() * case.rows];
+        let at = TokensAt {
+            tile: 0,
+            len: rows.len(),
+        };
+        kernel.dense(&case.matrix(), 0..case.rows, &x, at, &mut out);
+        for out in out.chunks_exact_mut(case.rows) {
+            out.iter_mut().zip(&case.bias).for_each(|(y, b)| *y += b);
+        }
+        // Tiles add the terms one after another.
+        assert_within(2e-5, &out, &exact, name);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn bf16_agrees_with_float64(
+        rows in 1usize..150, k in 1usize..900, tokens in 1usize..70, seed in any::<u64>()
+    ) {
+        compare_bf16(&Case::new(rows, k, tokens, seed));
+    }
+}
+
+/// Rounding weights as well costs less than rounding activations to int8.
+#[test]
+fn bf16_is_nearer_than_int8() {
+    let case = Case::new(64, 2880, 64, 6);
+    let exact = case.exact(|token, i| f64::from(case.x[token * case.k + i]));
+    let error = |y: &[f32]| {
+        let squares = y.iter().zip(&exact);
+        let squares = squares.map(|(&y, (exact, _))| (f64::from(y) - exact).powi(2));
+        squares.sum::<f64>().sqrt()
+    };
+    for kernel in kernels().filter(|kernel| kernel.bf16().is_some()) {
+        let ours = error(&case.linear(kernel, Activations::Int8));
+        let scalar = super::super::kernel(Isa::Scalar).unwrap();
+        let int8 = error(&case.linear(scalar, Activations::Int8));
+        println!("{}: {ours:.3e}, int8 {int8:.3e}", kernel.isa().name());
+        assert!(ours < 0.6 * int8, "{ours} beside {int8}");
+    }
+}
+
 #[test]
 fn real_widths_and_many_tokens_agree() {
     compare(&Case::new(50, 2880, 1, 1));
@@ -195,7 +281,7 @@ fn kernels_quantize_alike() {
 
 #[test]
 fn nan_is_never_hidden() {
-    for tokens in [1, 9] {
+    for tokens in [1, 9, 40] {
         let mut case = Case::new(40, 200, tokens, 5);
         case.x[70] = f32::NAN;
         for kernel in kernels() {

@@ -188,13 +188,25 @@ fn long_inputs_are_the_same_in_pieces() {
                 )
             })
             .collect();
-        for (a, b) in together.iter().zip(&apart) {
-            assert!(
-                (a - b).abs() < 1e-5 * b.abs().max(1.0),
-                "{}",
-                kernel.isa().name()
-            );
+        if kernel.bf16().is_none() {
+            for (a, b) in together.iter().zip(&apart) {
+                assert!(
+                    (a - b).abs() < 1e-5 * b.abs().max(1.0),
+                    "{}",
+                    kernel.isa().name()
+                );
+            }
+            continue;
         }
+        // Large groups are computed by bf16, which is nearer to what is meant.
+        let exact: Vec<f64> = x
+            .chunks(64)
+            .zip(logits.chunks(4))
+            .flat_map(|(x, logits)| model.exact(x, logits, 2, options.glu))
+            .collect();
+        let errors = [together, apart].map(|y| relative_error(&y, &exact));
+        println!("{}: {errors:?}", kernel.isa().name());
+        assert!(errors[0] < 0.5 * errors[1], "{errors:?}");
     }
 }
 
