@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 
 use memmap2::MmapRaw;
 use rustix::fs::{
-    Advice, CWD, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags, fadvise, fcntl_add_seals,
-    ioctl_ficlone, memfd_create, openat, openat2,
+    Advice, CWD, MemfdFlags, Mode, OFlags, ResolveFlags, SealFlags, StatVfsMountFlags, fadvise,
+    fcntl_add_seals, ioctl_ficlone, memfd_create, openat, openat2, statvfs,
 };
 
 use super::Resident;
@@ -131,6 +131,12 @@ pub fn advise_huge_pages(memory: &MmapRaw, start: usize, length: usize) -> io::R
     memory.advise_range(memmap2::Advice::HugePage, start, length)
 }
 
+/// Whether no file below a folder may be run or loaded as a library.
+pub fn forbids_programs(folder: &Path) -> bool {
+    let flags = statvfs(folder).map(|stat| stat.f_flag);
+    flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NOEXEC))
+}
+
 /// Opens a folder that files are opened beneath.
 ///
 /// # Errors
@@ -207,5 +213,24 @@ mod tests {
         let inside = named(c"lent", || rustix::thread::name().unwrap());
         assert_eq!(inside.as_c_str(), c"lent");
         assert_eq!(rustix::thread::name().unwrap(), before);
+    }
+
+    #[test]
+    fn mounts_say_whether_they_forbid_programs() {
+        let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+        // What is mounted later lies above.
+        let mut mounts = std::collections::BTreeMap::new();
+        for line in table.lines() {
+            let mut words = line.split(' ').skip(1);
+            let (folder, options) = (words.next().unwrap(), words.nth(1).unwrap());
+            mounts.insert(folder, options.split(',').any(|option| option == "noexec"));
+        }
+        // Others may be hidden below one of these.
+        for folder in ["/", "/proc", "/sys"] {
+            if let Some(forbids) = mounts.get(folder) {
+                assert_eq!(forbids_programs(Path::new(folder)), *forbids, "{folder}");
+            }
+        }
+        assert!(!forbids_programs(Path::new("/absent")));
     }
 }

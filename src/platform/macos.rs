@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use memmap2::MmapRaw;
-use rustix::fs::{CWD, Mode, OFlags, fcntl_rdadvise, openat};
+use rustix::fs::{CWD, Mode, OFlags, fcntl_rdadvise, openat, statfs};
 
 use super::{Resident, beneath};
 
@@ -132,6 +132,14 @@ pub fn share_blocks(_to: &File, _from: &File) -> io::Result<()> {
 /// Never.
 pub fn advise_huge_pages(_: &MmapRaw, _start: usize, _length: usize) -> io::Result<()> {
     Ok(())
+}
+
+/// Whether no file below a folder may be run or loaded as a library.
+///
+/// Source: xnu, `bsd/sys/mount.h`.
+pub fn forbids_programs(folder: &Path) -> bool {
+    let noexec = libc::MNT_NOEXEC as u32;
+    statfs(folder).is_ok_and(|stat| stat.f_flags & noexec != 0)
 }
 
 /// Opens a folder that files are opened beneath.

@@ -4,7 +4,6 @@ use std::io::{IsTerminal, stderr, stdin};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::StatVfsMountFlags;
 use serde::Serialize;
 
 use super::build;
@@ -14,6 +13,7 @@ use crate::cli::progress::Ui;
 use crate::cli::{CliError, ExitStatus, Global, interrupt, pull, terminal};
 use crate::fetch::{Index, RateLimit, Settings};
 use crate::model::Store;
+use crate::platform;
 use crate::runtime::wheels::{Build, Kind};
 use crate::wheel::{self, Origin};
 
@@ -123,8 +123,7 @@ fn check_place(store: &Store) -> Result<(), CliError> {
         return Err(CliError::new(ExitStatus::Failed, message));
     }
     let there = root.ancestors().find(|path| path.exists()).unwrap_or(root);
-    let flags = rustix::fs::statvfs(there).map(|stat| stat.f_flag);
-    if flags.is_ok_and(|flags| flags.contains(StatVfsMountFlags::NOEXEC)) {
+    if platform::forbids_programs(there) {
         let message = message!("runtime-noexec", store = %root.display());
         return Err(CliError::new(ExitStatus::Failed, message));
     }
