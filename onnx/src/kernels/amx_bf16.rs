@@ -46,7 +46,7 @@ const MAX_TILES: usize = 16;
 #[repr(C, align(64))]
 struct Chunk([u8; CHUNK * 2 * TILE_BYTES]);
 
-/// What unpacking needs to know of each 32 elements: `[row, step]`.
+/// What unpacking int8 weights needs to know of each 32 elements: `[row, step]`.
 #[repr(C, align(64))]
 struct Factors([[u32; FACTORS]; PANEL]);
 
@@ -64,13 +64,14 @@ pub(super) fn detect() -> Option<&'static dyn Bf16Products> {
     let supported = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("avx512vbmi")
         && is_x86_feature_detected!("avx512bf16")
         && is_x86_feature_detected!("fma")
         && amx::is_permitted();
     supported.then_some(&AmxBf16(()) as _)
 }
 
-/// Runs on processors with AVX-512 F, BW, VL and BF16, and tiles of bf16.
+/// Runs on processors with AVX-512 F, BW, VL, VBMI and BF16, and tiles of bf16.
 struct AmxBf16(());
 
 impl Bf16Products for AmxBf16 {
@@ -184,7 +185,7 @@ unsafe fn multiply<W: Weights>(
             let Some(last) = i.checked_sub(1) else {
                 if let Some(next) = &next {
                     let job = Job::new(w, next, buffers, 0, 0);
-                    W::run::<0, 2>(&job.steps(0, next.piece.steps.len()));
+                    W::run::<0, 2>(&mut job.steps(0, next.piece.steps.len()));
                 }
                 continue;
             };
@@ -258,20 +259,20 @@ unsafe fn meet<W: Weights>(
             let first = at.tile + 2 * pass;
             let last = at.tile + tiles - 1;
             job.tokens = [first, last.min(first + 1)].map(|tile| x.data(tile)[block..].as_ptr());
-            let job = job.steps(steps - unpacking, unpacking);
+            let mut job = job.steps(steps - unpacking, unpacking);
             match (tiles - 2 * pass, passes) {
-                (1, 1) => W::run::<1, 2>(&job),
-                (_, 1) => W::run::<2, 2>(&job),
-                (1, _) => W::run::<1, 1>(&job),
-                (_, _) => W::run::<2, 1>(&job),
+                (1, 1) => W::run::<1, 2>(&mut job),
+                (_, 1) => W::run::<2, 2>(&mut job),
+                (1, _) => W::run::<1, 1>(&mut job),
+                (_, _) => W::run::<2, 1>(&mut job),
             }
             if wanted > unpacking {
                 let job = Job::new(w, next, buffers, half, unpacking);
-                let job = job.steps(0, wanted - unpacking);
+                let mut job = job.steps(0, wanted - unpacking);
                 if passes == 1 {
-                    W::run::<0, 2>(&job);
+                    W::run::<0, 2>(&mut job);
                 } else {
-                    W::run::<0, 1>(&job);
+                    W::run::<0, 1>(&mut job);
                 }
             }
         }
@@ -299,7 +300,9 @@ impl Job {
             + (step * PANEL + half * SIDE * (piece.steps.len() - skipped)) * W::STEP_BYTES;
         // SAFETY: the caller's promise.
         unsafe {
-            let factors = &raw const (*buffers).factors.0[half * SIDE];
+            let made = (&raw const (*buffers).factors.0[half * SIDE]).cast::<u32>();
+            let (factors, factor_stride) =
+                w.factor(first_row, step, made.add(next.factor + skipped));
             Self {
                 unpacking: 0,
                 plain: 0,
@@ -309,7 +312,10 @@ impl Job {
                 sums: std::ptr::null_mut(),
                 source: w.bytes().add(first_row * stride + step * W::STEP_BYTES),
                 stride,
-                factors: factors.cast::<u32>().add(next.factor + skipped),
+                factors,
+                factor_stride,
+                span: 0,
+                factor_span: 0,
                 unpacked: next.to.cast::<u8>().add((2 * skipped + half) * TILE_BYTES),
                 ahead: w.bytes().wrapping_add(ahead),
             }

@@ -189,8 +189,8 @@ pub trait Bf16Products: Send + Sync {
     fn dense_from(&self) -> usize;
 
     /// `out[t, r] = w[rows.start + r] . x[t]` for the tokens `at`; `out` is
-    /// `[at.len, rows.len()]`. Products are exact but for weights below 2^-122, which
-    /// count as less than that; sums are float32, in any order.
+    /// `[at.len, rows.len()]`. Products are exact but for weights below 2^-126, which
+    /// may count as zero; sums are float32, in any order.
     ///
     /// # Panics
     /// The sizes or the order ([`Order::Nibbles`]) do not fit together, or rows or

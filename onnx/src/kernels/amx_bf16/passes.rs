@@ -28,12 +28,19 @@ pub(super) trait Weights {
     /// The bytes of all rows.
     fn bytes(&self) -> *const u8;
 
-    /// Makes the factors of `piece`, which may be several chunks. Answers whether tiles
-    /// can hold its weights.
+    /// Bytes of a factor.
+    const FACTOR_BYTES: usize;
+
+    /// Makes the factors of `piece`, which may be several chunks, where they are not
+    /// read as they lie. Answers whether tiles can hold its weights.
     ///
     /// # Safety
     /// The processor has AVX-512 F, BW and VL; the piece is inside, `into` there.
     unsafe fn factors(&self, piece: &Piece, into: *mut Factors) -> bool;
+
+    /// Where the factor of `row` and `step` lies, of which `made` is the place in what
+    /// [`factors`](Self::factors) made, and how far behind it the next row's.
+    fn factor(&self, row: usize, step: usize, made: *const u32) -> (*const u8, usize);
 
     /// A row as it is multiplied.
     fn dequantize(&self, row: usize, into: &mut [f32]);
@@ -42,7 +49,7 @@ pub(super) trait Weights {
     ///
     /// # Safety
     /// Everything that [`Job`] points to is there; this thread has [`Tiles`].
-    unsafe fn run<const N: usize, const E: usize>(job: &Job);
+    unsafe fn run<const N: usize, const E: usize>(job: &mut Job);
 }
 
 /// A pass over a chunk: first `unpacking` steps that also unpack tiles of the next
@@ -58,28 +65,38 @@ pub(super) struct Job {
     /// What is unpacked: from its first row, to the next one, with these factors.
     pub(super) source: *const u8,
     pub(super) stride: usize,
-    pub(super) factors: *const u32,
+    pub(super) factors: *const u8,
+    pub(super) factor_stride: usize,
     pub(super) unpacked: *mut u8,
+    /// From behind the last row of a step to the next step's first; [`Weights::run`]
+    /// sets them.
+    pub(super) span: usize,
+    pub(super) factor_span: usize,
     /// What is fetched meanwhile, as much as is unpacked. Any address.
     pub(super) ahead: *const u8,
 }
 
-/// Unpacks a row of 32 MXFP4 codes: a table gives their bits for a scale of 2^125,
-/// from which the factor takes the rest of the exponent; what is zero stays so.
+/// Unpacks a row of 32 MXFP4 codes: the table of their scale gives their bits. Rows
+/// find the codes' bits in turns by `$by`: two instructions for two ports.
 macro_rules! mxfp4_row {
-    ($row:literal) => {
+    ($row:literal, $by:literal) => {
         concat!(
+            "movzx {t:e}, byte ptr [{factors}]\n",
             "vbroadcasti32x4 {z0}, xmmword ptr [{source}]\n",
+            "add {factors}, {factor_stride}\n",
             "add {source}, {stride}\n",
-            "vpsrlvw {z0}, {z0}, {a}\n",
-            "vpermw {z0}, {z0}, {b}\n",
-            "vpbroadcastd {z1}, dword ptr [{factors} + 128 * ",
-            $row,
-            "]\n",
-            "vpsubusw {z0}, {z0}, {z1}\n",
+            "shl {t:e}, 6\n",
+            $by,
+            "vpermw {z0}, {z0}, zmmword ptr [{table} + {t}]\n",
             "vmovdqa64 zmmword ptr [{unpacked} + 64 * ",
             $row,
             "], {z0}\n",
+        )
+    };
+    ($even:literal $odd:literal) => {
+        concat!(
+            mxfp4_row!($even, "vpsrlvw {z0}, {z0}, {a}\n"),
+            mxfp4_row!($odd, "vpmultishiftqb {z0}, {b}, {z0}\n"),
         )
     };
 }
@@ -93,9 +110,8 @@ macro_rules! int8_row {
             "add {source}, {stride}\n",
             "vpsubd {z0}, {z0}, {a}\n",
             "vpsubd {z1}, {z1}, {a}\n",
-            "vbroadcastss {z2}, dword ptr [{factors} + 128 * ",
-            $row,
-            "]\n",
+            "vbroadcastss {z2}, dword ptr [{factors}]\n",
+            "add {factors}, {factor_stride}\n",
             "vcvtdq2ps {z0}, {z0}\n",
             "vcvtdq2ps {z1}, {z1}\n",
             "vmulps {z0}, {z0}, {z2}\n",
@@ -106,11 +122,14 @@ macro_rules! int8_row {
             "], {z0}\n",
         )
     };
+    ($even:literal $odd:literal) => {
+        concat!(int8_row!($even), int8_row!($odd))
+    };
 }
 
 /// These rows.
 macro_rules! rows {
-    ($one:ident $($row:literal)*) => { concat!($($one!($row),)* "") };
+    ($two:ident $($even:literal $odd:literal)*) => { concat!($($two!($even $odd),)* "") };
 }
 
 /// A step of two tiles of tokens; what is to be unpacked stands between products.
@@ -187,34 +206,43 @@ macro_rules! step {
 
 /// Sums of the first tile of tokens, or of two.
 macro_rules! sums {
-    (none, $load:ident) => { "" };
-    (one, tilezero) => { "tilezero tmm0\ntilezero tmm1\n" };
-    (two, tilezero) => { "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3\n" };
+    (none, $instruction:ident) => {
+        ""
+    };
+    (one, tilezero) => {
+        "tilezero tmm0\ntilezero tmm1\n"
+    };
+    (two, tilezero) => {
+        "tilezero tmm0\ntilezero tmm1\ntilezero tmm2\ntilezero tmm3\n"
+    };
     (one, tileloadd) => {
-        "tileloadd tmm0, [{sums} + {row} * 1]\ntileloadd tmm1, [{sums} + {row} * 1 + 1024]\n"
+        "tileloadd tmm0, [{t} + {row} * 1]\ntileloadd tmm1, [{t} + {row} * 1 + 1024]\n"
     };
     (two, tileloadd) => {
-        "tileloadd tmm0, [{sums} + {row} * 1]\ntileloadd tmm1, [{sums} + {row} * 1 + 1024]\n\
-         tileloadd tmm2, [{sums} + {row} * 1 + 2048]\ntileloadd tmm3, [{sums} + {row} * 1 + 3072]\n"
+        "tileloadd tmm0, [{t} + {row} * 1]\ntileloadd tmm1, [{t} + {row} * 1 + 1024]\n\
+         tileloadd tmm2, [{t} + {row} * 1 + 2048]\ntileloadd tmm3, [{t} + {row} * 1 + 3072]\n"
     };
     (one, tilestored) => {
-        "tilestored [{sums} + {row} * 1], tmm0\ntilestored [{sums} + {row} * 1 + 1024], tmm1\n"
+        "tilestored [{t} + {row} * 1], tmm0\ntilestored [{t} + {row} * 1 + 1024], tmm1\n"
     };
     (two, tilestored) => {
-        "tilestored [{sums} + {row} * 1], tmm0\ntilestored [{sums} + {row} * 1 + 1024], tmm1\n\
-         tilestored [{sums} + {row} * 1 + 2048], tmm2\ntilestored [{sums} + {row} * 1 + 3072], tmm3\n"
+        "tilestored [{t} + {row} * 1], tmm0\ntilestored [{t} + {row} * 1 + 1024], tmm1\n\
+         tilestored [{t} + {row} * 1 + 2048], tmm2\ntilestored [{t} + {row} * 1 + 3072], tmm3\n"
     };
 }
 
-/// The assembly of [`Weights::run`].
+/// The assembly of [`Weights::run`]. What is rarely needed stays in the job, since
+/// registers are few.
 macro_rules! run {
-    ($job:expr, $tokens:ident, $row:ident, $tiles:tt, $a:expr, $b:expr) => {{
-        let job: &Job = $job;
-        let span = SIDE * $tiles * job.stride - Self::STEP_BYTES;
+    ($job:expr, $tokens:ident, $row:ident, $tiles:tt, $a:expr, $b:expr, $table:expr) => {{
+        let job: &mut Job = $job;
+        job.span = SIDE * $tiles * job.stride - Self::STEP_BYTES;
+        job.factor_span = SIDE * $tiles * job.factor_stride - Self::FACTOR_BYTES;
         // SAFETY: the caller's promise.
         unsafe {
             asm!(
-                "# {weights} {first} {second} {sums} {row} {a} {b} {z0} {z1} {z2}",
+                "# {weights} {first} {second} {row} {t} {table} {a} {b} {z0} {z1} {z2}",
+                "mov {t}, qword ptr [{job} + {sums}]",
                 "cmp byte ptr [{job} + {is_first}], 0",
                 "je 2f",
                 sums!($tokens, tilezero),
@@ -222,8 +250,7 @@ macro_rules! run {
                 "2:",
                 sums!($tokens, tileloadd),
                 "3:",
-                "mov {n}, qword ptr [{job} + {unpacking}]",
-                "test {n}, {n}",
+                "cmp qword ptr [{job} + {unpacking}], 0",
                 "jz 5f",
                 "4:",
                 step!($tokens, $row, $tiles),
@@ -231,38 +258,41 @@ macro_rules! run {
                 "prefetcht1 [{ahead}]",
                 "add {ahead}, 64",
                 ".endr",
-                "add {factors}, 4",
+                "sub {factors}, qword ptr [{job} + {factor_span}]",
                 "add {unpacked}, 2048",
-                "sub {source}, {span}",
-                "dec {n}",
+                "sub {source}, qword ptr [{job} + {span}]",
+                "dec qword ptr [{job} + {unpacking}]",
                 "jnz 4b",
                 "5:",
-                "mov {n}, qword ptr [{job} + {plain}]",
-                "test {n}, {n}",
+                "cmp qword ptr [{job} + {plain}], 0",
                 "jz 7f",
                 "6:",
                 step!($tokens, 0),
-                "dec {n}",
+                "dec qword ptr [{job} + {plain}]",
                 "jnz 6b",
                 "7:",
+                "mov {t}, qword ptr [{job} + {sums}]",
                 sums!($tokens, tilestored),
-                job = in(reg) job,
+                job = in(reg) &raw mut *job,
+                sums = const offset_of!(Job, sums),
                 is_first = const offset_of!(Job, is_first),
                 unpacking = const offset_of!(Job, unpacking),
                 plain = const offset_of!(Job, plain),
+                span = const offset_of!(Job, span),
+                factor_span = const offset_of!(Job, factor_span),
                 lines = const SIDE * $tiles * Self::STEP_BYTES / 64,
-                n = out(reg) _,
                 weights = inout(reg) job.weights => _,
                 first = inout(reg) job.tokens[0] => _,
                 second = inout(reg) job.tokens[1] => _,
-                sums = in(reg) job.sums,
                 row = in(reg) 64usize,
                 source = inout(reg) job.source => _,
                 stride = in(reg) job.stride,
-                span = in(reg) span,
                 factors = inout(reg) job.factors => _,
+                factor_stride = in(reg) job.factor_stride,
                 unpacked = inout(reg) job.unpacked => _,
                 ahead = inout(reg) job.ahead => _,
+                table = in(reg) $table,
+                t = out(reg) _,
                 a = in(zmm_reg) $a,
                 b = in(zmm_reg) $b,
                 z0 = out(zmm_reg) _, z1 = out(zmm_reg) _, z2 = out(zmm_reg) _,
@@ -276,14 +306,14 @@ macro_rules! run {
 
 /// [`Weights::run`] for each number of tiles.
 macro_rules! run_any {
-    ($job:expr, $n:ident, $e:ident, $row:ident, $a:expr, $b:expr) => {
+    ($job:expr, $n:ident, $e:ident, $row:ident, $a:expr, $b:expr, $table:expr) => {
         match ($n, $e) {
-            (0, 1) => run!($job, none, $row, 1, $a, $b),
-            (1, 1) => run!($job, one, $row, 1, $a, $b),
-            (2, 1) => run!($job, two, $row, 1, $a, $b),
-            (0, 2) => run!($job, none, $row, 2, $a, $b),
-            (1, 2) => run!($job, one, $row, 2, $a, $b),
-            (2, 2) => run!($job, two, $row, 2, $a, $b),
+            (0, 1) => run!($job, none, $row, 1, $a, $b, $table),
+            (1, 1) => run!($job, one, $row, 1, $a, $b, $table),
+            (2, 1) => run!($job, two, $row, 1, $a, $b, $table),
+            (0, 2) => run!($job, none, $row, 2, $a, $b, $table),
+            (1, 2) => run!($job, one, $row, 2, $a, $b, $table),
+            (2, 2) => run!($job, two, $row, 2, $a, $b, $table),
             _ => unreachable!("up to two tiles"),
         }
     };
@@ -291,6 +321,7 @@ macro_rules! run_any {
 
 impl Weights for Matrix<'_> {
     const STEP_BYTES: usize = BLOCK_BYTES;
+    const FACTOR_BYTES: usize = 1;
 
     fn rows(&self) -> usize {
         Matrix::rows(self)
@@ -306,31 +337,21 @@ impl Weights for Matrix<'_> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn factors(&self, piece: &Piece, into: *mut Factors) -> bool {
-        let mut largest = _mm_setzero_si128();
-        for row in 0..PANEL {
-            let scales = &self.row_scales(piece.first_row + row)[piece.steps.clone()];
-            prefetch::<2>(scales.as_ptr().wrapping_add(PANEL * self.row_blocks()));
-            for (i, scales) in scales.chunks(VECTOR).enumerate() {
-                let mask = !0 >> (VECTOR - scales.len());
-                // SAFETY: the mask keeps the load inside; a row has so many factors.
-                unsafe {
-                    let into = (&raw mut (*into).0[row]).cast::<__m512i>().add(i);
-                    let scales = _mm_maskz_loadu_epi8(mask, scales.as_ptr().cast());
-                    largest = _mm_max_epu8(largest, scales);
-                    let scales = _mm_max_epu8(scales, _mm_set1_epi8(SMALLEST as i8));
-                    let less = _mm_subs_epu8(_mm_set1_epi8(LARGEST as i8), scales);
-                    let less = _mm512_cvtepu8_epi32(less);
-                    let twice = _mm512_or_si512(
-                        _mm512_slli_epi32::<7>(less),
-                        _mm512_slli_epi32::<23>(less),
-                    );
-                    _mm512_store_si512(into, twice);
-                }
-            }
+    unsafe fn factors(&self, piece: &Piece, _: *mut Factors) -> bool {
+        if piece.steps.start > 0 {
+            return true;
         }
-        let too_large = _mm_cmpgt_epu8_mask(largest, _mm_set1_epi8(LARGEST as i8));
-        too_large == 0
+        let first = piece.first_row * self.row_blocks();
+        let scales = &self.scales()[first..][..PANEL * self.row_blocks()];
+        for line in scales.chunks(64) {
+            prefetch::<2>(line.as_ptr().wrapping_add(scales.len()));
+        }
+        scales.iter().fold(0, |largest, &scale| largest.max(scale)) <= LARGEST
+    }
+
+    fn factor(&self, row: usize, step: usize, _: *const u32) -> (*const u8, usize) {
+        let stride = self.row_blocks();
+        (self.scales()[row * stride + step..].as_ptr(), stride)
     }
 
     fn dequantize(&self, row: usize, into: &mut [f32]) {
@@ -339,58 +360,65 @@ impl Weights for Matrix<'_> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn run<const N: usize, const E: usize>(job: &Job) {
-        // SAFETY: the table has 32 elements.
-        let table = unsafe { _mm512_loadu_si512(BITS.as_ptr().cast()) };
-        let shifts = _mm512_mullo_epi16(
-            _mm512_set_epi64(3, 3, 2, 2, 1, 1, 0, 0),
-            _mm512_set1_epi64(4),
+    unsafe fn run<const N: usize, const E: usize>(job: &mut Job) {
+        let of_lanes = |lanes: [i64; 4]| {
+            let [a, b, c, d] = lanes;
+            _mm512_setr_epi64(a, a, b, b, c, c, d, d)
+        };
+        // Each 16 bytes take another nibble of each 16 bits: by a shift of all 16 bits,
+        // or as the eight bits that begin there.
+        let shifts = of_lanes([0, 4, 8, 12].map(|shift| shift * 0x0001_0001_0001_0001));
+        let windows = of_lanes(
+            [0, 4, 8, 12].map(|shift| 0x3030_2020_1010_0000 + shift * 0x0101_0101_0101_0101),
         );
-        // The same in all four words of 64 bits.
-        let shifts = _mm512_shuffle_epi8(
-            shifts,
-            _mm512_broadcast_i32x4(_mm_setr_epi8(
-                0, 1, 0, 1, 0, 1, 0, 1, 8, 9, 8, 9, 8, 9, 8, 9,
-            )),
-        );
-        run_any!(job, N, E, mxfp4_row, shifts, table);
+        run_any!(job, N, E, mxfp4_row, shifts, windows, BITS.0.as_ptr());
     }
 }
 
-/// Scales that the table's exponents can be brought to. Smaller ones count as the
-/// smallest: what they scale is below 2^-122 then as before.
-const SMALLEST: u8 = 2;
+/// The largest scale with which no code is beyond bf16.
 const LARGEST: u8 = 252;
 
-/// bf16 of each code times 2^(252 - 127), twice.
-static BITS: [u16; 32] = bits();
+/// bf16 of each code, for each scale: twice, since the bit above a code may be any.
+/// What scales beyond the largest give is of no use, as are their sums.
+#[repr(align(64))]
+struct Bits([[u16; 32]; 256]);
 
-const fn bits() -> [u16; 32] {
-    // Exponents, and the highest bit below them.
-    const MAGNITUDES: [u16; 8] = [
-        0,
-        (LARGEST as u16 - 1) << 7,
-        (LARGEST as u16) << 7,
-        (LARGEST as u16) << 7 | 64,
-        (LARGEST as u16 + 1) << 7,
-        (LARGEST as u16 + 1) << 7 | 64,
-        (LARGEST as u16 + 2) << 7,
-        (LARGEST as u16 + 2) << 7 | 64,
+static BITS: Bits = bits();
+
+const fn bits() -> Bits {
+    /// The exponent beside the scale's and the highest bit of the fraction.
+    const MAGNITUDES: [(i32, u16); 8] = [
+        (i32::MIN, 0),
+        (-1, 0),
+        (0, 0),
+        (0, 64),
+        (1, 0),
+        (1, 64),
+        (2, 0),
+        (2, 64),
     ];
-    let mut bits = [0; 32];
-    let mut code = 1;
-    while code < 8 {
-        bits[code] = MAGNITUDES[code];
-        bits[code + 8] = 0x8000 | MAGNITUDES[code];
-        bits[code + 16] = bits[code];
-        bits[code + 24] = bits[code + 8];
-        code += 1;
+    let mut bits = [[0; 32]; 256];
+    let mut scale = 0;
+    while scale < bits.len() {
+        let mut code = 0;
+        while code < 32 {
+            let (exponent, fraction) = MAGNITUDES[code % 8];
+            let exponent = (scale as i32).saturating_add(exponent);
+            let sign = (code as u16 / 8 % 2) << 15;
+            // Tiles take what is smaller for zero.
+            if exponent > 0 && scale <= LARGEST as usize {
+                bits[scale][code] = sign | (exponent as u16) << 7 | fraction;
+            }
+            code += 1;
+        }
+        scale += 1;
     }
-    bits
+    Bits(bits)
 }
 
 impl Weights for Int8Matrix<'_> {
     const STEP_BYTES: usize = TILE_BLOCK;
+    const FACTOR_BYTES: usize = size_of::<f32>();
 
     fn rows(&self) -> usize {
         Int8Matrix::rows(self)
@@ -437,15 +465,19 @@ impl Weights for Int8Matrix<'_> {
         true
     }
 
+    fn factor(&self, _: usize, _: usize, made: *const u32) -> (*const u8, usize) {
+        (made.cast(), size_of::<[u32; FACTORS]>())
+    }
+
     fn dequantize(&self, row: usize, into: &mut [f32]) {
         dense::round_row(self, row, into);
     }
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
-    unsafe fn run<const N: usize, const E: usize>(job: &Job) {
+    unsafe fn run<const N: usize, const E: usize>(job: &mut Job) {
         let zero = _mm512_set1_epi32(i32::from(dense::ZERO_POINT));
-        run_any!(job, N, E, int8_row, zero, zero);
+        run_any!(job, N, E, int8_row, zero, zero, std::ptr::null::<u8>());
     }
 }
 
