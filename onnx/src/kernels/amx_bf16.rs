@@ -172,10 +172,13 @@ unsafe fn multiply<W: Weights>(
             // The chunk of this turn was unpacked in the last one, the next one is now.
             let next = (i < pieces).then(|| piece(i, 1));
             let at_once = FACTORS / chunk;
-            if next.is_some() && (i % chunks).is_multiple_of(at_once) {
-                let of_panel = i / chunks % 2;
-                let fits = w.factors(&piece(i, at_once), &raw mut (*buffers).factors);
-                fit[of_panel] = fits && (fit[of_panel] || i % chunks == 0);
+            if let Some(next) = &next {
+                if next.steps.start == 0 {
+                    fit[i / chunks % 2] = w.fit(next.first_row);
+                }
+                if (i % chunks).is_multiple_of(at_once) {
+                    w.factors(&piece(i, at_once), &raw mut (*buffers).factors);
+                }
             }
             let next = next.map(|piece| Unpacking {
                 factor: piece.steps.start % (at_once * chunk),

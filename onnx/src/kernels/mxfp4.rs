@@ -39,11 +39,11 @@ const fn offset_codes() -> [u8; 16] {
 /// The value of an E8M0 exponent: `2^(scale - 127)`; 0 is the subnormal
 /// `2^-127` and 255 is NaN.
 #[inline(always)]
-pub fn scale_value(scale: u8) -> f32 {
+pub const fn scale_value(scale: u8) -> f32 {
     match scale {
         0 => f32::from_bits(0x0040_0000),
         255 => f32::NAN,
-        exponent => f32::from_bits(u32::from(exponent) << 23),
+        exponent => f32::from_bits((exponent as u32) << 23),
     }
 }
 

@@ -7,7 +7,7 @@ use std::mem::offset_of;
 use super::{FACTORS, Factors, PANEL, Piece, SIDE};
 use crate::kernels::bf16_tiles::TILE_BLOCK;
 use crate::kernels::dense::{self, Int8Matrix};
-use crate::kernels::mxfp4::{BLOCK_BYTES, Matrix};
+use crate::kernels::mxfp4::{self, BLOCK_BYTES, DOUBLED_CODES, Matrix};
 use crate::kernels::tile::prefetch;
 
 /// Factors of a vector.
@@ -18,6 +18,8 @@ const _: () = assert!(FACTORS.is_multiple_of(VECTOR) && FACTORS * size_of::<u32>
 pub(super) trait Weights {
     /// Bytes of 32 elements.
     const STEP_BYTES: usize;
+    /// Bytes of their factor.
+    const FACTOR_BYTES: usize;
 
     /// Rows.
     fn rows(&self) -> usize;
@@ -28,15 +30,18 @@ pub(super) trait Weights {
     /// The bytes of all rows.
     fn bytes(&self) -> *const u8;
 
-    /// Bytes of a factor.
-    const FACTOR_BYTES: usize;
+    /// Whether tiles can hold the weights of the panel that begins at this row.
+    ///
+    /// # Safety
+    /// The processor has AVX-512 F, BW and VL.
+    unsafe fn fit(&self, first_row: usize) -> bool;
 
     /// Makes the factors of `piece`, which may be several chunks, where they are not
-    /// read as they lie. Answers whether tiles can hold its weights.
+    /// read as they lie.
     ///
     /// # Safety
     /// The processor has AVX-512 F, BW and VL; the piece is inside, `into` there.
-    unsafe fn factors(&self, piece: &Piece, into: *mut Factors) -> bool;
+    unsafe fn factors(&self, piece: &Piece, into: *mut Factors);
 
     /// Where the factor of `row` and `step` lies, of which `made` is the place in what
     /// [`factors`](Self::factors) made, and how far behind it the next row's.
@@ -45,7 +50,8 @@ pub(super) trait Weights {
     /// A row as it is multiplied.
     fn dequantize(&self, row: usize, into: &mut [f32]);
 
-    /// `N` tiles of tokens times a chunk, while `E` tiles a step are unpacked.
+    /// `N` tiles of tokens times a chunk, while `E` tiles a step are unpacked. Counts the
+    /// job's steps down.
     ///
     /// # Safety
     /// Everything that [`Job`] points to is there; this thread has [`Tiles`].
@@ -337,17 +343,16 @@ impl Weights for Matrix<'_> {
 
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn factors(&self, piece: &Piece, _: *mut Factors) -> bool {
-        if piece.steps.start > 0 {
-            return true;
-        }
-        let first = piece.first_row * self.row_blocks();
+    unsafe fn fit(&self, first_row: usize) -> bool {
+        let first = first_row * self.row_blocks();
         let scales = &self.scales()[first..][..PANEL * self.row_blocks()];
         for line in scales.chunks(64) {
             prefetch::<2>(line.as_ptr().wrapping_add(scales.len()));
         }
         scales.iter().fold(0, |largest, &scale| largest.max(scale)) <= LARGEST
     }
+
+    unsafe fn factors(&self, _: &Piece, _: *mut Factors) {}
 
     fn factor(&self, row: usize, step: usize, _: *const u32) -> (*const u8, usize) {
         let stride = self.row_blocks();
@@ -379,36 +384,21 @@ impl Weights for Matrix<'_> {
 const LARGEST: u8 = 252;
 
 /// bf16 of each code, for each scale: twice, since the bit above a code may be any.
-/// What scales beyond the largest give is of no use, as are their sums.
+/// Tiles take denormal numbers for zero. Scales beyond the largest give zeros, whose
+/// sums are of no use.
 #[repr(align(64))]
 struct Bits([[u16; 32]; 256]);
 
 static BITS: Bits = bits();
 
 const fn bits() -> Bits {
-    /// The exponent beside the scale's and the highest bit of the fraction.
-    const MAGNITUDES: [(i32, u16); 8] = [
-        (i32::MIN, 0),
-        (-1, 0),
-        (0, 0),
-        (0, 64),
-        (1, 0),
-        (1, 64),
-        (2, 0),
-        (2, 64),
-    ];
     let mut bits = [[0; 32]; 256];
     let mut scale = 0;
-    while scale < bits.len() {
+    while scale <= LARGEST as usize {
         let mut code = 0;
         while code < 32 {
-            let (exponent, fraction) = MAGNITUDES[code % 8];
-            let exponent = (scale as i32).saturating_add(exponent);
-            let sign = (code as u16 / 8 % 2) << 15;
-            // Tiles take what is smaller for zero.
-            if exponent > 0 && scale <= LARGEST as usize {
-                bits[scale][code] = sign | (exponent as u16) << 7 | fraction;
-            }
+            let value = DOUBLED_CODES[code % 16] as f32 / 2.0 * mxfp4::scale_value(scale as u8);
+            bits[scale][code] = (value.to_bits() >> 16) as u16;
             code += 1;
         }
         scale += 1;
@@ -432,9 +422,13 @@ impl Weights for Int8Matrix<'_> {
         self.row_weights(0).as_ptr()
     }
 
+    unsafe fn fit(&self, _: usize) -> bool {
+        true
+    }
+
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
-    unsafe fn factors(&self, piece: &Piece, into: *mut Factors) -> bool {
+    unsafe fn factors(&self, piece: &Piece, into: *mut Factors) {
         let places = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
         // The first step may be the second one of its block.
         let odd = (piece.steps.start % STEPS) as i32;
@@ -462,7 +456,6 @@ impl Weights for Int8Matrix<'_> {
                 }
             }
         }
-        true
     }
 
     fn factor(&self, _: usize, _: usize, made: *const u32) -> (*const u8, usize) {
