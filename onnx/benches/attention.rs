@@ -19,9 +19,10 @@ use gptoss_onnx::kernels::attention::{
     BLOCK, Cache, Inputs, Precision, Sequence, Shape, Workspace, attention,
 };
 use gptoss_onnx::kernels::parallel::{Parallel, Threads};
+use gptoss_onnx::kernels::reading::read;
 use half::f16;
 use memmap2::{Advice, MmapMut};
-use paired::{Pairs, Random, begin, read, scale};
+use paired::{Pairs, Random, begin, scale};
 
 const HEADS: usize = 64;
 const KV_HEADS: usize = 8;

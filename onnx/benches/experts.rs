@@ -21,8 +21,9 @@ use gptoss_onnx::kernels::experts::{Activations, Layer, Options, Workspace, mixt
 use gptoss_onnx::kernels::mxfp4::ExpertMatrices;
 use gptoss_onnx::kernels::parallel::{Parallel, Threads};
 use gptoss_onnx::kernels::portable::SwiGlu;
+use gptoss_onnx::kernels::reading::read;
 use half::bf16;
-use paired::{Pairs, Random, begin, read, scale};
+use paired::{Pairs, Random, begin, scale};
 
 const WIDTH: usize = 2880;
 const EXPERTS: usize = 32;

@@ -1,7 +1,5 @@
 //! Times of calls beside those of plain reads, and what calls are made on.
 
-use std::hint::black_box;
-
 use criterion::Criterion;
 use gptoss_onnx::kernels::{Isa, KernelSet, kernel};
 
@@ -35,24 +33,6 @@ impl Random {
             .map(|_| (self.next() >> 40) as f32 / 8_388_608.0 - 1.0)
             .collect()
     }
-}
-
-/// Reads all bytes as fast as memory gives them.
-fn sum(bytes: &[u8]) -> u64 {
-    let mut sums = [0u64; 32];
-    let (lines, rest) = bytes.as_chunks::<256>();
-    for line in lines {
-        for (sum, bytes) in sums.iter_mut().zip(line.as_chunks::<8>().0) {
-            *sum = sum.wrapping_add(u64::from_ne_bytes(*bytes));
-        }
-    }
-    let rest: u64 = rest.iter().map(|&byte| u64::from(byte)).sum();
-    sums.iter().fold(rest, |a, &b| a.wrapping_add(b))
-}
-
-/// Reads all bytes for nothing.
-pub fn read(bytes: &[u8]) {
-    black_box(sum(bytes));
 }
 
 /// Times of calls, each beside that of a read of the same bytes.

@@ -48,6 +48,7 @@ mod neon_experts;
 mod neon_tile;
 pub mod parallel;
 pub mod portable;
+pub mod reading;
 mod routing;
 mod scalar;
 pub mod supply;

@@ -1,20 +1,27 @@
-/* Reads anonymous memory with some threads and prints the median speed.
+/* Reads anonymous memory, or files through mappings, with some threads and prints
+ * the median speed.
  *
  *     bandwidth THREADS [GB [PASSES]]
+ *     bandwidth THREADS PASSES FILE...
  *
  * A step of decoding reads its weights once and computes little, so this is the
- * ceiling that both programs run against, and it drifts on a shared machine.
+ * ceiling that both programs run against, and it drifts on a shared machine. Files
+ * may be slower than other memory: their pages lie where the page cache put them.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #define LINE 64
+#define UNIT ((size_t)4 * LINE)
 #define AHEAD (8 << 10) /* bytes that the prefetch runs ahead */
 
 struct part {
@@ -22,6 +29,7 @@ struct part {
     char *data;
     size_t size;
     int passes;
+    int mapped;
     uint64_t sum;
 };
 
@@ -59,9 +67,13 @@ static void *work(void *argument)
 {
     struct part *part = argument;
 
-    /* The thread that reads touches first, so its node holds the pages. */
-    madvise(part->data, part->size, MADV_HUGEPAGE);
-    memset(part->data, 1, part->size);
+    if (part->mapped) {
+        madvise(part->data, part->size, MADV_POPULATE_READ);
+    } else {
+        /* The thread that reads touches first, so its node holds the pages. */
+        madvise(part->data, part->size, MADV_HUGEPAGE);
+        memset(part->data, 1, part->size);
+    }
     for (int pass = 0; pass < part->passes; pass++) {
         pthread_barrier_wait(&barrier);
         part->sum += add_up(part->data, part->size);
@@ -77,19 +89,35 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static void run(int threads, size_t size, int passes, double *speeds)
+static void *map(size_t size, int file)
+{
+    void *data = file < 0
+        ? mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        : mmap(NULL, size, PROT_READ, MAP_SHARED, file, 0);
+
+    if (data == MAP_FAILED) {
+        perror("bandwidth");
+        exit(1);
+    }
+    return data;
+}
+
+/* Adds to `seconds` what each pass takes, over a file or, where it is negative, over
+ * memory of its own. */
+static void run(int threads, size_t size, int file, int passes, double *seconds)
 {
     struct part *parts = calloc((size_t)threads, sizeof *parts);
+    size_t each = size / (size_t)threads / UNIT * UNIT;
+    char *whole = file < 0 ? NULL : map(size, file);
     uint64_t sum = 0;
 
     pthread_barrier_init(&barrier, NULL, (unsigned)threads + 1);
     for (int i = 0; i < threads; i++) {
-        parts[i].size = size / (size_t)threads;
+        parts[i].size = each;
         parts[i].passes = passes;
-        parts[i].data = mmap(NULL, parts[i].size, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (parts[i].data == MAP_FAILED
-            || pthread_create(&parts[i].thread, NULL, work, &parts[i]) != 0) {
+        parts[i].mapped = whole != NULL;
+        parts[i].data = whole ? whole + each * (size_t)i : map(each, -1);
+        if (pthread_create(&parts[i].thread, NULL, work, &parts[i]) != 0) {
             perror("bandwidth");
             exit(1);
         }
@@ -100,34 +128,71 @@ static void run(int threads, size_t size, int passes, double *speeds)
         pthread_barrier_wait(&barrier);
         started = now();
         pthread_barrier_wait(&barrier);
-        speeds[pass] = (double)size / (now() - started) / 1e9;
+        seconds[pass] += now() - started;
     }
     for (int i = 0; i < threads; i++) {
         pthread_join(parts[i].thread, NULL);
         sum += parts[i].sum;
+        if (!whole)
+            munmap(parts[i].data, parts[i].size);
     }
     /* Every byte is 1: a wrong sum means that not all of them were read. */
-    if (sum != (uint64_t)passes * threads * (parts[0].size / 8) * 0x0101010101010101u) {
+    if (!whole
+        && sum != (uint64_t)passes * (uint64_t)threads * (each / 8) * 0x0101010101010101u) {
         fprintf(stderr, "bandwidth: the sum is wrong\n");
         exit(1);
     }
+    /* Printed nowhere, but the compiler cannot know that it is not wanted. */
+    if (whole && sum == 1)
+        fprintf(stderr, "bandwidth: the files add up to one\n");
+    if (whole)
+        munmap(whole, size);
+    pthread_barrier_destroy(&barrier);
     free(parts);
+}
+
+/* Bytes of the file, which is open then. */
+static size_t open_file(const char *path, int *file)
+{
+    struct stat status;
+
+    *file = open(path, O_RDONLY);
+    if (*file < 0 || fstat(*file, &status) != 0) {
+        perror(path);
+        exit(1);
+    }
+    return (size_t)status.st_size;
 }
 
 int main(int argc, char **argv)
 {
     int threads = argc > 1 ? atoi(argv[1]) : 0;
-    size_t gigabytes = argc > 2 ? (size_t)atoi(argv[2]) : 2;
-    int passes = argc > 3 ? atoi(argv[3]) : 5;
-    size_t unit = 4 * LINE * (size_t)(threads > 0 ? threads : 1);
-    double speeds[99];
+    int files = argc > 3 && atoi(argv[3]) == 0;
+    size_t gigabytes = argc > 2 && !files ? (size_t)atoi(argv[2]) : 2;
+    int passes = files ? atoi(argv[2]) : argc > 3 ? atoi(argv[3]) : 5;
+    size_t size = gigabytes * 1000000000;
+    double seconds[99] = {0};
 
     if (threads < 1 || gigabytes < 1 || passes < 1 || passes > 99) {
-        fprintf(stderr, "usage: bandwidth THREADS [GB [PASSES]]\n");
+        fprintf(stderr, "usage: bandwidth THREADS [GB [PASSES]]\n"
+                        "       bandwidth THREADS PASSES FILE...\n");
         return 2;
     }
-    run(threads, gigabytes * 1000000000 / unit * unit, passes, speeds);
-    qsort(speeds, (size_t)passes, sizeof *speeds, by_value);
-    printf("%.2f\n", speeds[passes / 2]);
+    if (files)
+        size = 0;
+    else
+        run(threads, size, -1, passes, seconds);
+    for (int i = 3; files && i < argc; i++) {
+        int file;
+        size_t length = open_file(argv[i], &file);
+
+        if (length >= UNIT * (size_t)threads) {
+            run(threads, length, file, passes, seconds);
+            size += length;
+        }
+        close(file);
+    }
+    qsort(seconds, (size_t)passes, sizeof *seconds, by_value);
+    printf("%.2f\n", (double)size / seconds[passes / 2] / 1e9);
     return 0;
 }

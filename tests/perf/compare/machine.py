@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 GIGABYTES_READ = 2
+FILE_PASSES = 1
 
 
 def processor():
@@ -30,8 +31,17 @@ def memory():
 
 def bandwidth(work):
     """Gigabytes a second that all cores together read from memory."""
-    meter = [work.program("bandwidth"), str(cores()), str(GIGABYTES_READ)]
-    return float(subprocess.run(meter, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    return meter(work, str(GIGABYTES_READ))
+
+
+def bandwidth_of(work, files):
+    """The same, from files that are in the page cache, where a program maps them."""
+    return meter(work, str(FILE_PASSES), *files)
+
+
+def meter(work, *words):
+    command = [work.program("bandwidth"), str(cores()), *words]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def warm(files):

@@ -16,7 +16,8 @@ def report(results):
     if not pairs:
         sys.exit(f"{results} has no results; `run` measures them")
     head(setup, pairs)
-    print("| what | gptoss | llama.cpp | ratio | pairs | read bandwidth |")
+    print("| what | gptoss | llama.cpp | ratio | pairs "
+          "| read bandwidth: memory; our files; theirs |")
     print("|---|---|---|---|---|---|")
     for test in throughput.TESTS:
         of_test = [pair for pair in pairs if pair["test"] == test.name]
@@ -47,15 +48,21 @@ def pinned():
 
 def speed_row(test, pairs):
     rates = {side: [pair[side]["rate"] for pair in pairs] for side in turns.SIDES}
-    speeds = [turn["bandwidth"] for turn in all_turns(pairs)]
     cells = [
         test.title,
         *(f"{spread(rates[side])} tokens/s" for side in turns.SIDES),
         spread([ours / theirs for ours, theirs in zip(*rates.values())]),
         str(len(pairs)),
-        f"{spread(speeds)} GB/s",
+        read_speeds(pairs),
     ]
     print(f"| {' | '.join(cells)} |")
+
+
+def read_speeds(pairs):
+    """Of memory before every turn, and of each side's files before its own."""
+    files = [[pair[side]["files_bandwidth"] for pair in pairs] for side in turns.SIDES]
+    speeds = [[turn["bandwidth"] for turn in all_turns(pairs)], *files]
+    return "; ".join(spread(each, 1) for each in speeds) + " GB/s"
 
 
 def memory_rows(pairs):
@@ -77,7 +84,7 @@ def served_rows(pairs):
     """Milliseconds to a first token, theirs through ours, and what the servers held."""
     if not pairs:
         return
-    speeds = spread([turn["bandwidth"] for turn in all_turns(pairs)])
+    speeds = read_speeds(pairs)
     counts = {turn["new_tokens"] for turn in all_turns(pairs)}
     tokens = listed(int(count) for count in counts)
     rows = {f"first token, {tokens} new ones": "new", "first token, the same again": "again"}
@@ -85,7 +92,7 @@ def served_rows(pairs):
         times = [[statistics.median(pair[side][key]) for pair in pairs] for side in turns.SIDES]
         ratio = spread([ours / theirs for ours, theirs in zip(*times)], 3)
         ours, theirs = (spread(side, 0) for side in times)
-        print(f"| {what} | {ours} ms | {theirs} ms | {ratio} | {len(pairs)} | {speeds} GB/s |")
+        print(f"| {what} | {ours} ms | {theirs} ms | {ratio} | {len(pairs)} | {speeds} |")
     ours, theirs = (max(pair[side]["took"]["peak"] for pair in pairs) for side in turns.SIDES)
     print(f"| peak of the servers, context {serving.CONTEXT} | {ours / 1e9:.2f} GB "
           f"| {theirs / 1e9:.2f} GB | {ours / theirs:.2f} | {len(pairs)} | |")

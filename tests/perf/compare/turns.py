@@ -51,10 +51,11 @@ def turn(work, test, side, sides):
         if other is not side:
             machine.cool(other.files)
     machine.warm(side.files)
+    files_speed = machine.bandwidth_of(work, side.files)
     available = machine.memory()[1]
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return {"started": started, "bandwidth": speed, "available": available,
-            **test.measure(side)}
+    return {"started": started, "bandwidth": speed, "files_bandwidth": files_speed,
+            "available": available, **test.measure(side)}
 
 
 def read(results):
