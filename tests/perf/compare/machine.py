@@ -5,9 +5,10 @@ import subprocess
 from pathlib import Path
 
 GIGABYTES_READ = 2
-# In a guest whose host takes back free pages, those just given to the page cache are slow
-# at first; both programs map files that have been read that often.
+# Pages that a host has just given to its guest are slow at first.
 FILE_PASSES = 5
+PIECE = 64 << 20
+READ = 16 << 20
 
 
 def processor():
@@ -46,16 +47,32 @@ def meter(work, *words):
     return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
-def warm(files):
-    """Reads the files, so that the page cache has them before they are mapped."""
+def trade(leaving, coming):
+    """Has the page cache hold the files `coming` instead of those `leaving`: there is
+    room for one model alone.
+
+    A piece goes for each that comes, so that its pages are used again at once. All of
+    them free together would be taken back by the host of a guest that reports free
+    pages, and be slow when it gives them again.
+    """
+    going = pieces(leaving)
+    for file, at in pieces(coming):
+        drop(next(going, None))
+        os.lseek(file, at, os.SEEK_SET)
+        for _ in range(PIECE // READ):
+            os.read(file, READ)
+    for piece in going:
+        drop(piece)
+
+
+def pieces(files):
+    """Each file, open, and where a piece of it begins."""
     for path in files:
         with open(path, "rb", buffering=0) as file:
-            while file.read(1 << 24):
-                pass
+            for at in range(0, os.fstat(file.fileno()).st_size, PIECE):
+                yield file.fileno(), at
 
 
-def cool(files):
-    """Drops the files from the page cache: there is room for one model alone."""
-    for path in files:
-        with open(path, "rb") as file:
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+def drop(piece):
+    if piece is not None:
+        os.posix_fadvise(*piece, PIECE, os.POSIX_FADV_DONTNEED)

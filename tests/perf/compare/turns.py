@@ -47,10 +47,8 @@ def schedule(tests):
 def turn(work, test, side, sides):
     """One side's turn, with the machine as it was right before."""
     speed = machine.bandwidth(work)
-    for other in sides:
-        if other is not side:
-            machine.cool(other.files)
-    machine.warm(side.files)
+    others = [path for other in sides if other is not side for path in other.files]
+    machine.trade(others, side.files)
     files_speed = machine.bandwidth_of(work, side.files)
     available = machine.memory()[1]
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
