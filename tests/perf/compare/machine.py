@@ -5,8 +5,8 @@ import subprocess
 from pathlib import Path
 
 GIGABYTES_READ = 2
-# Pages that a host has just given to its guest are slow at first.
-FILE_PASSES = 5
+# Pages that a host has just given to its guest are slow until they have been read often.
+FILE_PASSES = 20
 PIECE = 64 << 20
 READ = 16 << 20
 
