@@ -142,9 +142,6 @@ static void run(int threads, size_t size, int file, int passes, double *seconds)
         fprintf(stderr, "bandwidth: the sum is wrong\n");
         exit(1);
     }
-    /* Printed nowhere, but the compiler cannot know that it is not wanted. */
-    if (whole && sum == 1)
-        fprintf(stderr, "bandwidth: the files add up to one\n");
     if (whole)
         munmap(whole, size);
     pthread_barrier_destroy(&barrier);
